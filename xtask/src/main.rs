@@ -1,2 +1,67 @@
-//! xtask.
-fn main() {}
+//! What people run to work on Halfbyte: `cargo xtask test`, `cargo xtask corpus`, `cargo xtask kinds`, `cargo xtask golden`.
+
+mod command;
+mod corpus;
+mod document;
+mod english;
+mod files;
+mod golden;
+mod hash;
+mod kinds;
+mod model_folder;
+mod test;
+mod tokenizer;
+mod wordnet;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use wordnet::WordNet;
+
+/// Where Debian and Ubuntu put WordNet's data files.
+const WORDNET: &str = "/usr/share/wordnet";
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks for people who work on Halfbyte")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every check, in order, and stop at the first failure
+    Test {
+        /// Leave out documentation, wasm and licences
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Make the test fixtures anew with the Python reference
+    Golden,
+    /// Write the pretraining corpus to out/wordnet and the tokenizer to models/wordnet-4m
+    Corpus {
+        /// Folder of WordNet 3.0's data.noun, data.verb, data.adj and data.adv
+        #[arg(long, default_value = WORDNET)]
+        wordnet: PathBuf,
+    },
+    /// Write the fine-tuning data of recipes/kinds
+    Kinds {
+        /// Folder of WordNet 3.0's data.noun, data.verb, data.adj and data.adv
+        #[arg(long, default_value = WORDNET)]
+        wordnet: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has left its workspace")?;
+    match Arguments::parse().task {
+        Task::Test { quick } => test::run(root, quick),
+        Task::Golden => golden::make(root),
+        Task::Corpus { wordnet } => {
+            corpus::make(&WordNet::read(&wordnet)?, &root.join("out/wordnet"), &root.join("models/wordnet-4m"))
+        }
+        Task::Kinds { wordnet } => kinds::make(&WordNet::read(&wordnet)?, &root.join("recipes/kinds")),
+    }
+}

@@ -1,0 +1,64 @@
+//! Generating text: sampling from logits, and the loop over a key/value cache.
+
+mod sampling;
+
+pub use sampling::{Sampler, Sampling};
+
+use std::ops::ControlFlow;
+
+use crate::files::read;
+use crate::model::{Cache, Transformer};
+use crate::ops::Ops;
+use crate::{Error, Result};
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model produced one of the stop tokens.
+    Stop,
+    /// The limit on new tokens was reached.
+    Length,
+    /// The caller asked.
+    Cancelled,
+}
+
+/// Continues `prompt` token by token; `on_token` sees each new token (not the stop token) and may end it.
+///
+/// # Errors
+/// On an empty prompt, a token outside the vocabulary, or a device that cannot be read.
+pub async fn generate<B: Ops>(
+    model: &Transformer<B>,
+    prompt: &[u32],
+    sampling: &Sampling,
+    stop: &[u32],
+    mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<(Vec<u32>, Finish)> {
+    if prompt.is_empty() {
+        return Err(Error::Invalid("the prompt is empty".into()));
+    }
+    if let Some(token) = prompt.iter().find(|t| **t as usize >= model.config.vocab_size) {
+        let reason = format!("token {token} is outside the vocabulary of {}", model.config.vocab_size);
+        return Err(Error::Invalid(format!("{reason}; the tokenizer belongs to another model")));
+    }
+    let mut sampler = Sampler::new(sampling.clone())?;
+    let mut cache: Cache<B> = Vec::new();
+    let mut tokens = prompt.to_vec();
+    let mut seen = 0;
+    while tokens.len() - prompt.len() < sampling.max_new_tokens {
+        let fresh = &tokens[seen..];
+        let pass = model.pass(1, fresh.len(), seen);
+        let hidden = model.hidden(fresh, &pass, Some(&mut cache));
+        let last = hidden.slice([fresh.len() - 1..fresh.len()]);
+        let mut logits = read(model.head.forward(last)).await?;
+        seen = tokens.len();
+        let token = sampler.pick(&mut logits, &tokens);
+        if stop.contains(&token) {
+            return Ok((tokens.split_off(prompt.len()), Finish::Stop));
+        }
+        tokens.push(token);
+        if on_token(token).is_break() {
+            return Ok((tokens.split_off(prompt.len()), Finish::Cancelled));
+        }
+    }
+    Ok((tokens.split_off(prompt.len()), Finish::Length))
+}

@@ -1,0 +1,46 @@
+//! One decoder layer: attention and MLP, each behind a norm and added to the residual stream.
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+use super::attention::{Attention, LayerCache};
+use super::mlp::Mlp;
+use super::norm::RmsNorm;
+use super::parameter::{Parameter, Shares, join};
+use super::pass::Pass;
+use crate::ops::Ops;
+
+/// A pre-norm decoder layer.
+#[derive(Clone, Debug)]
+pub struct DecoderLayer<B: Backend> {
+    /// Norm before attention.
+    pub input_layernorm: RmsNorm<B>,
+    /// Attention.
+    pub self_attn: Attention<B>,
+    /// Norm before the MLP.
+    pub post_attention_layernorm: RmsNorm<B>,
+    /// MLP.
+    pub mlp: Mlp<B>,
+}
+
+impl<B: Ops> DecoderLayer<B> {
+    /// `[tokens, hidden] -> [tokens, hidden]`.
+    pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, cache: Option<&mut Option<LayerCache<B>>>) -> Tensor<B, 2> {
+        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), pass, cache);
+        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), pass)
+    }
+
+    /// Rebuilds the layer with `f(path, parameter)` in place of every parameter.
+    pub fn map<C: Shares<B>>(
+        &self,
+        path: &str,
+        f: &mut impl FnMut(&str, &Parameter<B>) -> Parameter<C>,
+    ) -> DecoderLayer<C> {
+        DecoderLayer {
+            input_layernorm: self.input_layernorm.map(&join(path, "input_layernorm"), f),
+            self_attn: self.self_attn.map(&join(path, "self_attn"), f),
+            post_attention_layernorm: self.post_attention_layernorm.map(&join(path, "post_attention_layernorm"), f),
+            mlp: self.mlp.map(&join(path, "mlp"), f),
+        }
+    }
+}

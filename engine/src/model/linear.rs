@@ -1,0 +1,73 @@
+//! A linear layer `y = x Wᵀ + b`, its weight dense or in 4 bits, with an optional LoRA branch beside it.
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+use super::parameter::{Parameter, Shares, join};
+use super::pass::Pass;
+use crate::lora::LoraBranch;
+use crate::ops::{Nf4Weight, Ops, Product, nf4_matmul};
+
+/// A weight of shape `[out, in]`.
+#[derive(Clone, Debug)]
+pub enum Weight<B: Backend> {
+    /// Every element in f32.
+    Dense(Parameter<B>),
+    /// Frozen in 4-bit NormalFloat.
+    Nf4(Nf4Weight<B>),
+}
+
+impl<B: Ops> Weight<B> {
+    /// `[out, in]`.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.value.dims(),
+            Self::Nf4(weight) => weight.shape(),
+        }
+    }
+
+    /// `[tokens, in] -> [tokens, out]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self {
+            Self::Dense(weight) => x.matmul(weight.value.clone().transpose()),
+            Self::Nf4(weight) => nf4_matmul(x, weight, Product::Forward),
+        }
+    }
+}
+
+/// A linear layer.
+#[derive(Clone, Debug)]
+pub struct Linear<B: Backend> {
+    /// `[out, in]`.
+    pub weight: Weight<B>,
+    /// `[1, out]`.
+    pub bias: Option<Parameter<B>>,
+    /// The adapter, where this layer is a target.
+    pub lora: Option<LoraBranch<B>>,
+}
+
+impl<B: Ops> Linear<B> {
+    /// `[tokens, in] -> [tokens, out]`.
+    pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
+        let mut y = self.weight.forward(x.clone());
+        if let Some(bias) = &self.bias {
+            y = y + bias.value.clone();
+        }
+        match &self.lora {
+            Some(lora) => y + lora.forward(x, pass.dropout.as_ref()),
+            None => y,
+        }
+    }
+
+    /// Rebuilds the layer with `f(path, parameter)` in place of every parameter.
+    pub fn map<C: Shares<B>>(&self, path: &str, f: &mut impl FnMut(&str, &Parameter<B>) -> Parameter<C>) -> Linear<C> {
+        Linear {
+            weight: match &self.weight {
+                Weight::Dense(weight) => Weight::Dense(f(&join(path, "weight"), weight)),
+                Weight::Nf4(weight) => Weight::Nf4(weight.cast()),
+            },
+            bias: self.bias.as_ref().map(|bias| f(&join(path, "bias"), bias)),
+            lora: self.lora.as_ref().map(|lora| lora.map(path, f)),
+        }
+    }
+}

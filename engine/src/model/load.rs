@@ -1,0 +1,177 @@
+//! Building a model on a device: from a folder, one tensor at a time, or from random weights.
+
+use std::path::Path;
+
+use burn::tensor::backend::Backend;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    Attention, DecoderLayer, EMBEDDING, Head, Linear, Mlp, ModelConfig, Parameter, RmsNorm, Rope, Transformer, Weight,
+    join, layer_path,
+};
+use crate::files::{Checkpoint, nf4_weight};
+use crate::nf4;
+use crate::ops::{Nf4Weight, Ops};
+use crate::{Error, Result};
+
+/// How the linear layers of the decoder are held on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseWeights {
+    /// NF4 with this block size, its scales quantized again or not.
+    Nf4 {
+        /// Elements that share a scale.
+        block_size: usize,
+        /// Whether the scales are themselves quantized to 8 bits.
+        double_quant: bool,
+    },
+    /// f32, as they are.
+    Full,
+}
+
+/// Where the values of a model come from.
+trait Values<B: Backend> {
+    /// A parameter of this shape; `dims` is the shape in the file.
+    fn parameter(&mut self, path: &str, shape: [usize; 2], dims: &[usize]) -> Result<Parameter<B>>;
+
+    /// The weight of a linear layer.
+    fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>>;
+}
+
+/// Loads the model of a Hugging Face folder. Each tensor is read, quantized and uploaded before the next is touched, so
+/// the host never holds more than one of them in f32. `progress` gets the path of each tensor.
+///
+/// # Errors
+/// When a file is missing or broken, or a tensor does not have the shape that the configuration asks for.
+pub fn load<B: Ops>(
+    folder: &Path,
+    base: BaseWeights,
+    device: &B::Device,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Transformer<B>> {
+    let path = folder.join("config.json");
+    let json = std::fs::read(&path)
+        .map_err(|e| Error::file(&path, format!("{e}; a model folder holds config.json and model.safetensors")))?;
+    let config = ModelConfig::parse(&path, &json)?;
+    let file = Checkpoint::open(folder)?;
+    build(config, &mut FromFile { file: &file, base, device, progress })
+}
+
+/// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, norms one, biases
+/// zero (transformers, `LlamaPreTrainedModel._init_weights`).
+///
+/// # Errors
+/// None that a valid configuration causes.
+pub fn random<B: Ops>(config: ModelConfig, seed: u64, device: &B::Device) -> Result<Transformer<B>> {
+    build(config, &mut Random::<B> { random: ChaCha8Rng::seed_from_u64(seed), device })
+}
+
+struct FromFile<'a, B: Backend> {
+    file: &'a Checkpoint,
+    base: BaseWeights,
+    device: &'a B::Device,
+    progress: &'a mut dyn FnMut(&str),
+}
+
+impl<B: Ops> Values<B> for FromFile<'_, B> {
+    fn parameter(&mut self, path: &str, shape: [usize; 2], dims: &[usize]) -> Result<Parameter<B>> {
+        (self.progress)(path);
+        Ok(Parameter::frozen(self.file.floats(path, dims)?, shape, self.device))
+    }
+
+    fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
+        let stored = nf4_weight(self.file, path, shape)?;
+        let data = match (stored, self.base) {
+            (None, BaseWeights::Full) => return Ok(Weight::Dense(self.parameter(path, shape, &shape)?)),
+            (Some(data), BaseWeights::Full) => {
+                (self.progress)(path);
+                return Ok(Weight::Dense(Parameter::frozen(data.dequantize(), shape, self.device)));
+            }
+            (Some(data), BaseWeights::Nf4 { .. }) => data,
+            (None, BaseWeights::Nf4 { block_size, double_quant }) => {
+                nf4::quantize(&self.file.floats(path, &shape)?, shape, block_size, double_quant)
+                    .map_err(|e| Error::file(&self.file.path, format!("tensor `{path}`: {e}")))?
+            }
+        };
+        (self.progress)(path);
+        Ok(Weight::Nf4(Nf4Weight::upload(&data, self.device)?))
+    }
+}
+
+struct Random<'a, B: Backend> {
+    random: ChaCha8Rng,
+    device: &'a B::Device,
+}
+
+impl<B: Ops> Values<B> for Random<'_, B> {
+    fn parameter(&mut self, path: &str, shape: [usize; 2], _dims: &[usize]) -> Result<Parameter<B>> {
+        let count = shape[0] * shape[1];
+        let values = if path.contains("norm") {
+            vec![1.0; count]
+        } else if path.ends_with("bias") {
+            vec![0.0; count]
+        } else {
+            (0..count).map(|_| 0.02 * self.normal()).collect()
+        };
+        Ok(Parameter { trainable: true, ..Parameter::frozen(values, shape, self.device) })
+    }
+
+    fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
+        Ok(Weight::Dense(self.parameter(path, shape, &shape)?))
+    }
+}
+
+impl<B: Backend> Random<'_, B> {
+    /// A standard normal value, by the Box-Muller transform.
+    fn normal(&mut self) -> f32 {
+        let radius = (-2.0 * (1.0 - self.random.random::<f64>()).ln()).sqrt();
+        (radius * (std::f64::consts::TAU * self.random.random::<f64>()).cos()) as f32
+    }
+}
+
+/// Puts a model together, bottom to top.
+fn build<B: Ops>(config: ModelConfig, values: &mut impl Values<B>) -> Result<Transformer<B>> {
+    let hidden = config.hidden_size;
+    let embedding = values.parameter(EMBEDDING, [config.vocab_size, hidden], &[config.vocab_size, hidden])?;
+    let layers = (0..config.layers).map(|i| layer(&config, &layer_path(i), values)).collect::<Result<_>>()?;
+    let norm = norm(&config, "model.norm", values)?;
+    let weight = match config.tied {
+        true => embedding.clone(),
+        false => values.parameter("lm_head.weight", [config.vocab_size, hidden], &[config.vocab_size, hidden])?,
+    };
+    let head = Head { norm, weight, tied: config.tied };
+    let rope = Rope::new(&config);
+    Ok(Transformer { config, embedding, layers, head, rope })
+}
+
+fn layer<B: Ops>(config: &ModelConfig, path: &str, values: &mut impl Values<B>) -> Result<DecoderLayer<B>> {
+    let [q, k, v, o, gate, up, down] = config.linears();
+    let mut linear = |(name, shape, bias): (&str, [usize; 2], bool)| -> Result<Linear<B>> {
+        let path = join(path, name);
+        let weight = values.weight(&join(&path, "weight"), shape)?;
+        let bias = bias.then(|| values.parameter(&join(&path, "bias"), [1, shape[0]], &[shape[0]])).transpose()?;
+        Ok(Linear { weight, bias, lora: None })
+    };
+    let self_attn = Attention {
+        q_proj: linear(q)?,
+        k_proj: linear(k)?,
+        v_proj: linear(v)?,
+        o_proj: linear(o)?,
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+    };
+    let mlp = Mlp { gate_proj: linear(gate)?, up_proj: linear(up)?, down_proj: linear(down)? };
+    Ok(DecoderLayer {
+        input_layernorm: norm(config, &join(path, "input_layernorm"), values)?,
+        self_attn,
+        post_attention_layernorm: norm(config, &join(path, "post_attention_layernorm"), values)?,
+        mlp,
+    })
+}
+
+fn norm<B: Ops>(config: &ModelConfig, path: &str, values: &mut impl Values<B>) -> Result<RmsNorm<B>> {
+    let hidden = config.hidden_size;
+    let weight = values.parameter(&join(path, "weight"), [1, hidden], &[hidden])?;
+    Ok(RmsNorm { weight, eps: config.rms_norm_eps })
+}

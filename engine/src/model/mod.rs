@@ -1,0 +1,177 @@
+//! A decoder-only transformer over frozen weights, dense or in 4 bits. A model family is data in [`ModelConfig`].
+
+mod attention;
+mod config;
+mod layer;
+mod linear;
+mod load;
+mod mlp;
+mod norm;
+mod parameter;
+mod pass;
+mod rope;
+mod save;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor, TensorData};
+
+pub use attention::{Attention, LayerCache};
+pub use config::{ARCHITECTURES, Llama3Scaling, ModelConfig, RopeConfig};
+pub use layer::DecoderLayer;
+pub use linear::{Linear, Weight};
+pub use load::{BaseWeights, load, random};
+pub use mlp::Mlp;
+pub use norm::RmsNorm;
+pub use parameter::{Parameter, Shares};
+pub(crate) use parameter::join;
+pub use pass::Pass;
+pub use rope::Rope;
+pub use save::save_dense;
+
+use crate::ops::Ops;
+
+/// The path of the embedding, and of the tied head.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The whole model.
+#[derive(Clone, Debug)]
+pub struct Transformer<B: Backend> {
+    /// Shape and constants.
+    pub config: ModelConfig,
+    /// `[vocab, hidden]`.
+    pub embedding: Parameter<B>,
+    /// The decoder layers, bottom first.
+    pub layers: Vec<DecoderLayer<B>>,
+    /// The final norm and the output head.
+    pub head: Head<B>,
+    /// Positions.
+    pub rope: Rope,
+}
+
+/// What turns the top layer's output into logits.
+#[derive(Clone, Debug)]
+pub struct Head<B: Backend> {
+    /// Norm before the head.
+    pub norm: RmsNorm<B>,
+    /// `[vocab, hidden]`; the embedding itself where the model ties them.
+    pub weight: Parameter<B>,
+    /// The weight is the embedding.
+    pub tied: bool,
+}
+
+/// The keys and values of every layer.
+pub type Cache<B> = Vec<Option<LayerCache<B>>>;
+
+impl<B: Ops> Head<B> {
+    /// `[tokens, hidden] -> [tokens, vocab]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.norm.forward(x).matmul(self.weight.value.clone().transpose())
+    }
+
+    /// Rebuilds the head with `f(path, parameter)` in place of every parameter; a tied weight goes by the embedding's path.
+    pub fn map<C: Shares<B>>(&self, f: &mut impl FnMut(&str, &Parameter<B>) -> Parameter<C>) -> Head<C> {
+        let path = if self.tied { EMBEDDING } else { "lm_head.weight" };
+        Head { norm: self.norm.map("model.norm", f), weight: f(path, &self.weight), tied: self.tied }
+    }
+}
+
+impl<B: Ops> Transformer<B> {
+    /// The device that the model lives on.
+    pub fn device(&self) -> B::Device {
+        self.embedding.value.device()
+    }
+
+    /// The rows of the embedding for `tokens`: `[tokens, hidden]`.
+    pub fn embed(&self, tokens: &[u32]) -> Tensor<B, 2> {
+        self.embedding.value.clone().select(0, indices(tokens.iter().map(|t| *t as i32), &self.device()))
+    }
+
+    /// A pass over `rows` sequences of `length` tokens after `offset` cached ones.
+    pub fn pass(&self, rows: usize, length: usize, offset: usize) -> Pass<B> {
+        Pass::new(&self.rope, rows, length, offset, &self.device())
+    }
+
+    /// Hidden states after the last layer, before the head: `[rows * length, hidden]`. Cached tokens come first.
+    pub fn hidden(&self, tokens: &[u32], pass: &Pass<B>, cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
+        let mut slots: Vec<Option<&mut Option<LayerCache<B>>>> = match cache {
+            Some(cache) => {
+                cache.resize_with(self.layers.len(), || None);
+                cache.iter_mut().map(Some).collect()
+            }
+            None => self.layers.iter().map(|_| None).collect(),
+        };
+        let layers = self.layers.iter().zip(&mut slots);
+        layers.fold(self.embed(tokens), |x, (layer, slot)| layer.forward(x, pass, slot.take()))
+    }
+
+    /// All logits of a batch of whole sequences: `[rows * length, vocab]`. For tests and small models: the trainer and
+    /// the generator never hold them all.
+    pub fn logits(&self, tokens: &[u32], rows: usize) -> Tensor<B, 2> {
+        self.head.forward(self.hidden(tokens, &self.pass(rows, tokens.len() / rows, 0), None))
+    }
+
+    /// Rebuilds the model with `f(path, parameter)` in place of every parameter, bottom to top; paths are Hugging Face's.
+    pub fn map<C: Shares<B>>(&self, mut f: impl FnMut(&str, &Parameter<B>) -> Parameter<C>) -> Transformer<C> {
+        let f = &mut f;
+        let embedding = f(EMBEDDING, &self.embedding);
+        let layers = self.layers.iter().enumerate().map(|(i, layer)| layer.map(&layer_path(i), f)).collect();
+        let mut head = self.head.map(f);
+        if self.head.tied {
+            head.weight = embedding.clone();
+        }
+        Transformer { config: self.config.clone(), embedding, layers, head, rope: self.rope.clone() }
+    }
+
+    /// Calls `f(path, parameter)` for every parameter, the tied head left out.
+    pub fn visit(&self, mut f: impl FnMut(&str, &Parameter<B>)) {
+        let mut embedding_seen = false;
+        self.map::<B>(|path, parameter| {
+            if path != EMBEDDING || !embedding_seen {
+                f(path, parameter);
+            }
+            embedding_seen |= path == EMBEDDING;
+            parameter.clone()
+        });
+    }
+
+    /// Every linear layer of the decoder layers with its path, for attaching and listing adapters.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut Linear<B>)> {
+        self.layers.iter_mut().enumerate().flat_map(|(i, layer)| {
+            let attn = &mut layer.self_attn;
+            let mlp = &mut layer.mlp;
+            let linears = [&mut attn.q_proj, &mut attn.k_proj, &mut attn.v_proj, &mut attn.o_proj];
+            let linears = linears.into_iter().chain([&mut mlp.gate_proj, &mut mlp.up_proj, &mut mlp.down_proj]);
+            let names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
+            let names = names.into_iter().chain(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]);
+            names.map(move |name| join(&layer_path(i), name)).zip(linears)
+        })
+    }
+
+    /// How many parameters are trained, and how many there are in all (4-bit weights counted by their elements).
+    pub fn parameter_counts(&mut self) -> (usize, usize) {
+        let (mut trained, mut all) = (0, 0);
+        self.visit(|_, parameter| {
+            let count = parameter.value.shape().num_elements();
+            all += count;
+            trained += if parameter.trainable { count } else { 0 };
+        });
+        for (_, linear) in self.linears_mut() {
+            if let Weight::Nf4(weight) = &linear.weight {
+                all += weight.shape().iter().product::<usize>();
+            }
+        }
+        (trained, all)
+    }
+}
+
+/// `model.layers.I`.
+pub(crate) fn layer_path(index: usize) -> String {
+    format!("model.layers.{index}")
+}
+
+/// Row numbers as a device tensor.
+pub(crate) fn indices<B: Backend>(values: impl Iterator<Item = i32>, device: &B::Device) -> Tensor<B, 1, Int> {
+    let values: Vec<i32> = values.collect();
+    let length = values.len();
+    Tensor::from_data(TensorData::new(values, [length]), device)
+}

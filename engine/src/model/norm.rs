@@ -1,0 +1,30 @@
+//! Root-mean-square layer normalisation (arXiv:1910.07467).
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+use super::parameter::{Parameter, Shares, join};
+use crate::ops::Ops;
+
+/// `y = x / sqrt(mean(x²) + eps) * weight`, over the last dimension.
+#[derive(Clone, Debug)]
+pub struct RmsNorm<B: Backend> {
+    /// `[1, hidden]`.
+    pub weight: Parameter<B>,
+    /// Keeps the root away from zero.
+    pub eps: f64,
+}
+
+impl<B: Ops> RmsNorm<B> {
+    /// `[tokens, hidden] -> [tokens, hidden]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let mean_square = x.clone().powi_scalar(2).mean_dim(1);
+        let scale = mean_square.add_scalar(self.eps).sqrt().recip();
+        x * scale * self.weight.value.clone()
+    }
+
+    /// Rebuilds the norm with `f(path, parameter)` in place of its weight.
+    pub fn map<C: Shares<B>>(&self, path: &str, f: &mut impl FnMut(&str, &Parameter<B>) -> Parameter<C>) -> RmsNorm<C> {
+        RmsNorm { weight: f(&join(path, "weight"), &self.weight), eps: self.eps }
+    }
+}

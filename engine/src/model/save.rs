@@ -1,0 +1,39 @@
+//! Writing a model's dense weights, as pretraining makes them, to one safetensors file.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use super::{Parameter, Transformer};
+use crate::files::{encode_bf16, read, write_atomic};
+use crate::ops::Ops;
+use crate::{Error, Result};
+
+/// Writes every parameter in bf16 under its Hugging Face name, all or nothing; a tied head is left out, as transformers
+/// does.
+///
+/// # Errors
+/// When the device cannot be read or the file cannot be written.
+pub async fn save_dense<B: Ops>(model: &Transformer<B>, path: &Path) -> Result<()> {
+    let mut parameters: Vec<(String, Parameter<B>)> = Vec::new();
+    model.visit(|name, parameter| parameters.push((name.to_string(), parameter.clone())));
+    let mut tensors = Vec::new();
+    for (name, parameter) in parameters {
+        let [rows, columns] = parameter.value.dims();
+        let vector = name.contains("norm") || name.ends_with("bias");
+        let shape = if vector { vec![columns] } else { vec![rows, columns] };
+        tensors.push((name, shape, encode_bf16(&read(parameter.value).await?)));
+    }
+    let failed = |e: safetensors::SafeTensorError| Error::file(path, e);
+    let views: Result<Vec<_>> = tensors
+        .iter()
+        .map(|(name, shape, bytes)| {
+            Ok((name.as_str(), TensorView::new(Dtype::BF16, shape.clone(), bytes).map_err(failed)?))
+        })
+        .collect();
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let bytes = safetensors::serialize(views?, Some(metadata)).map_err(failed)?;
+    write_atomic(path, &bytes)
+}

@@ -1,0 +1,85 @@
+//! The tensor operations that Burn lacks, as one trait over its backends.
+//!
+//! [`Ops`] is implemented for the CPU ([`cpu`]), for CubeCL's runtimes ([`cube`]), for fusion ([`fusion`]) and for
+//! autodiff ([`autodiff`]); model code is generic over it and never asks what it runs on.
+
+mod autodiff;
+#[cfg(feature = "cpu")]
+mod cpu;
+#[cfg(feature = "gpu")]
+mod cube;
+#[cfg(feature = "gpu")]
+mod fusion;
+mod weight;
+
+use burn::tensor::TensorMetadata;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+
+pub use weight::{Nf4Weight, nf4_matmul};
+
+/// An NF4 weight of shape `[out, in]` as a backend holds it: bytes in bitsandbytes' layout, viewed as 32-bit words.
+///
+/// The three buffers are integer tensors of dtype `U32`, so that a backend and its autodiff decoration share them.
+#[derive(Clone, Debug)]
+pub struct Nf4Primitive<B: Backend> {
+    /// `ceil(n / 8)` words: the packed codes, two per byte, the first in the high nibble.
+    pub codes: IntTensor<B>,
+    /// Plain: one word per block, an f32's bits. Double-quantized: `ceil(blocks / 4)` words of u8 codes.
+    pub absmax: IntTensor<B>,
+    /// `[n, log2(block_size), double_quant, offset bits]`; double-quantized: then the 256 levels of the dynamic map and
+    /// one nested absmax per 256 blocks, all as f32 bits.
+    pub header: IntTensor<B>,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+}
+
+/// Which product of an NF4 weight `W` of shape `[out, in]` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Product {
+    /// `x · Wᵀ`: `[.., in] -> [.., out]`, the linear layer's forward pass.
+    Forward,
+    /// `dy · W`: `[.., out] -> [.., in]`, the gradient of its input.
+    InputGradient,
+}
+
+impl Product {
+    /// The other product: the gradient of one with respect to its input is the other.
+    pub fn flipped(self) -> Self {
+        match self {
+            Self::Forward => Self::InputGradient,
+            Self::InputGradient => Self::Forward,
+        }
+    }
+}
+
+/// The operations on 4-bit weights, for a backend.
+pub trait Ops: Backend {
+    /// The whole weight, decoded: f32 `[out, in]`.
+    fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self>;
+
+    /// The product of activations with a weight that stays in 4 bits; leading dimensions of `x` are rows.
+    ///
+    /// By default the weight is decoded into a scratch tensor, multiplied by the backend's own matmul, and the scratch
+    /// goes back to the backend's memory pool, where the next layer's decode takes it again.
+    fn nf4_matmul(x: FloatTensor<Self>, weight: &Nf4Primitive<Self>, product: Product) -> FloatTensor<Self> {
+        let scratch = Self::nf4_dequantize(weight);
+        let rhs = match product {
+            Product::Forward => Self::float_swap_dims(scratch, 0, 1),
+            Product::InputGradient => scratch,
+        };
+        let shape = x.shape();
+        let [out, input] = weight.shape;
+        let (taken, given) = match product {
+            Product::Forward => (input, out),
+            Product::InputGradient => (out, input),
+        };
+        let rows = shape.num_elements() / taken;
+        let y = Self::float_matmul(Self::float_reshape(x, [rows, taken].into()), rhs);
+        let mut dims = shape.to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = given;
+        }
+        Self::float_reshape(y, dims.into())
+    }
+}

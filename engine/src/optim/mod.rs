@@ -1,0 +1,25 @@
+//! Optimizers over named tensors, and the gradient norm.
+
+mod adamw;
+mod clip;
+
+pub use adamw::{AdamW, AdamWConfig};
+pub use clip::grad_norm;
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+
+/// Gradients by the path of their parameter, in a fixed order so that sums over them are the same every time.
+pub type Gradients<B> = BTreeMap<String, Tensor<B, 2>>;
+
+/// Adds `more` into `sum`.
+pub fn accumulate<B: burn::tensor::backend::Backend>(sum: &mut Gradients<B>, more: Gradients<B>) {
+    for (path, gradient) in more {
+        let total = match sum.remove(&path) {
+            Some(before) => before + gradient,
+            None => gradient,
+        };
+        sum.insert(path, total);
+    }
+}

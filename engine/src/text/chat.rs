@@ -1,0 +1,172 @@
+//! Chat templates, rendered as transformers renders them (`apply_chat_template`).
+
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, Error as JinjaError, ErrorKind, context};
+use serde::{Deserialize, Serialize};
+use serde_json::Map;
+
+use crate::{Error, Result};
+
+/// One turn of a conversation. Keys beside role and content are kept for the template.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or what the template knows.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+    /// Other keys.
+    #[serde(flatten)]
+    pub extra: Map<String, serde_json::Value>,
+}
+
+impl Message {
+    /// A turn without other keys.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), extra: Map::new() }
+    }
+}
+
+/// Instructions that a template may take: it comes with the model and may be hostile.
+const FUEL: u64 = 5_000_000;
+const NAME: &str = "chat_template";
+
+/// A compiled template.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+}
+
+impl ChatTemplate {
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// When it is no Jinja.
+    pub fn new(source: &str) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> std::result::Result<String, JinjaError> {
+            Err(JinjaError::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", |format: String| today(&format));
+        environment.add_filter("tojson", to_json);
+        // `{% generation %}` marks answers for transformers' masks; masks here come from rendering prefixes.
+        let source = without_generation_tags(source);
+        environment
+            .add_template_owned(NAME, source)
+            .map_err(|e| Error::Invalid(format!("the chat template does not compile: {e:#}")))?;
+        Ok(Self { environment })
+    }
+
+    /// Renders a conversation; with `add_generation_prompt` it ends where the answer begins.
+    ///
+    /// # Errors
+    /// What the template raises, or that it took too many instructions.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        bos_token: &str,
+        eos_token: &str,
+    ) -> Result<String> {
+        let rendered = self.environment.get_template(NAME).and_then(|template| {
+            template.render(context! { messages, add_generation_prompt, bos_token, eos_token, tools => (), documents => () })
+        });
+        rendered.map_err(|e| {
+            let detail = e.detail().map_or_else(|| e.to_string(), str::to_string);
+            Error::Invalid(format!("the chat template refuses the conversation: {detail}"))
+        })
+    }
+}
+
+/// The template without its `generation` and `endgeneration` tags, with what their trimming marks would have trimmed.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = source.to_string();
+    for (tag, comment) in [("generation", "{#"), ("endgeneration", "{#")] {
+        let mut from = 0;
+        while let Some(found) = out[from..].find("{%") {
+            let start = from + found;
+            let Some(length) = out[start..].find("%}") else { break };
+            let inside = &out[start + 2..start + length];
+            let name = inside.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
+            if name == tag {
+                // A comment takes part in the trimming of blanks as a block does.
+                let (left, right) = (if inside.starts_with('-') { "-" } else { "" }, if inside.ends_with('-') { "-" } else { "" });
+                out.replace_range(start..start + length + 2, &format!("{comment}{left} {right}#}}"));
+            }
+            from = start + 2;
+        }
+    }
+    out
+}
+
+/// transformers' `tojson`: JSON as Python writes it (`, ` and `: `), not escaped for HTML, indented on request.
+fn to_json(value: &Value, options: Kwargs) -> std::result::Result<String, JinjaError> {
+    let indent: Option<usize> = options.get("indent")?;
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let failed = |e: serde_json::Error| JinjaError::new(ErrorKind::BadSerialization, e.to_string());
+    let json = serde_json::to_value(value).map_err(failed)?;
+    let mut out = String::new();
+    write_json(&json, indent, 0, &mut out);
+    Ok(out)
+}
+
+fn write_json(value: &serde_json::Value, indent: Option<usize>, depth: usize, out: &mut String) {
+    let newline = |depth: usize, out: &mut String| {
+        if let Some(width) = indent {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', width * depth));
+        }
+    };
+    let separator = if indent.is_some() { "," } else { ", " };
+    let list = |open: char, close: char, items: Vec<(Option<&String>, &serde_json::Value)>, out: &mut String| {
+        out.push(open);
+        for (i, (key, item)) in items.iter().enumerate() {
+            out.push_str(if i > 0 { separator } else { "" });
+            newline(depth + 1, out);
+            if let Some(key) = key {
+                out.push_str(&format!("{}: ", serde_json::Value::String((*key).clone())));
+            }
+            write_json(item, indent, depth + 1, out);
+        }
+        if !items.is_empty() {
+            newline(depth, out);
+        }
+        out.push(close);
+    };
+    match value {
+        serde_json::Value::Array(items) => list('[', ']', items.iter().map(|item| (None, item)).collect(), out),
+        serde_json::Value::Object(map) => list('{', '}', map.iter().map(|(k, v)| (Some(k), v)).collect(), out),
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+/// Today in UTC, for the few formats that templates ask for.
+fn today(format: &str) -> String {
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (year, month, day) = civil_date((seconds / 86_400) as i64);
+    let names = ["January", "February", "March", "April", "May", "June", "July"];
+    let names = names.iter().chain(&["August", "September", "October", "November", "December"]);
+    let name = names.copied().nth(month as usize - 1).unwrap_or_default();
+    format
+        .replace("%d", &format!("{day:02}"))
+        .replace("%m", &format!("{month:02}"))
+        .replace("%Y", &year.to_string())
+        .replace("%B", name)
+        .replace("%b", &name[..3])
+}
+
+/// Year, month and day of a day since 1970-01-01 in the Gregorian calendar, in years that begin in March.
+fn civil_date(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day_of_year - (153 * shifted_month + 2) / 5 + 1)
+}

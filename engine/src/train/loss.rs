@@ -1,0 +1,134 @@
+//! The language-model loss and its gradient, over chunks of tokens: full logits never exist.
+
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn_autodiff::Autodiff;
+
+use crate::data::Batch;
+use crate::model::{Head, Parameter, indices};
+use crate::ops::Ops;
+use crate::optim::{Gradients, accumulate};
+
+/// What the loss is taken on: rows of the hidden states and the token that each must predict.
+#[derive(Clone, Debug, Default)]
+pub struct Targets {
+    /// Rows of `[tokens, hidden]`.
+    pub rows: Vec<usize>,
+    /// The token that each row must predict.
+    pub tokens: Vec<u32>,
+}
+
+impl Targets {
+    /// A batch's targets. Rows that predict nothing never reach the output head.
+    pub fn of(batch: &Batch) -> Self {
+        let (rows, tokens) = batch.targets.iter().copied().unzip();
+        Self { rows, tokens }
+    }
+
+    /// How many tokens the loss is taken on.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether the loss is taken on nothing.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+/// Cross entropy of `logits` `[n, vocab]` against `targets` `[n, 1]`: the sum of the losses `[1]`, and each row's
+/// softmax `[n, vocab]`.
+fn cross_entropy<B: Ops>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (Tensor<B, 1>, Tensor<B, 2>) {
+    let shifted = logits.clone() - logits.max_dim(1);
+    let exponents = shifted.clone().exp();
+    let sums = exponents.clone().sum_dim(1);
+    let loss = (sums.clone().log() - shifted.gather(1, targets)).sum();
+    (loss, exponents / sums)
+}
+
+/// Rows of hidden states, and a gradient's way back to where they came from.
+struct Rows<B: Ops> {
+    indices: Tensor<B, 1, Int>,
+    targets: Tensor<B, 2, Int>,
+    count: usize,
+}
+
+fn chunks<'a, B: Ops>(targets: &'a Targets, chunk: usize, device: &'a B::Device) -> impl Iterator<Item = Rows<B>> + 'a {
+    let pairs = targets.rows.chunks(chunk).zip(targets.tokens.chunks(chunk));
+    pairs.map(move |(rows, tokens)| {
+        let values: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
+        Rows {
+            indices: indices(rows.iter().map(|r| *r as i32), device),
+            targets: Tensor::from_data(TensorData::new(values, [tokens.len(), 1]), device),
+            count: tokens.len(),
+        }
+    })
+}
+
+/// The sum of the losses `[1]`, without gradients. `hidden` is `[tokens, hidden]`.
+pub fn loss_sum<B: Ops>(head: &Head<B>, hidden: Tensor<B, 2>, targets: &Targets, chunk: usize) -> Tensor<B, 1> {
+    let device = hidden.device();
+    let losses = chunks::<B>(targets, chunk, &device)
+        .map(|rows| cross_entropy(head.forward(hidden.clone().select(0, rows.indices)), rows.targets).0);
+    losses.reduce(|a, b| a + b).unwrap_or_else(|| Tensor::zeros([1], &device))
+}
+
+/// The sum of the losses `[1]`, the gradient of `weight * sum` with respect to `hidden` `[tokens, hidden]`, and that of
+/// the head's trainable parameters.
+///
+/// The gradient of the logits is `softmax - onehot`, written down rather than derived, so that a chunk's graph holds one
+/// `[chunk, vocab]` tensor.
+pub fn head_loss<B: Ops>(
+    head: &Head<B>,
+    hidden: Tensor<B, 2>,
+    targets: &Targets,
+    weight: f64,
+    chunk: usize,
+) -> (Tensor<B, 1>, Tensor<B, 2>, Gradients<B>) {
+    let device = hidden.device();
+    let lifted = head.map(&mut |_, parameter: &Parameter<B>| parameter.lift::<Autodiff<B>>());
+    let mut loss = Tensor::zeros([1], &device);
+    let mut gradient = Tensor::zeros(hidden.dims(), &device);
+    let mut gradients = Gradients::new();
+    for rows in chunks::<B>(targets, chunk, &device) {
+        let x = Tensor::<Autodiff<B>, 2>::from_inner(hidden.clone().select(0, rows.indices.clone())).require_grad();
+        let logits = lifted.forward(x.clone());
+        let (sum, softmax) = cross_entropy(logits.clone().inner(), rows.targets.clone());
+        let minus_one = Tensor::full([rows.count, 1], -1.0, &device);
+        let d_logits = softmax.scatter(1, rows.targets, minus_one, IndexingUpdateOp::Add) * weight;
+        let grads = backward(logits, d_logits);
+        loss = loss + sum;
+        if let Some(dx) = x.grad(&grads) {
+            gradient = gradient.select_assign(0, rows.indices, dx, IndexingUpdateOp::Add);
+        }
+        let mut of_head = Gradients::new();
+        lifted.map::<Autodiff<B>>(&mut |path, parameter| {
+            collect(path, parameter, &grads, &mut of_head);
+            parameter.clone()
+        });
+        accumulate(&mut gradients, of_head);
+    }
+    (loss, gradient, gradients)
+}
+
+/// Backpropagates `d_output` through the graph of `output`: the graph's own root is the inner product of the two.
+pub(super) fn backward<B: Ops, const D: usize>(
+    output: Tensor<Autodiff<B>, D>,
+    d_output: Tensor<B, D>,
+) -> <Autodiff<B> as AutodiffBackend>::Gradients {
+    (output * Tensor::from_inner(d_output)).sum().backward()
+}
+
+/// Takes a trainable parameter's gradient out of a finished backward pass.
+pub(super) fn collect<B: Ops>(
+    path: &str,
+    parameter: &Parameter<Autodiff<B>>,
+    grads: &<Autodiff<B> as AutodiffBackend>::Gradients,
+    into: &mut Gradients<B>,
+) {
+    if parameter.trainable
+        && let Some(gradient) = parameter.value.grad(grads)
+    {
+        into.insert(path.to_string(), gradient);
+    }
+}

@@ -1,0 +1,15 @@
+//! Training: layer-wise backpropagation, the loss over chunks of tokens, accumulation, the schedule and the loop.
+
+mod backprop;
+mod loss;
+mod recipe;
+mod schedule;
+mod trainer;
+
+pub use backprop::{Recompute, Step, backpropagate, whole_graph};
+pub use loss::{Targets, head_loss, loss_sum};
+pub use recipe::{
+    DataConfig, PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe,
+};
+pub use schedule::Schedule;
+pub use trainer::{Evaluation, Metrics, Trainer, TrainerConfig, evaluate};

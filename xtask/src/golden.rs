@@ -1,0 +1,24 @@
+//! `cargo xtask golden`: makes the test fixtures anew with the Python reference (transformers, PEFT, bitsandbytes).
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::command::Step;
+
+/// Makes `.venv` from `tests/golden/requirements.txt` when it is missing, then runs `tests/golden/make.py`.
+pub(crate) fn make(root: &Path) -> Result<()> {
+    let python = root.join(if cfg!(windows) { ".venv/Scripts/python.exe" } else { ".venv/bin/python" });
+    let python = python.to_string_lossy();
+    let requirements = "tests/golden/requirements.txt";
+    ensure!(root.join(requirements).exists(), "{requirements} is missing: run this in a full checkout");
+    if !Path::new(&*python).exists() {
+        Step::new("make .venv", &["python3", "-m", "venv", ".venv"]).run(root)?;
+        // A half-filled environment would pass for a whole one the next time.
+        if let Err(error) = Step::new("fill .venv", &[&python, "-m", "pip", "install", "-r", requirements]).run(root) {
+            std::fs::remove_dir_all(root.join(".venv"))?;
+            return Err(error);
+        }
+    }
+    Step::new("make the fixtures", &[&python, "tests/golden/make.py"]).run(root)
+}
