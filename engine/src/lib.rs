@@ -1,6 +1,7 @@
 //! Halfbyte: a QLoRA engine. A language model frozen in 4-bit NormalFloat, LoRA adapters trained on top, on any of
 //! Burn's backends; it knows no screen and no shell.
 
+pub mod backends;
 pub mod data;
 mod error;
 pub mod files;

@@ -1,2 +1,52 @@
-//! The halfbyte command.
-fn main() {}
+//! The `halfbyte` command: QLoRA fine-tuning on CUDA, wgpu or the CPU, without Python.
+
+mod chart;
+mod device;
+mod devices;
+mod generate;
+mod inspect;
+mod memory;
+mod pretrain;
+mod progress;
+mod quantize;
+mod train;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "halfbyte", version, about, long_about = None)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fine-tune a model by a recipe: the base in 4 bits, LoRA adapters on top
+    Train(train::Arguments),
+    /// Train a small model from scratch by a recipe
+    Pretrain(pretrain::Arguments),
+    /// Answer one prompt, or chat
+    Generate(generate::Arguments),
+    /// Write a model folder in 4 bits, as transformers and bitsandbytes read it
+    Quantize(quantize::Arguments),
+    /// Say what a model folder or an adapter is
+    Inspect(inspect::Arguments),
+    /// Plan the memory of full fine-tuning, LoRA and QLoRA
+    Memory(memory::Arguments),
+    /// List the devices that can be used
+    Devices,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Train(arguments) => train::run(arguments),
+        Command::Pretrain(arguments) => pretrain::run(arguments),
+        Command::Generate(arguments) => generate::run(arguments),
+        Command::Quantize(arguments) => quantize::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Memory(arguments) => memory::run(arguments),
+        Command::Devices => devices::run(),
+    }
+}

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::document::document;
-use crate::files::write_jsonl;
+use crate::files::{write, write_jsonl};
 use crate::hash::{choose, hash};
 use crate::wordnet::{Synset, WordNet};
 use crate::{kinds, model_folder, tokenizer};
@@ -28,6 +28,7 @@ pub(crate) fn make(wordnet: &WordNet, out: &Path, model: &Path) -> Result<()> {
 
     let tokenizer = tokenizer::train(&train)?;
     model_folder::write_folder(model, &tokenizer)?;
+    write(&model.join("LICENSE-WORDNET"), &wordnet.license)?;
 
     for (name, part) in [("train.jsonl", &train), ("heldout.jsonl", &heldout)] {
         let path = out.join(name);

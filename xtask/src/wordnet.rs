@@ -80,10 +80,8 @@ impl WordNet {
             // The licence is numbered and indented by two spaces; no synset line starts with a space.
             let head: Vec<&str> = text.lines().take_while(|line| line.starts_with("  ")).collect();
             if license.is_empty() {
-                license = head
-                    .iter()
-                    .map(|line| line.trim_start().split_once(' ').map_or("", |l| l.1).trim_end())
-                    .fold(String::new(), |text, line| text + line + "\n");
+                let text = |line: &&str| line.trim().split_once(' ').map_or("", |(_, text)| text).to_owned() + "\n";
+                license = head.iter().map(text).collect();
             }
             for (number, line) in text.lines().enumerate().skip(head.len()) {
                 let synset = synset(line, pos)

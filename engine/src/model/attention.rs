@@ -1,20 +1,18 @@
 //! Causal self-attention with grouped key and value heads and rotary positions.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 
 use super::linear::Linear;
 use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
-use super::rope::rotate;
-use crate::ops::Ops;
+use crate::ops::{AttentionShape, Ops, causal_attention, rotate};
 
-/// The keys and values of the tokens that one layer has seen, each `[rows, kv_heads, tokens, head_dim]`.
+/// The keys and values of the tokens that one layer has seen, each `[rows, tokens, kv_heads * head_dim]`.
 #[derive(Clone, Debug)]
 pub struct LayerCache<B: Backend> {
-    keys: Tensor<B, 4>,
-    values: Tensor<B, 4>,
+    keys: Tensor<B, 3>,
+    values: Tensor<B, 3>,
 }
 
 /// The attention block of a decoder layer.
@@ -39,26 +37,22 @@ pub struct Attention<B: Backend> {
 impl<B: Ops> Attention<B> {
     /// `[tokens, hidden] -> [tokens, hidden]`; with a cache, the pass's keys and values are appended to it.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, cache: Option<&mut Option<LayerCache<B>>>) -> Tensor<B, 2> {
-        let (rows, length, head_dim) = (pass.rows, pass.length, self.head_dim);
-        let split = |y: Tensor<B, 2>, heads: usize| y.reshape([rows, length, heads, head_dim]);
-        let q = rotate(split(self.q_proj.forward(x.clone(), pass), self.heads), &pass.rotation).swap_dims(1, 2);
-        let k = rotate(split(self.k_proj.forward(x.clone(), pass), self.kv_heads), &pass.rotation).swap_dims(1, 2);
-        let v = split(self.v_proj.forward(x, pass), self.kv_heads).swap_dims(1, 2);
+        let q = rotate(self.q_proj.forward(x.clone(), pass), &pass.rotation);
+        let k = rotate(self.k_proj.forward(x.clone(), pass), &pass.rotation);
+        let v = self.v_proj.forward(x, pass);
         let (k, v) = match cache {
-            Some(cache) => append(cache, k, v),
+            Some(cache) => append(cache, k, v, pass.rows),
             None => (k, v),
         };
-        let total = k.dims()[2];
-        // Query heads that share a key head become more rows of one product, so that keys are never repeated.
-        let shared = self.heads / self.kv_heads * length;
-        let q = q.reshape([rows, self.kv_heads, shared, head_dim]) * (head_dim as f64).powf(-0.5);
-        let mut scores = q.matmul(k.swap_dims(2, 3)).reshape([rows, self.heads, length, total]);
-        if let Some(mask) = &pass.mask {
-            scores = scores + mask.clone();
-        }
-        let weights = softmax(scores, 3).reshape([rows, self.kv_heads, shared, total]);
-        let mixed = weights.matmul(v).reshape([rows, self.heads, length, head_dim]).swap_dims(1, 2);
-        self.o_proj.forward(mixed.reshape([rows * length, self.heads * head_dim]), pass)
+        let shape = AttentionShape {
+            rows: pass.rows,
+            length: pass.length,
+            total: k.dims()[0] / pass.rows,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+        };
+        self.o_proj.forward(causal_attention(q, k, v, pass.mask.clone(), shape), pass)
     }
 
     /// Rebuilds the block with `f(path, parameter)` in place of every parameter.
@@ -75,16 +69,20 @@ impl<B: Ops> Attention<B> {
     }
 }
 
-/// Appends keys and values to the cache and returns all of them.
+/// Appends the keys and values of a pass to the cache and returns all of them, `[rows * total, kv_heads * head_dim]`.
 fn append<B: Ops>(
     cache: &mut Option<LayerCache<B>>,
-    k: Tensor<B, 4>,
-    v: Tensor<B, 4>,
-) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    k: Tensor<B, 2>,
+    v: Tensor<B, 2>,
+    rows: usize,
+) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    let [tokens, width] = k.dims();
+    let by_row = |x: Tensor<B, 2>| x.reshape([rows, tokens / rows, width]);
     let (keys, values) = match cache.take() {
-        Some(seen) => (Tensor::cat(vec![seen.keys, k], 2), Tensor::cat(vec![seen.values, v], 2)),
-        None => (k, v),
+        Some(seen) => (Tensor::cat(vec![seen.keys, by_row(k)], 1), Tensor::cat(vec![seen.values, by_row(v)], 1)),
+        None => (by_row(k), by_row(v)),
     };
     *cache = Some(LayerCache { keys: keys.clone(), values: values.clone() });
-    (keys, values)
+    let total = rows * keys.dims()[1];
+    (keys.reshape([total, width]), values.reshape([total, width]))
 }

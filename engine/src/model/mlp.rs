@@ -1,13 +1,12 @@
 //! The gated MLP of a decoder layer (SwiGLU, arXiv:2002.05202).
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 use burn::tensor::backend::Backend;
 
 use super::linear::Linear;
 use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
-use crate::ops::Ops;
+use crate::ops::{Ops, swiglu};
 
 /// `down(silu(gate(x)) * up(x))`.
 #[derive(Clone, Debug)]
@@ -25,7 +24,7 @@ impl<B: Ops> Mlp<B> {
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
         let gate = self.gate_proj.forward(x.clone(), pass);
         let up = self.up_proj.forward(x, pass);
-        self.down_proj.forward(silu(gate) * up, pass)
+        self.down_proj.forward(swiglu(gate, up), pass)
     }
 
     /// Rebuilds the block with `f(path, parameter)` in place of every parameter.

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use super::parameter::{Parameter, Shares, join};
-use crate::ops::Ops;
+use crate::ops::{Ops, rms_norm};
 
 /// `y = x / sqrt(mean(x²) + eps) * weight`, over the last dimension.
 #[derive(Clone, Debug)]
@@ -18,9 +18,7 @@ pub struct RmsNorm<B: Backend> {
 impl<B: Ops> RmsNorm<B> {
     /// `[tokens, hidden] -> [tokens, hidden]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let mean_square = x.clone().powi_scalar(2).mean_dim(1);
-        let scale = mean_square.add_scalar(self.eps).sqrt().recip();
-        x * scale * self.weight.value.clone()
+        rms_norm(x, self.weight.value.clone(), self.eps)
     }
 
     /// Rebuilds the norm with `f(path, parameter)` in place of its weight.

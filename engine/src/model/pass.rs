@@ -16,7 +16,7 @@ pub struct Pass<B: Backend> {
     pub rows: usize,
     /// Tokens of each.
     pub length: usize,
-    /// cos and signed sin of the positions' angles, each `[length, 1, 2, head_dim / 2]`.
+    /// cos and signed sin of the positions' angles, each `[rows * length, 1, 2, head_dim / 2]`.
     pub rotation: [Tensor<B, 4>; 2],
     /// Added to the attention scores: `[1, 1, length, offset + length]`; absent for a single token, which sees all.
     pub mask: Option<Tensor<B, 4>>,
@@ -33,7 +33,7 @@ impl<B: Backend> Pass<B> {
             let values: Vec<f32> = (0..length * total).map(|i| if visible(i) { 0.0 } else { MASKED }).collect();
             Tensor::from_data(TensorData::new(values, [1, 1, length, total]), device)
         });
-        Self { rows, length, rotation: rope.rotation(offset, length, device), mask, dropout: None }
+        Self { rows, length, rotation: rope.rotation(rows, length, offset, device), mask, dropout: None }
     }
 
     /// The same pass on the autodiff decoration of `B`.

@@ -19,9 +19,15 @@ impl Rope {
         Self { frequencies: frequencies(&config.rope, config.head_dim) }
     }
 
-    /// cos and signed sin of the angles of positions `offset..offset + length`, each `[length, 1, 2, head_dim / 2]`;
-    /// the sign makes the rotation one multiply-add with the halves swapped.
-    pub fn rotation<B: Backend>(&self, offset: usize, length: usize, device: &B::Device) -> [Tensor<B, 4>; 2] {
+    /// cos and signed sin of the angles of positions `offset..offset + length`, repeated for each of `rows` sequences:
+    /// each `[rows * length, 1, 2, head_dim / 2]`; the sign makes the rotation one multiply-add with the halves swapped.
+    pub fn rotation<B: Backend>(
+        &self,
+        rows: usize,
+        length: usize,
+        offset: usize,
+        device: &B::Device,
+    ) -> [Tensor<B, 4>; 2] {
         let half = self.frequencies.len();
         let (mut cos, mut sin) = (Vec::with_capacity(2 * length * half), Vec::with_capacity(2 * length * half));
         for position in offset..offset + length {
@@ -34,7 +40,7 @@ impl Rope {
                 }
             }
         }
-        [cos, sin].map(|values| Tensor::from_data(TensorData::new(values, [length, 1, 2, half]), device))
+        [cos, sin].map(|values| Tensor::from_data(TensorData::new(values.repeat(rows), [rows * length, 1, 2, half]), device))
     }
 }
 
@@ -59,13 +65,4 @@ fn frequencies(rope: &RopeConfig, head_dim: usize) -> Vec<f32> {
             scaled as f32
         })
         .collect()
-}
-
-/// Rotates `x` of shape `[rows, length, heads, head_dim]` by a pass's cos and signed sin.
-pub(super) fn rotate<B: Backend>(x: Tensor<B, 4>, [cos, sin]: &[Tensor<B, 4>; 2]) -> Tensor<B, 4> {
-    let [rows, length, heads, head_dim] = x.dims();
-    let halves = x.reshape([rows * length, heads, 2, head_dim / 2]);
-    let repeat = |table: &Tensor<B, 4>| if rows == 1 { table.clone() } else { table.clone().repeat_dim(0, rows) };
-    let swapped = halves.clone().flip([2]);
-    (halves * repeat(cos) + swapped * repeat(sin)).reshape([rows, length, heads, head_dim])
 }

@@ -8,15 +8,19 @@ mod autodiff;
 mod cpu;
 #[cfg(feature = "gpu")]
 mod cube;
+mod fused;
 #[cfg(feature = "gpu")]
 mod fusion;
+mod tensors;
 mod weight;
 
-use burn::tensor::TensorMetadata;
+use burn::tensor::{Tensor, TensorMetadata};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
-pub use weight::{Nf4Weight, nf4_matmul};
+pub use fused::AttentionShape;
+pub use tensors::{causal_attention, cross_entropy, nf4_matmul, rms_norm, rotate, swiglu};
+pub use weight::Nf4Weight;
 
 /// An NF4 weight of shape `[out, in]` as a backend holds it: bytes in bitsandbytes' layout, viewed as 32-bit words.
 ///
@@ -53,7 +57,10 @@ impl Product {
     }
 }
 
-/// The operations on 4-bit weights, for a backend.
+/// The operations on 4-bit weights and the fused blocks of a decoder layer, for a backend.
+///
+/// The functions of the same names in this module take [`Tensor`](burn::tensor::Tensor)s and say shapes; a `*_backward`
+/// gives the gradients of its namesake's tensors from that of its result.
 pub trait Ops: Backend {
     /// The whole weight, decoded: f32 `[out, in]`.
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self>;
@@ -81,5 +88,64 @@ pub trait Ops: Backend {
             *last = given;
         }
         Self::float_reshape(y, dims.into())
+    }
+
+    /// [`rms_norm`].
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        fused::rms_norm::<Self>(x, weight, eps)
+    }
+
+    /// For `x`, and for `weight` where asked for.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        eps: f64,
+        for_weight: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        fused::rms_norm_backward::<Self>(x, weight, grad, eps, for_weight)
+    }
+
+    /// [`swiglu`].
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        fused::swiglu::<Self>(gate, up)
+    }
+
+    /// For `gate` and `up`.
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        fused::swiglu_backward::<Self>(gate, up, grad)
+    }
+
+    /// [`rotate`]; turned `back`, it is its own gradient.
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
+        fused::rotate::<Self>(x, cos, sin, back)
+    }
+
+    /// [`causal_attention`].
+    fn causal_attention(
+        qkv: [FloatTensor<Self>; 3],
+        mask: Option<FloatTensor<Self>>,
+        shape: AttentionShape,
+    ) -> FloatTensor<Self> {
+        fused::attention::<Self>(qkv, mask, shape)
+    }
+
+    /// For `q`, `k` and `v`.
+    fn causal_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        mask: Option<FloatTensor<Self>>,
+        grad: FloatTensor<Self>,
+        shape: AttentionShape,
+    ) -> [FloatTensor<Self>; 3] {
+        fused::attention_backward::<Self>(qkv, mask, grad, shape)
+    }
+
+    /// [`cross_entropy`].
+    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        fused::cross_entropy::<Self>(logits, Tensor::from_primitive(targets))
     }
 }

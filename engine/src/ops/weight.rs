@@ -3,13 +3,13 @@
 use burn::tensor::backend::{Backend, BackendTypes};
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 
-use super::{Nf4Primitive, Ops, Product};
+use super::{Nf4Primitive, Ops};
 use crate::Result;
 use crate::nf4::{Absmax, Nf4Data, dynamic_map};
 
 /// A frozen weight `[out, in]` in 4-bit NormalFloat on a device of backend `B`.
 #[derive(Clone, Debug)]
-pub struct Nf4Weight<B: Backend>(Nf4Primitive<B>);
+pub struct Nf4Weight<B: Backend>(pub(super) Nf4Primitive<B>);
 
 impl<B: Backend> Nf4Weight<B> {
     /// Uploads `data` as it is: the bytes that a bitsandbytes checkpoint holds are the bytes on the device.
@@ -73,14 +73,4 @@ fn words(bytes: &[u8]) -> Vec<u32> {
             u32::from_le_bytes(word)
         })
         .collect()
-}
-
-/// `x · Wᵀ` or `dy · W` with `W` in 4 bits; the leading dimensions of `x` are kept.
-pub fn nf4_matmul<B: Ops, const D: usize>(
-    x: Tensor<B, D>,
-    weight: &Nf4Weight<B>,
-    product: Product,
-) -> Tensor<B, D> {
-    let x = x.into_primitive().tensor();
-    Tensor::from_primitive(TensorPrimitive::Float(B::nf4_matmul(x, &weight.0, product)))
 }

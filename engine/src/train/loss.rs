@@ -6,7 +6,7 @@ use burn_autodiff::Autodiff;
 
 use crate::data::Batch;
 use crate::model::{Head, Parameter, indices};
-use crate::ops::Ops;
+use crate::ops::{Ops, cross_entropy};
 use crate::optim::{Gradients, accumulate};
 
 /// What the loss is taken on: rows of the hidden states and the token that each must predict.
@@ -36,21 +36,10 @@ impl Targets {
     }
 }
 
-/// Cross entropy of `logits` `[n, vocab]` against `targets` `[n, 1]`: the sum of the losses `[1]`, and each row's
-/// softmax `[n, vocab]`.
-fn cross_entropy<B: Ops>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (Tensor<B, 1>, Tensor<B, 2>) {
-    let shifted = logits.clone() - logits.max_dim(1);
-    let exponents = shifted.clone().exp();
-    let sums = exponents.clone().sum_dim(1);
-    let loss = (sums.clone().log() - shifted.gather(1, targets)).sum();
-    (loss, exponents / sums)
-}
-
-/// Rows of hidden states, and a gradient's way back to where they came from.
+/// Rows of hidden states that a chunk takes, and what they must predict.
 struct Rows<B: Ops> {
     indices: Tensor<B, 1, Int>,
     targets: Tensor<B, 2, Int>,
-    count: usize,
 }
 
 fn chunks<'a, B: Ops>(targets: &'a Targets, chunk: usize, device: &'a B::Device) -> impl Iterator<Item = Rows<B>> + 'a {
@@ -60,7 +49,6 @@ fn chunks<'a, B: Ops>(targets: &'a Targets, chunk: usize, device: &'a B::Device)
         Rows {
             indices: indices(rows.iter().map(|r| *r as i32), device),
             targets: Tensor::from_data(TensorData::new(values, [tokens.len(), 1]), device),
-            count: tokens.len(),
         }
     })
 }
@@ -93,10 +81,8 @@ pub fn head_loss<B: Ops>(
     for rows in chunks::<B>(targets, chunk, &device) {
         let x = Tensor::<Autodiff<B>, 2>::from_inner(hidden.clone().select(0, rows.indices.clone())).require_grad();
         let logits = lifted.forward(x.clone());
-        let (sum, softmax) = cross_entropy(logits.clone().inner(), rows.targets.clone());
-        let minus_one = Tensor::full([rows.count, 1], -1.0, &device);
-        let d_logits = softmax.scatter(1, rows.targets, minus_one, IndexingUpdateOp::Add) * weight;
-        let grads = backward(logits, d_logits);
+        let (sum, d_logits) = cross_entropy(logits.clone().inner(), rows.targets);
+        let grads = backward(logits, d_logits * weight);
         loss = loss + sum;
         if let Some(dx) = x.grad(&grads) {
             gradient = gradient.select_assign(0, rows.indices, dx, IndexingUpdateOp::Add);

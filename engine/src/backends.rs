@@ -1,0 +1,8 @@
+//! The backends that the engine is built with, under the names that programs choose them by.
+
+#[cfg(feature = "cuda")]
+pub use burn_cuda::{Cuda, CudaDevice};
+#[cfg(feature = "cpu")]
+pub use burn_flex::{Flex as Cpu, FlexDevice as CpuDevice};
+#[cfg(feature = "wgpu")]
+pub use burn_wgpu::{Wgpu, WgpuDevice};

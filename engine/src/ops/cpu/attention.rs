@@ -1,0 +1,135 @@
+//! Causal attention, a block of queries of one head at a time: the whole score matrix never exists, and heads are read
+//! where they lie, without a transposed copy.
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::matrix::{Threads, View, matmul, with_scratch};
+use super::rows::{dot, exponentials, max};
+use crate::ops::AttentionShape;
+
+/// Queries of a block.
+const BLOCK: usize = 128;
+
+/// A task: one key head of one row, and its results.
+struct Task {
+    row: usize,
+    kv_head: usize,
+}
+
+fn tasks(shape: AttentionShape) -> Vec<Task> {
+    (0..shape.rows).flat_map(|row| (0..shape.kv_heads).map(move |kv_head| Task { row, kv_head })).collect()
+}
+
+/// Blocks of queries: the first, how many, and how many keys the last of them sees.
+fn blocks(shape: AttentionShape) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..shape.length).step_by(BLOCK).map(move |first| {
+        let count = BLOCK.min(shape.length - first);
+        (first, count, shape.total - shape.length + first + count)
+    })
+}
+
+/// One head of `tokens` tokens in a tensor of rows `heads * head_dim`, from token `first` on.
+fn head(x: &[f32], shape: AttentionShape, heads: usize, head: usize, first: usize, tokens: usize) -> View<'_> {
+    let width = heads * shape.head_dim;
+    View::new(x, first * width + head * shape.head_dim, [tokens, shape.head_dim], [width, 1])
+}
+
+/// The attention weights of a block of queries, `[count, keys]`, into `scores`.
+fn weights(q: View, k: View, (first, count, keys): (usize, usize, usize), shape: AttentionShape, scores: &mut [f32]) {
+    matmul(q, k.t(), (scores, keys), shape.scale(), false, Threads::One);
+    Arch::new().dispatch(|| {
+        for (i, row) in scores.chunks_mut(keys).take(count).enumerate() {
+            let (seen, hidden) = row.split_at_mut(shape.total - shape.length + first + i + 1);
+            let largest = max(seen);
+            let inverse = 1.0 / exponentials(seen, largest);
+            seen.iter_mut().for_each(|x| *x *= inverse);
+            hidden.fill(0.0);
+        }
+    });
+}
+
+/// Writes one head's columns into a tensor of rows `heads * head_dim`.
+fn put(out: &mut [f32], values: &[f32], shape: AttentionShape, heads: usize, head: usize, first: usize) {
+    let width = heads * shape.head_dim;
+    for (i, row) in values.chunks(shape.head_dim).enumerate() {
+        let start = (first + i) * width + head * shape.head_dim;
+        out[start..start + shape.head_dim].copy_from_slice(row);
+    }
+}
+
+pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<f32> {
+    let AttentionShape { length, total, heads, kv_heads, head_dim, .. } = shape;
+    let of_task = |Task { row, kv_head }: &Task| {
+        // Query heads of one key head, one after the other: [group, length, head_dim].
+        let mut out = vec![0.0; shape.group() * length * head_dim];
+        with_scratch(BLOCK.min(length) * total, |scores| {
+            for g in 0..shape.group() {
+                for block @ (first, count, keys) in blocks(shape) {
+                    let q = head(q, shape, heads, kv_head * shape.group() + g, row * length + first, count);
+                    let k = head(k, shape, kv_heads, *kv_head, row * total, keys);
+                    let v = head(v, shape, kv_heads, *kv_head, row * total, keys);
+                    weights(q, k, block, shape, scores);
+                    let weights = View::new(scores, 0, [count, keys], [keys, 1]);
+                    let out = &mut out[(g * length + first) * head_dim..];
+                    matmul(weights, v, (out, head_dim), 1.0, false, Threads::One);
+                }
+            }
+        });
+        out
+    };
+    let tasks = tasks(shape);
+    let parts: Vec<Vec<f32>> = tasks.par_iter().map(of_task).collect();
+    let mut out = vec![0.0; q.len()];
+    for (Task { row, kv_head }, part) in tasks.iter().zip(parts) {
+        for (g, values) in part.chunks(length * head_dim).enumerate() {
+            put(&mut out, values, shape, heads, kv_head * shape.group() + g, row * length);
+        }
+    }
+    out
+}
+
+/// The gradients for `q`, `k` and `v`.
+pub(super) fn backward(q: &[f32], k: &[f32], v: &[f32], grad: &[f32], shape: AttentionShape) -> [Vec<f32>; 3] {
+    let AttentionShape { length, total, heads, kv_heads, head_dim, .. } = shape;
+    let of_task = |Task { row, kv_head }: &Task| {
+        let mut d_q = vec![0.0; shape.group() * length * head_dim];
+        let (mut d_k, mut d_v) = (vec![0.0; total * head_dim], vec![0.0; total * head_dim]);
+        let size = BLOCK.min(length) * total;
+        with_scratch(2 * size, |scratch| {
+            let (scores, d_scores) = scratch.split_at_mut(size);
+            for g in 0..shape.group() {
+                for block @ (first, count, keys) in blocks(shape) {
+                    let at = |x| head(x, shape, heads, kv_head * shape.group() + g, row * length + first, count);
+                    let (q, grad) = (at(q), at(grad));
+                    let k = head(k, shape, kv_heads, *kv_head, row * total, keys);
+                    let v = head(v, shape, kv_heads, *kv_head, row * total, keys);
+                    weights(q, k, block, shape, scores);
+                    let view = |scores| View::new(scores, 0, [count, keys], [keys, 1]);
+                    matmul(view(scores).t(), grad, (&mut d_v, head_dim), 1.0, true, Threads::One);
+                    matmul(grad, v.t(), (d_scores, keys), 1.0, false, Threads::One);
+                    for (d, w) in d_scores.chunks_mut(keys).zip(scores.chunks(keys)).take(count) {
+                        let along = dot(d, w);
+                        d.iter_mut().zip(w).for_each(|(d, w)| *d = (*d - along) * w);
+                    }
+                    let d_scores = view(d_scores);
+                    let d_q = &mut d_q[(g * length + first) * head_dim..];
+                    matmul(d_scores, k, (d_q, head_dim), shape.scale(), false, Threads::One);
+                    matmul(d_scores.t(), q, (&mut d_k, head_dim), shape.scale(), true, Threads::One);
+                }
+            }
+        });
+        [d_q, d_k, d_v]
+    };
+    let tasks = tasks(shape);
+    let parts: Vec<[Vec<f32>; 3]> = tasks.par_iter().map(of_task).collect();
+    let (mut d_q, mut d_k, mut d_v) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    for (Task { row, kv_head }, [part_q, part_k, part_v]) in tasks.iter().zip(parts) {
+        for (g, values) in part_q.chunks(length * head_dim).enumerate() {
+            put(&mut d_q, values, shape, heads, kv_head * shape.group() + g, row * length);
+        }
+        put(&mut d_k, &part_k, shape, kv_heads, *kv_head, row * total);
+        put(&mut d_v, &part_v, shape, kv_heads, *kv_head, row * total);
+    }
+    [d_q, d_k, d_v]
+}

@@ -1,0 +1,117 @@
+//! The operations on the CPU: SIMD over rows, all cores, scratch that is reused.
+//!
+//! Burn's CPU backend runs elementwise operations on one thread and copies at every change of layout; these blocks are
+//! where that costs most. Dense products are the `gemm` crate's.
+
+mod attention;
+mod matrix;
+mod nf4;
+mod rows;
+
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{TensorData, TensorMetadata};
+use burn_flex::{Flex, FlexTensor};
+
+use super::{AttentionShape, Nf4Primitive, Ops, Product};
+
+/// A contiguous tensor's floats.
+fn floats(tensor: &FlexTensor) -> &[f32] {
+    &tensor.storage::<f32>()[tensor.layout().start_offset()..]
+}
+
+/// Calls `f` with the floats of every tensor.
+fn read<const N: usize, T>(tensors: [FlexTensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> T {
+    let tensors = tensors.map(|tensor| tensor.to_contiguous());
+    f(tensors.each_ref().map(floats))
+}
+
+fn write(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+impl Ops for Flex {
+    fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self> {
+        write(nf4::dequantize(weight), weight.shape)
+    }
+
+    fn nf4_matmul(x: FloatTensor<Self>, weight: &Nf4Primitive<Self>, product: Product) -> FloatTensor<Self> {
+        let mut shape = x.shape().to_vec();
+        let y = read([x], |[x]| nf4::matmul(x, weight, product));
+        let [out, input] = weight.shape;
+        if let Some(last) = shape.last_mut() {
+            *last = if product == Product::Forward { out } else { input };
+        }
+        write(y, shape)
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        let shape = x.shape().to_vec();
+        write(read([x, weight], |[x, weight]| rows::rms_norm(x, weight, eps)), shape)
+    }
+
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        eps: f64,
+        for_weight: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        let (shape, weight_shape) = (x.shape().to_vec(), weight.shape().to_vec());
+        let (d_x, d_weight) = read([x, weight, grad], |[x, weight, grad]| {
+            rows::rms_norm_backward(x, weight, grad, eps, for_weight)
+        });
+        (write(d_x, shape), d_weight.map(|d| write(d, weight_shape)))
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let shape = gate.shape().to_vec();
+        write(read([gate, up], |[gate, up]| rows::swiglu(gate, up)), shape)
+    }
+
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let shape = gate.shape().to_vec();
+        let (d_gate, d_up) = read([gate, up, grad], |[gate, up, grad]| rows::swiglu_backward(gate, up, grad));
+        (write(d_gate, shape.clone()), write(d_up, shape))
+    }
+
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
+        let shape = x.shape().to_vec();
+        let width = shape[1];
+        let head_dim = 2 * cos.shape().to_vec()[3];
+        write(read([x, cos, sin], |[x, cos, sin]| rows::rotate(x, cos, sin, width, head_dim, back)), shape)
+    }
+
+    fn causal_attention(
+        qkv: [FloatTensor<Self>; 3],
+        _mask: Option<FloatTensor<Self>>,
+        shape: AttentionShape,
+    ) -> FloatTensor<Self> {
+        let dims = qkv[0].shape().to_vec();
+        write(read(qkv, |[q, k, v]| attention::forward(q, k, v, shape)), dims)
+    }
+
+    fn causal_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        _mask: Option<FloatTensor<Self>>,
+        grad: FloatTensor<Self>,
+        shape: AttentionShape,
+    ) -> [FloatTensor<Self>; 3] {
+        let dims = qkv.each_ref().map(|x| x.shape().to_vec());
+        let [q, k, v] = qkv;
+        let gradients = read([q, k, v, grad], |[q, k, v, grad]| attention::backward(q, k, v, grad, shape));
+        let mut dims = dims.into_iter();
+        gradients.map(|values| write(values, dims.next().unwrap_or_default()))
+    }
+
+    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let shape = logits.shape().to_vec();
+        let targets = targets.to_contiguous();
+        let targets = &targets.storage::<i32>()[targets.layout().start_offset()..];
+        let (loss, gradient) = read([logits], |[logits]| rows::cross_entropy(logits, targets, shape[1]));
+        (write(vec![loss], [1]), write(gradient, shape))
+    }
+}

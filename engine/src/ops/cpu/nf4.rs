@@ -1,0 +1,132 @@
+//! Products with a 4-bit weight: decode a tile of it into a scratch that stays in cache, multiply, go on.
+
+use burn_flex::Flex;
+use rayon::prelude::*;
+
+use super::matrix::{self, Threads, View, with_scratch};
+use super::rows::dot;
+use crate::nf4;
+use crate::ops::{Nf4Primitive, Product};
+
+/// Elements of a weight that are decoded at a time: 1 MiB of f32, which a second-level cache holds.
+const TILE: usize = 1 << 18;
+/// Elements below which a decode or a product is not worth a second thread.
+const PARALLEL: usize = 1 << 15;
+/// Up to this many rows the product is bound by reading the weight: each of its rows is decoded into cache and used at once.
+const SKINNY_ROWS: usize = 8;
+
+/// A weight on the host, with its block scales decoded.
+struct HostWeight<'a> {
+    packed: &'a [u8],
+    absmax: Vec<f32>,
+    block_size: usize,
+    out: usize,
+    input: usize,
+}
+
+impl<'a> HostWeight<'a> {
+    fn new(weight: &'a Nf4Primitive<Flex>) -> Self {
+        let codes: &[u32] = weight.codes.storage();
+        let words: &[u32] = weight.absmax.storage();
+        let header: &[u32] = weight.header.storage();
+        let block_size = 1usize << header[1];
+        let absmax = if header[2] == 0 {
+            words.iter().map(|bits| f32::from_bits(*bits)).collect()
+        } else {
+            let (map, nested) = header[4..].split_at(256);
+            let offset = f32::from_bits(header[3]);
+            let scales: &[u8] = bytemuck::cast_slice(words);
+            let blocks = (header[0] as usize).div_ceil(block_size);
+            let decode = |(block, code): (usize, &u8)| {
+                f32::from_bits(map[*code as usize]) * f32::from_bits(nested[block / nf4::NESTED_BLOCK_SIZE]) + offset
+            };
+            scales[..blocks].iter().enumerate().map(decode).collect()
+        };
+        let [out, input] = weight.shape;
+        Self { packed: bytemuck::cast_slice(codes), absmax, block_size, out, input }
+    }
+
+    /// The elements from `start` on, decoded into `out` on this thread.
+    fn decode(&self, start: usize, out: &mut [f32]) {
+        nf4::decode(self.packed, &self.absmax, self.block_size, start, out);
+    }
+
+    /// The same on all threads.
+    fn decode_parallel(&self, start: usize, out: &mut [f32]) {
+        if out.len() < PARALLEL {
+            return self.decode(start, out);
+        }
+        let task = PARALLEL / 2;
+        out.par_chunks_mut(task).enumerate().for_each(|(i, chunk)| self.decode(start + i * task, chunk));
+    }
+
+    /// `x · Wᵀ` for a few rows, each row of the weight read once.
+    fn skinny(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        let mut columns = vec![0.0; self.out * rows];
+        let features = (PARALLEL / self.input.max(1)).max(1);
+        let product = |(task, columns): (usize, &mut [f32])| {
+            with_scratch(self.input, |w| {
+                for (j, column) in columns.chunks_mut(rows).enumerate() {
+                    self.decode((task * features + j) * self.input, w);
+                    for (y, x) in column.iter_mut().zip(x.chunks(self.input)) {
+                        *y = dot(x, w);
+                    }
+                }
+            });
+        };
+        columns.par_chunks_mut(features * rows).enumerate().for_each(product);
+        if rows == 1 {
+            return columns;
+        }
+        (0..rows * self.out).map(|i| columns[(i % self.out) * rows + i / self.out]).collect()
+    }
+
+    /// Either product for many rows: one tile of whole weight rows at a time, through one reused scratch.
+    fn tiled(&self, x: &[f32], rows: usize, product: Product) -> Vec<f32> {
+        let (width, result) = match product {
+            Product::Forward => (self.input, self.out),
+            Product::InputGradient => (self.out, self.input),
+        };
+        let mut y = vec![0.0; rows * result];
+        let features = (TILE / self.input.max(1)).clamp(1, self.out.max(1));
+        with_scratch(features * self.input, |scratch| {
+            for first in (0..self.out).step_by(features) {
+                let count = features.min(self.out - first);
+                let tile = &mut scratch[..count * self.input];
+                self.decode_parallel(first * self.input, tile);
+                let tile = View::new(tile, 0, [count, self.input], [self.input, 1]);
+                match product {
+                    Product::Forward => {
+                        let x = View::new(x, 0, [rows, width], [width, 1]);
+                        let y = &mut y[first..];
+                        matrix::matmul(x, tile.t(), (y, result), 1.0, false, Threads::All);
+                    }
+                    Product::InputGradient => {
+                        let x = View::new(x, first, [rows, count], [width, 1]);
+                        matrix::matmul(x, tile, (&mut y, result), 1.0, first > 0, Threads::All);
+                    }
+                }
+            }
+        });
+        y
+    }
+}
+
+/// The whole weight, row-major.
+pub(super) fn dequantize(weight: &Nf4Primitive<Flex>) -> Vec<f32> {
+    let host = HostWeight::new(weight);
+    let mut dense = vec![0.0; host.out * host.input];
+    host.decode_parallel(0, &mut dense);
+    dense
+}
+
+/// The product of the rows of `x` with the weight.
+pub(super) fn matmul(x: &[f32], weight: &Nf4Primitive<Flex>, product: Product) -> Vec<f32> {
+    let host = HostWeight::new(weight);
+    let width = if product == Product::Forward { host.input } else { host.out };
+    assert!(x.len().is_multiple_of(width), "nf4_matmul: the last dimension of x must be {width}");
+    match (product, x.len() / width) {
+        (Product::Forward, rows) if rows <= SKINNY_ROWS => host.skinny(x, rows),
+        (_, rows) => host.tiled(x, rows, product),
+    }
+}

@@ -1,0 +1,202 @@
+//! The blocks of a decoder layer as single operations, and the same blocks composed from Burn's tensor operations.
+//!
+//! A backend takes the composed form (fusion then joins the elementwise parts) or overrides it. Each operation has its
+//! backward written beside it, so that autodiff keeps the inputs of a block and nothing in between.
+
+use burn::tensor::activation::{sigmoid, softmax};
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorPrimitive};
+
+/// The geometry of an attention: who attends to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Sequences.
+    pub rows: usize,
+    /// Query tokens of each, the last of its `total` tokens.
+    pub length: usize,
+    /// Key and value tokens of each.
+    pub total: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// Query heads that share a key head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// What scores are multiplied by.
+    pub fn scale(&self) -> f32 {
+        (self.head_dim as f32).powf(-0.5)
+    }
+}
+
+pub(super) fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+pub(super) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+/// `x / sqrt(mean(x²) + eps) * weight`: `x` `[tokens, hidden]`, `weight` `[1, hidden]`.
+pub(super) fn rms_norm<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
+    let (x, weight) = (tensor::<B, 2>(x), tensor::<B, 2>(weight));
+    primitive(x.clone() * inverse_rms(x, eps) * weight)
+}
+
+fn inverse_rms<B: Backend>(x: Tensor<B, 2>, eps: f64) -> Tensor<B, 2> {
+    x.powi_scalar(2).mean_dim(1).add_scalar(eps).sqrt().recip()
+}
+
+/// The gradients of [`rms_norm`] for `x` and, where asked for, `weight`.
+pub(super) fn rms_norm_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    eps: f64,
+    for_weight: bool,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let (x, weight, grad) = (tensor::<B, 2>(x), tensor::<B, 2>(weight), tensor::<B, 2>(grad));
+    let inverse = inverse_rms(x.clone(), eps);
+    let normal = x * inverse.clone();
+    let d_weight = for_weight.then(|| primitive((grad.clone() * normal.clone()).sum_dim(0)));
+    let scaled = grad * weight;
+    let along = (scaled.clone() * normal.clone()).mean_dim(1);
+    (primitive((scaled - normal * along) * inverse), d_weight)
+}
+
+/// `silu(gate) * up`, elementwise.
+pub(super) fn swiglu<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+    let (gate, up) = (tensor::<B, 2>(gate), tensor::<B, 2>(up));
+    primitive(gate.clone() * sigmoid(gate) * up)
+}
+
+/// The gradients of [`swiglu`] for `gate` and `up`.
+pub(super) fn swiglu_backward<B: Backend>(
+    gate: FloatTensor<B>,
+    up: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (gate, up, grad) = (tensor::<B, 2>(gate), tensor::<B, 2>(up), tensor::<B, 2>(grad));
+    let sigma = sigmoid(gate.clone());
+    let silu = gate * sigma.clone();
+    let slope = sigma.clone() + silu.clone() * (sigma.neg() + 1.0);
+    (primitive(grad.clone() * up * slope), primitive(grad * silu))
+}
+
+/// Rotates the two halves of every head by the angles of its position: `x` `[tokens, heads * head_dim]`; `cos` and the
+/// signed `sin` `[tokens, 1, 2, head_dim / 2]`. Turned `back`, it is its own gradient.
+pub(super) fn rotate<B: Backend>(
+    x: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+    back: bool,
+) -> FloatTensor<B> {
+    let (x, cos, sin) = (tensor::<B, 2>(x), tensor::<B, 4>(cos), tensor::<B, 4>(sin));
+    let ([tokens, width], [_, _, _, half]) = (x.dims(), cos.dims());
+    let halves = x.reshape([tokens, width / (2 * half), 2, half]);
+    let swapped = halves.clone().flip([2]) * sin;
+    let turned = halves * cos;
+    let rotated = if back { turned - swapped } else { turned + swapped };
+    primitive(rotated.reshape([tokens, width]))
+}
+
+/// Queries, keys or values as `[rows, heads, tokens, head_dim]`.
+fn split<B: Backend>(x: Tensor<B, 2>, rows: usize, heads: usize, head_dim: usize) -> Tensor<B, 4> {
+    let tokens = x.dims()[0] / rows;
+    x.reshape([rows, tokens, heads, head_dim]).swap_dims(1, 2)
+}
+
+/// The inverse of [`split`].
+fn join<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 2> {
+    let [rows, heads, tokens, head_dim] = x.dims();
+    x.swap_dims(1, 2).reshape([rows * tokens, heads * head_dim])
+}
+
+/// Queries, keys, values and the attention weights `[rows, kv_heads, group * length, total]`: query heads that share a
+/// key head are more rows of one product, so that keys are never repeated.
+struct Weights<B: Backend> {
+    q: Tensor<B, 4>,
+    k: Tensor<B, 4>,
+    v: Tensor<B, 4>,
+    weights: Tensor<B, 4>,
+}
+
+fn grouped<B: Backend>(x: Tensor<B, 2>, shape: AttentionShape) -> Tensor<B, 4> {
+    let AttentionShape { rows, length, heads, kv_heads, head_dim, .. } = shape;
+    split(x, rows, heads, head_dim).reshape([rows, kv_heads, shape.group() * length, head_dim])
+}
+
+fn ungrouped<B: Backend>(x: Tensor<B, 4>, shape: AttentionShape) -> Tensor<B, 2> {
+    join(x.reshape([shape.rows, shape.heads, shape.length, shape.head_dim]))
+}
+
+fn weights<B: Backend>(
+    [q, k, v]: [FloatTensor<B>; 3],
+    mask: Option<FloatTensor<B>>,
+    shape: AttentionShape,
+) -> Weights<B> {
+    let AttentionShape { rows, length, total, heads, kv_heads, head_dim } = shape;
+    let q = grouped(tensor(q), shape);
+    let k = split(tensor(k), rows, kv_heads, head_dim);
+    let v = split(tensor(v), rows, kv_heads, head_dim);
+    let scores = q.clone().matmul(k.clone().swap_dims(2, 3)) * shape.scale();
+    let mut scores = scores.reshape([rows, heads, length, total]);
+    if let Some(mask) = mask {
+        scores = scores + tensor::<B, 4>(mask);
+    }
+    let weights = softmax(scores, 3).reshape([rows, kv_heads, shape.group() * length, total]);
+    Weights { q, k, v, weights }
+}
+
+/// Causal attention: `q` `[rows * length, heads * head_dim]`, `k` and `v` `[rows * total, kv_heads * head_dim]`; the
+/// result is shaped like `q`. `mask` `[1, 1, length, total]` is added to the scores.
+pub(super) fn attention<B: Backend>(
+    qkv: [FloatTensor<B>; 3],
+    mask: Option<FloatTensor<B>>,
+    shape: AttentionShape,
+) -> FloatTensor<B> {
+    let Weights { v, weights, .. } = weights::<B>(qkv, mask, shape);
+    primitive(ungrouped(weights.matmul(v), shape))
+}
+
+/// The gradients of [`attention`] for `q`, `k` and `v`; the weights are computed again.
+pub(super) fn attention_backward<B: Backend>(
+    qkv: [FloatTensor<B>; 3],
+    mask: Option<FloatTensor<B>>,
+    grad: FloatTensor<B>,
+    shape: AttentionShape,
+) -> [FloatTensor<B>; 3] {
+    let Weights { q, k, v, weights } = weights::<B>(qkv, mask, shape);
+    let grad = grouped(tensor(grad), shape);
+    let d_v = weights.clone().swap_dims(2, 3).matmul(grad.clone());
+    let d_weights = grad.matmul(v.swap_dims(2, 3));
+    let along = (d_weights.clone() * weights.clone()).sum_dim(3);
+    let d_scores = weights * (d_weights - along) * shape.scale();
+    let d_k = d_scores.clone().swap_dims(2, 3).matmul(q);
+    let d_q = d_scores.matmul(k);
+    [primitive(ungrouped(d_q, shape)), primitive(join(d_k)), primitive(join(d_v))]
+}
+
+/// Cross entropy of `logits` `[n, vocab]` against the tokens `targets` `[n, 1]`: the sum of the losses `[1]`, and its
+/// gradient for the logits, `softmax - onehot`.
+pub(super) fn cross_entropy<B: Backend>(
+    logits: FloatTensor<B>,
+    targets: Tensor<B, 2, Int>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let logits = tensor::<B, 2>(logits);
+    let shifted = logits.clone() - logits.max_dim(1);
+    let exponents = shifted.clone().exp();
+    let sums = exponents.clone().sum_dim(1);
+    let loss = (sums.clone().log() - shifted.gather(1, targets.clone())).sum();
+    let minus_one = Tensor::full(targets.dims(), -1.0, &loss.device());
+    let gradient = (exponents / sums).scatter(1, targets, minus_one, IndexingUpdateOp::Add);
+    (primitive(loss), primitive(gradient))
+}

@@ -1,0 +1,48 @@
+//! The operations as model code calls them, on tensors.
+
+use burn::tensor::{Int, Tensor};
+
+use super::fused::{primitive, tensor};
+use super::{AttentionShape, Nf4Weight, Ops, Product};
+
+/// `x · Wᵀ` or `dy · W` with `W` in 4 bits; the leading dimensions of `x` are kept.
+pub fn nf4_matmul<B: Ops, const D: usize>(x: Tensor<B, D>, weight: &Nf4Weight<B>, product: Product) -> Tensor<B, D> {
+    tensor(B::nf4_matmul(primitive(x), &weight.0, product))
+}
+
+/// Root-mean-square normalisation, `x / sqrt(mean(x²) + eps) * weight` (arXiv:1910.07467): `x` `[tokens, hidden]`,
+/// `weight` `[1, hidden]`.
+pub fn rms_norm<B: Ops>(x: Tensor<B, 2>, weight: Tensor<B, 2>, eps: f64) -> Tensor<B, 2> {
+    tensor(B::rms_norm(primitive(x), primitive(weight), eps))
+}
+
+/// `silu(gate) * up`, elementwise (arXiv:2002.05202): both `[tokens, intermediate]`.
+pub fn swiglu<B: Ops>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
+    tensor(B::swiglu(primitive(gate), primitive(up)))
+}
+
+/// Rotary position embedding (arXiv:2104.09864): turns the halves of every head of `x` `[tokens, heads * head_dim]`;
+/// `cos` and the signed `sin` are `[tokens, 1, 2, head_dim / 2]`.
+pub fn rotate<B: Ops>(x: Tensor<B, 2>, [cos, sin]: &[Tensor<B, 4>; 2]) -> Tensor<B, 2> {
+    tensor(B::rotate(primitive(x), primitive(cos.clone()), primitive(sin.clone()), false))
+}
+
+/// Causal attention with grouped heads: `q` `[rows * length, heads * head_dim]`, `k` and `v`
+/// `[rows * total, kv_heads * head_dim]`; query `i` of a row sees its keys up to `total - length + i`. The result is
+/// shaped like `q`. `mask` `[1, 1, length, total]` says the same to backends that add it to the scores.
+pub fn causal_attention<B: Ops>(
+    q: Tensor<B, 2>,
+    k: Tensor<B, 2>,
+    v: Tensor<B, 2>,
+    mask: Option<Tensor<B, 4>>,
+    shape: AttentionShape,
+) -> Tensor<B, 2> {
+    tensor(B::causal_attention([q, k, v].map(primitive), mask.map(primitive), shape))
+}
+
+/// Cross entropy of `logits` `[n, vocab]` against the tokens `targets` `[n, 1]`: the sum of the losses `[1]`, and its
+/// gradient for the logits, `softmax - onehot`. Not differentiable: the gradient is part of the result.
+pub fn cross_entropy<B: Ops>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (Tensor<B, 1>, Tensor<B, 2>) {
+    let (loss, gradient) = B::cross_entropy(primitive(logits), targets.into_primitive());
+    (tensor(loss), tensor(gradient))
+}

@@ -1,0 +1,144 @@
+//! Choosing a device at run time, and running a job that is generic over it.
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use halfbyte::ops::Ops;
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    /// CUDA where there is one, else a hardware GPU through wgpu, else the CPU
+    Auto,
+    /// An NVIDIA GPU
+    Cuda,
+    /// Any GPU that wgpu reaches; a software rasterizer where there is no other
+    Wgpu,
+    /// The CPU
+    Cpu,
+}
+
+impl Choice {
+    /// Reads a recipe's `device` key.
+    pub fn parse(name: &str) -> Result<Self> {
+        Self::from_str(name, true)
+            .map_err(|_| anyhow::anyhow!("device `{name}` is unknown; known are auto, cuda, wgpu and cpu"))
+    }
+}
+
+/// Work that runs on whatever backend was chosen.
+pub trait Job {
+    /// What it results in.
+    type Output;
+
+    /// Runs on `device`, which `name` describes.
+    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<Self::Output>;
+}
+
+/// Runs `job` on the chosen device.
+pub fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
+    #[cfg(feature = "cuda")]
+    if matches!(choice, Choice::Auto | Choice::Cuda) {
+        match cuda::find() {
+            Ok(name) => return job.run::<halfbyte::backends::Cuda>(Default::default(), &name),
+            Err(reason) if choice == Choice::Cuda => bail!("device `cuda`: {reason}"),
+            Err(_) => {}
+        }
+    }
+    #[cfg(feature = "wgpu")]
+    if matches!(choice, Choice::Auto | Choice::Wgpu) {
+        let software = choice == Choice::Wgpu;
+        match wgpu::find(software) {
+            Some((device, name)) => return job.run::<halfbyte::backends::Wgpu>(device, &name),
+            None if software => bail!("device `wgpu`: no adapter; a GPU driver with Vulkan, Metal or DX12 is needed"),
+            None => {}
+        }
+    }
+    #[cfg(feature = "cpu")]
+    if matches!(choice, Choice::Auto | Choice::Cpu) {
+        return job.run::<halfbyte::backends::Cpu>(Default::default(), "CPU");
+    }
+    bail!("device `{choice:?}`: this build of halfbyte does not have it; build with its cargo feature")
+}
+
+/// Every device, usable or not, a line each.
+pub fn list() -> Vec<String> {
+    let mut lines = Vec::new();
+    #[cfg(feature = "cuda")]
+    lines.push(match cuda::find() {
+        Ok(name) => format!("cuda   {name}"),
+        Err(reason) => format!("cuda   unavailable: {reason}"),
+    });
+    #[cfg(feature = "wgpu")]
+    lines.extend(match wgpu::describe() {
+        adapters if adapters.is_empty() => vec!["wgpu   unavailable: no adapter".to_string()],
+        adapters => adapters.into_iter().map(|adapter| format!("wgpu   {adapter}")).collect(),
+    });
+    #[cfg(feature = "cpu")]
+    lines.push(format!("cpu    {} threads", std::thread::available_parallelism().map_or(1, usize::from)));
+    lines
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use cudarc::driver::{result, sys};
+
+    /// The name of the first CUDA device, or a sentence that says what is missing.
+    pub fn find() -> Result<String, String> {
+        // SAFETY: both only try to open a shared library.
+        let (driver, nvrtc) = unsafe { (sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
+        if !driver {
+            return Err("no NVIDIA driver (libcuda) was found".into());
+        }
+        if !nvrtc {
+            return Err("the NVIDIA driver is there, but NVRTC (libnvrtc, part of the CUDA toolkit) was not found".into());
+        }
+        let failed = |e| format!("the NVIDIA driver does not start: {e:?}");
+        result::init().map_err(failed)?;
+        match result::device::get_count().map_err(failed)? {
+            0 => Err("the NVIDIA driver reports no GPU".into()),
+            _ => result::device::get(0).and_then(result::device::get_name).map_err(failed),
+        }
+    }
+}
+
+#[cfg(feature = "wgpu")]
+mod wgpu {
+    use halfbyte::backends::WgpuDevice;
+    use wgpu::{AdapterInfo, DeviceType, Instance};
+
+    /// Every adapter, as wgpu reports them.
+    fn adapters() -> Vec<AdapterInfo> {
+        let instance = Instance::default();
+        let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+        adapters.iter().map(wgpu::Adapter::get_info).collect()
+    }
+
+    fn is_software(info: &AdapterInfo) -> bool {
+        info.device_type == DeviceType::Cpu
+    }
+
+    /// The best adapter: discrete before integrated before virtual, a software rasterizer only if allowed.
+    pub fn find(software: bool) -> Option<(WgpuDevice, String)> {
+        let adapters = adapters();
+        let order = [DeviceType::DiscreteGpu, DeviceType::IntegratedGpu, DeviceType::VirtualGpu, DeviceType::Cpu];
+        let kind = order.into_iter().find(|kind| adapters.iter().any(|info| info.device_type == *kind))?;
+        let device = match kind {
+            DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(0),
+            DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(0),
+            DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(0),
+            _ if software => WgpuDevice::Cpu,
+            _ => return None,
+        };
+        let name = adapters.into_iter().find(|info| info.device_type == kind).map(|info| line(&info))?;
+        Some((device, name))
+    }
+
+    pub fn describe() -> Vec<String> {
+        adapters().iter().map(line).collect()
+    }
+
+    fn line(info: &AdapterInfo) -> String {
+        let software = if is_software(info) { ", software: only with --device wgpu" } else { "" };
+        format!("{} ({}{software})", info.name, info.backend)
+    }
+}

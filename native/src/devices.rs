@@ -1,0 +1,11 @@
+//! `halfbyte devices`.
+
+use anyhow::Result;
+
+/// Prints every device.
+pub fn run() -> Result<()> {
+    for line in crate::device::list() {
+        println!("{line}");
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! `halfbyte pretrain RECIPE`: a small model from scratch.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use halfbyte::data::{Dataset, Record, pack_stream, read_jsonl};
+use halfbyte::model::{ModelConfig, random, save_dense};
+use halfbyte::ops::Ops;
+use halfbyte::text::Tokenizer;
+use halfbyte::train::{PretrainRecipe, Trainer, load_recipe, parse_override};
+use pollster::block_on;
+use serde_json::json;
+
+use crate::device::{self, Choice, Job};
+use crate::progress::Progress;
+
+/// Steps after which the model is saved and evaluated.
+const SAVE_STEPS: usize = 500;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// TOML file that describes the run
+    recipe: PathBuf,
+    /// Put VALUE in place of what the recipe says, for example training.learning_rate=1e-3
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Device in place of the recipe's
+    #[arg(long)]
+    device: Option<Choice>,
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let overrides = arguments.overrides.iter().map(|o| parse_override(o)).collect::<halfbyte::Result<Vec<_>>>()?;
+    let recipe: PretrainRecipe = load_recipe(&arguments.recipe, &overrides)?;
+    let choice = arguments.device.map_or_else(|| Choice::parse(&recipe.device), Ok)?;
+    device::run(choice, Pretrain(recipe))
+}
+
+struct Pretrain(PretrainRecipe);
+
+impl Job for Pretrain {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+        let recipe = self.0;
+        let folder = Path::new(&recipe.model);
+        let config_path = folder.join("config.json");
+        let json = std::fs::read(&config_path).map_err(|e| halfbyte::Error::file(&config_path, e))?;
+        let config = ModelConfig::parse(&config_path, &json)?;
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        let train = windows(Path::new(&recipe.train), &tokenizer, recipe.length)?;
+        let test = windows(Path::new(&recipe.test), &tokenizer, recipe.length)?;
+        let (tokens, held_out) = (train.token_count(), test.token_count());
+        println!("{name}: {} parameters, {tokens} tokens, {held_out} held out", config.parameters());
+        let model = random::<B>(config, recipe.seed, &device)?;
+        let mut trainer = Trainer::new(model, train, recipe.training.clone(), recipe.seed)?;
+        let output = Path::new(&recipe.output);
+        let mut progress = Progress::new(trainer.total_steps(), output)?;
+        let weights = folder.join("model.safetensors");
+        while let Some(metrics) = block_on(trainer.step())? {
+            progress.step(&metrics)?;
+            let last = metrics.step == trainer.total_steps();
+            if last || metrics.step % SAVE_STEPS == 0 {
+                block_on(save_dense(&trainer.model, &weights))?;
+                let evaluation = block_on(trainer.evaluate(&test))?;
+                progress.record(&json!({"step": metrics.step, "eval_loss": evaluation.loss}))?;
+                progress.say(&format!("step {}: held-out loss {:.4}", metrics.step, evaluation.loss));
+            }
+        }
+        let (seconds, rate) = progress.finish();
+        println!("{} in {seconds:.0} s, {rate:.0} tokens/s", weights.display());
+        Ok(())
+    }
+}
+
+/// Documents as one stream of tokens, each between its begin and end tokens, cut into windows.
+fn windows(path: &Path, tokenizer: &Tokenizer, length: usize) -> Result<Dataset> {
+    let Some(eos) = tokenizer.eos_id() else { bail!("the tokenizer has no eos_token; documents need one to end") };
+    let mut stream = Vec::new();
+    for (line, record) in read_jsonl(path)? {
+        let Record::Text(text) = record else {
+            return Err(halfbyte::Error::line(path, line, "pretraining takes records with `text`").into());
+        };
+        stream.extend(tokenizer.encode(&text, true)?);
+        stream.push(eos);
+    }
+    Ok(Dataset { examples: pack_stream(&stream, length), skipped: 0 })
+}
