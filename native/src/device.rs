@@ -90,7 +90,9 @@ mod cuda {
             return Err("no NVIDIA driver (libcuda) was found".into());
         }
         if !nvrtc {
-            return Err("the NVIDIA driver is there, but NVRTC (libnvrtc, part of the CUDA toolkit) was not found".into());
+            return Err(
+                "the NVIDIA driver is there, but NVRTC (libnvrtc, part of the CUDA toolkit) was not found".into()
+            );
         }
         let failed = |e| format!("the NVIDIA driver does not start: {e:?}");
         result::init().map_err(failed)?;

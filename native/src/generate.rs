@@ -1,4 +1,133 @@
-//! train
+//! `halfbyte generate`: one prompt, or a chat.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use halfbyte::generate::Sampling;
+use halfbyte::model::BaseWeights;
+use halfbyte::nf4::BLOCK_SIZE;
+use halfbyte::ops::Ops;
+use halfbyte::text::{Message, Tokenizer};
+
+use crate::device::{self, Choice, Job};
+use crate::talk::{Talker, attach_adapter, load_base};
+
 #[derive(clap::Args)]
-pub struct Arguments {}
-pub fn run(_: Arguments) -> anyhow::Result<()> { Ok(()) }
+pub struct Arguments {
+    /// Folder of the base model
+    model: PathBuf,
+    /// Folder of a LoRA adapter
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    /// What to answer; without it, a chat that ends with Ctrl-D
+    #[arg(long, short)]
+    prompt: Option<String>,
+    /// System message
+    #[arg(long)]
+    system: Option<String>,
+    /// Continue the prompt as it is, without the chat template
+    #[arg(long, requires = "prompt")]
+    raw: bool,
+    /// Hold the base model in full precision rather than in 4 bits
+    #[arg(long)]
+    full_precision: bool,
+    /// 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Keep this many of the likeliest tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Keep the likeliest tokens up to this probability
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// Above 1 turns the model away from tokens that are there already
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f64,
+    /// Longest answer, in tokens
+    #[arg(long, default_value_t = 256)]
+    max_new_tokens: usize,
+    /// Seed of the choices
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Device to run on
+    #[arg(long, value_enum, default_value = "auto")]
+    device: Choice,
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments) -> Result<()> {
+    device::run(arguments.device, Generate(arguments))
+}
+
+struct Generate(Arguments);
+
+impl Job for Generate {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+        let arguments = self.0;
+        let tokenizer = Tokenizer::from_folder(&arguments.model)?;
+        let base = match arguments.full_precision {
+            true => BaseWeights::Full,
+            false => BaseWeights::Nf4 { block_size: BLOCK_SIZE, double_quant: true },
+        };
+        let mut model = load_base::<B>(&arguments.model, base, &device)?;
+        if let Some(adapter) = &arguments.adapter {
+            attach_adapter(&mut model, adapter, &arguments.model.display().to_string())?;
+        }
+        let sampling = Sampling {
+            temperature: arguments.temperature,
+            top_k: arguments.top_k,
+            top_p: arguments.top_p,
+            repetition_penalty: arguments.repetition_penalty,
+            max_new_tokens: arguments.max_new_tokens,
+            seed: arguments.seed,
+        };
+        let talker = Talker { model: &model, tokenizer: &tokenizer, sampling };
+        let mut messages: Vec<Message> = arguments.system.iter().map(|text| Message::new("system", text)).collect();
+        match arguments.prompt {
+            Some(prompt) if arguments.raw || tokenizer.chat_template().is_none() => {
+                talker.continue_text(&prompt, true, show)?;
+                println!();
+                Ok(())
+            }
+            Some(prompt) => {
+                messages.push(Message::new("user", prompt));
+                talker.answer(&messages, show)?;
+                println!();
+                Ok(())
+            }
+            None => chat(&talker, messages, name),
+        }
+    }
+}
+
+fn show(piece: &str) {
+    print!("{piece}");
+    // A terminal that is gone is noticed at the next line.
+    let _ = std::io::stdout().flush();
+}
+
+/// Reads a line, answers it, and so on until the input ends.
+fn chat<B: Ops>(talker: &Talker<B>, mut messages: Vec<Message>, device: &str) -> Result<()> {
+    let terminal = std::io::stdin().is_terminal();
+    if terminal {
+        println!("on {device}; Ctrl-D ends the chat");
+    }
+    let mut lines = std::io::stdin().lock().lines();
+    loop {
+        if terminal {
+            show("> ");
+        }
+        let Some(line) = lines.next().transpose()? else { break };
+        if line.trim().is_empty() {
+            continue;
+        }
+        messages.push(Message::new("user", line));
+        let answer = talker.answer(&messages, show)?;
+        println!();
+        messages.push(Message::new("assistant", answer.trim()));
+    }
+    Ok(())
+}

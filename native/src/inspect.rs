@@ -1,4 +1,90 @@
-//! train
+//! `halfbyte inspect`: what a folder holds.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use halfbyte::files::{Checkpoint, adapter_config};
+use halfbyte::model::ModelConfig;
+use halfbyte::text::Tokenizer;
+use halfbyte_memory::bytes;
+
 #[derive(clap::Args)]
-pub struct Arguments {}
-pub fn run(_: Arguments) -> anyhow::Result<()> { Ok(()) }
+pub struct Arguments {
+    /// Folder of a model or of an adapter
+    folder: PathBuf,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let folder = &arguments.folder;
+    let file = if folder.join("adapter_config.json").exists() {
+        adapter(folder)?
+    } else if folder.join("config.json").exists() {
+        model(folder)?
+    } else {
+        bail!("{}: holds neither config.json (a model) nor adapter_config.json (an adapter)", folder.display());
+    };
+    if arguments.tensors {
+        for name in file.names() {
+            let tensor = file.tensor(name)?;
+            println!("{name}  {:?} {:?}", tensor.dtype, tensor.shape);
+        }
+    }
+    Ok(())
+}
+
+fn size(file: &Checkpoint) -> Result<String> {
+    let sizes = file.names().into_iter().map(|name| Ok(file.tensor(name)?.bytes.len() as u64));
+    Ok(format!("{} tensors, {}", file.names().len(), bytes(sizes.sum::<halfbyte::Result<u64>>()?)))
+}
+
+fn adapter(folder: &Path) -> Result<Checkpoint> {
+    let config = adapter_config(folder)?;
+    let file = Checkpoint::open_file(folder.join("adapter_model.safetensors"))?;
+    let lora = config.lora();
+    println!("LoRA adapter for {}", config.base_model_name_or_path.as_deref().unwrap_or("an unnamed base"));
+    println!(
+        "  r {}, lora_alpha {}, scaling {:.4}, rsLoRA {}",
+        lora.r,
+        lora.lora_alpha,
+        lora.scaling(),
+        lora.use_rslora
+    );
+    println!("  target_modules {}", serde_json::to_string(&lora.target_modules)?);
+    println!("  {}", size(&file)?);
+    Ok(file)
+}
+
+fn model(folder: &Path) -> Result<Checkpoint> {
+    let path = folder.join("config.json");
+    let json = std::fs::read(&path)?;
+    let config = ModelConfig::parse(&path, &json)?;
+    let file = Checkpoint::open(folder)?;
+    println!("Llama model, {} parameters", config.parameters());
+    println!("  {} layers, hidden {}, intermediate {}", config.layers, config.hidden_size, config.intermediate_size);
+    println!("  {} query heads, {} key heads, head_dim {}", config.heads, config.kv_heads, config.head_dim);
+    let scaling = if config.rope.llama3.is_some() { ", llama3 scaling" } else { "" };
+    println!(
+        "  vocabulary {}, head {}, rope_theta {}{scaling}",
+        config.vocab_size,
+        if config.tied { "tied" } else { "untied" },
+        config.rope.theta
+    );
+    let quantized = file.names().iter().any(|name| name.ends_with("bitsandbytes__nf4"));
+    println!("  {}{}", size(&file)?, if quantized { ", NF4" } else { "" });
+    match Tokenizer::from_folder(folder) {
+        Ok(tokenizer) => {
+            let template = if tokenizer.chat_template().is_some() { "with" } else { "without" };
+            println!(
+                "  tokenizer of {} tokens, {template} chat template, stops at {:?}",
+                tokenizer.vocab_size(),
+                tokenizer.stop_ids()
+            );
+        }
+        Err(error) => println!("  no tokenizer: {error}"),
+    }
+    Ok(file)
+}

@@ -9,6 +9,7 @@ mod memory;
 mod pretrain;
 mod progress;
 mod quantize;
+mod talk;
 mod train;
 
 use anyhow::Result;

@@ -62,7 +62,7 @@ impl Job for Pretrain {
             progress.step(&metrics)?;
             let last = metrics.step == trainer.total_steps();
             if last || metrics.step % SAVE_STEPS == 0 {
-                block_on(save_dense(&trainer.model, &weights))?;
+                block_on(save_dense(trainer.model(), &weights))?;
                 let evaluation = block_on(trainer.evaluate(&test))?;
                 progress.record(&json!({"step": metrics.step, "eval_loss": evaluation.loss}))?;
                 progress.say(&format!("step {}: held-out loss {:.4}", metrics.step, evaluation.loss));

@@ -1,4 +1,35 @@
-//! train
+//! `halfbyte quantize`: a model folder in 4 bits.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use halfbyte::files::quantize_folder;
+use halfbyte::nf4::BLOCK_SIZE;
+
+use crate::progress::spinner;
+
 #[derive(clap::Args)]
-pub struct Arguments {}
-pub fn run(_: Arguments) -> anyhow::Result<()> { Ok(()) }
+pub struct Arguments {
+    /// Folder of the model
+    model: PathBuf,
+    /// Folder to write
+    output: PathBuf,
+    /// Elements that share a scale
+    #[arg(long, default_value_t = BLOCK_SIZE)]
+    block_size: usize,
+    /// Leave the scales in f32
+    #[arg(long)]
+    no_double_quant: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let bar = spinner("quantizing");
+    let kind = (arguments.block_size, !arguments.no_double_quant);
+    let result =
+        quantize_folder(&arguments.model, &arguments.output, kind, &mut |name| bar.set_message(name.to_string()));
+    bar.finish_and_clear();
+    result?;
+    println!("{}: NF4, loadable by transformers with bitsandbytes and by halfbyte", arguments.output.display());
+    Ok(())
+}

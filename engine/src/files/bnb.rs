@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Checkpoint, encode_f32, replace_folder, write_atomic};
 use crate::model::ModelConfig;
-use crate::nf4::{self, Absmax, NF4_TABLE, NESTED_BLOCK_SIZE, Nf4Data, dynamic_map};
+use crate::nf4::{self, Absmax, NESTED_BLOCK_SIZE, NF4_TABLE, Nf4Data, dynamic_map};
 use crate::{Error, Result};
 
 /// The tensor that marks a weight as quantized, after the weight's name.
@@ -43,8 +43,7 @@ pub fn nf4_weight(file: &Checkpoint, name: &str, shape: [usize; 2]) -> Result<Op
         return Ok(None);
     }
     let failed = |reason: String| Error::file(&file.path, format!("tensor `{state_name}`: {reason}"));
-    let state: State =
-        serde_json::from_slice(file.tensor(&state_name)?.bytes).map_err(|e| failed(e.to_string()))?;
+    let state: State = serde_json::from_slice(file.tensor(&state_name)?.bytes).map_err(|e| failed(e.to_string()))?;
     if state.quant_type != "nf4" {
         return Err(failed(format!("quant_type `{}` is not supported; nf4 is", state.quant_type)));
     }
@@ -204,8 +203,7 @@ pub fn quantize_folder(
         "llm_int8_skip_modules": ["lm_head"],
     });
     replace_folder(output, |folder| {
-        let mut shards =
-            Shards { folder, pending: vec![], bytes: 0, total: 0, weight_map: vec![], written: 0 };
+        let mut shards = Shards { folder, pending: vec![], bytes: 0, total: 0, weight_map: vec![], written: 0 };
         for name in file.names() {
             progress(name);
             let tensor = file.tensor(name)?;

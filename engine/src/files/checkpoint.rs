@@ -112,7 +112,9 @@ impl Checkpoint {
         }
         let checkpoint = Self::from_shards(folder, shards)?;
         match index.weight_map.keys().find(|tensor| !checkpoint.places.contains_key(*tensor)) {
-            Some(missing) => Err(Error::key(&index_path, "weight_map", format!("`{missing}` is in none of the shards"))),
+            Some(missing) => {
+                Err(Error::key(&index_path, "weight_map", format!("`{missing}` is in none of the shards")))
+            }
             None => Ok(checkpoint),
         }
     }
@@ -195,9 +197,7 @@ impl TensorBytes<'_> {
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let halves = |bytes: &[u8]| bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<_>>();
         Some(match self.dtype {
-            Dtype::F32 => {
-                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
+            Dtype::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
             Dtype::BF16 => bytemuck::cast_slice::<u16, bf16>(&halves(self.bytes)).to_f32_vec(),
             Dtype::F16 => bytemuck::cast_slice::<u16, f16>(&halves(self.bytes)).to_f32_vec(),
             _ => return None,

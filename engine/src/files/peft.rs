@@ -93,7 +93,11 @@ impl AdapterConfig {
 ///
 /// # Errors
 /// When a file is missing or broken, or a tensor fits no layer of the model.
-pub fn load_adapter<B: Ops>(model: &mut Transformer<B>, folder: impl AsRef<Path>, trainable: bool) -> Result<AdapterConfig> {
+pub fn load_adapter<B: Ops>(
+    model: &mut Transformer<B>,
+    folder: impl AsRef<Path>,
+    trainable: bool,
+) -> Result<AdapterConfig> {
     let folder = folder.as_ref();
     let config = adapter_config(folder)?;
     let lora = config.lora();

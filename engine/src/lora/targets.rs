@@ -20,10 +20,11 @@ impl Matcher {
     fn new(targets: &Targets) -> Result<Self> {
         Ok(match targets {
             Targets::Pattern(all) if all.eq_ignore_ascii_case("all-linear") => Self::All,
-            Targets::Pattern(pattern) => Self::Pattern(
-                Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|e| Error::Invalid(format!("target_modules: `{pattern}` is no regular expression: {e}")))?,
-            ),
+            Targets::Pattern(pattern) => {
+                Self::Pattern(Regex::new(&format!("^(?:{pattern})$")).map_err(|e| {
+                    Error::Invalid(format!("target_modules: `{pattern}` is no regular expression: {e}"))
+                })?)
+            }
             Targets::Names(names) => Self::Names(names.clone()),
         })
     }

@@ -56,7 +56,11 @@ impl<B: Ops> Attention<B> {
     }
 
     /// Rebuilds the block with `f(path, parameter)` in place of every parameter.
-    pub fn map<C: Shares<B>>(&self, path: &str, f: &mut impl FnMut(&str, &Parameter<B>) -> Parameter<C>) -> Attention<C> {
+    pub fn map<C: Shares<B>>(
+        &self,
+        path: &str,
+        f: &mut impl FnMut(&str, &Parameter<B>) -> Parameter<C>,
+    ) -> Attention<C> {
         Attention {
             q_proj: self.q_proj.map(&join(path, "q_proj"), f),
             k_proj: self.k_proj.map(&join(path, "k_proj"), f),

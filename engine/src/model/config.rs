@@ -142,7 +142,11 @@ impl ModelConfig {
         }
         let head_dim = raw.head_dim.unwrap_or(raw.hidden_size / raw.num_attention_heads);
         if head_dim == 0 || head_dim % 2 != 0 || head_dim > 1 << 16 {
-            return Err(Error::key(path, "head_dim", format!("{head_dim} must be even and positive, for rotary embedding")));
+            return Err(Error::key(
+                path,
+                "head_dim",
+                format!("{head_dim} must be even and positive, for rotary embedding"),
+            ));
         }
         let rope = rope(path, raw.rope_theta, raw.rope_scaling, raw.rope_parameters)?;
         Ok(Self {

@@ -40,7 +40,8 @@ impl Rope {
                 }
             }
         }
-        [cos, sin].map(|values| Tensor::from_data(TensorData::new(values.repeat(rows), [rows * length, 1, 2, half]), device))
+        [cos, sin]
+            .map(|values| Tensor::from_data(TensorData::new(values.repeat(rows), [rows * length, 1, 2, half]), device))
     }
 }
 

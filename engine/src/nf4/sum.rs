@@ -57,8 +57,7 @@ fn rows(vectors: &[Lanes]) -> [Lanes; ROWS] {
 
 /// The sum in torch's order.
 fn sum(values: &[f32]) -> f32 {
-    let vectors: Vec<Lanes> =
-        values.chunks_exact(LANES).map(|chunk| std::array::from_fn(|i| chunk[i])).collect();
+    let vectors: Vec<Lanes> = values.chunks_exact(LANES).map(|chunk| std::array::from_fn(|i| chunk[i])).collect();
     let [mut lanes, second, third, fourth] = rows(&vectors);
     for vector in &vectors[vectors.len() / ROWS * ROWS..] {
         add(&mut lanes, vector);

@@ -14,9 +14,9 @@ mod fusion;
 mod tensors;
 mod weight;
 
-use burn::tensor::{Tensor, TensorMetadata};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{Tensor, TensorMetadata};
 
 pub use fused::AttentionShape;
 pub use tensors::{causal_attention, cross_entropy, nf4_matmul, rms_norm, rotate, swiglu};

@@ -53,8 +53,8 @@ impl<B: Backend> AdamW<B> {
         self.step += 1;
     }
 
-    /// The parameter's new value, from its value, its gradient and the learning rate. Norms and biases, which are held
-    /// as `[1, n]`, are not decayed.
+    /// The parameter's new value, from its value, its gradient and the learning rate. Norms and biases
+    /// are not decayed (transformers, `Trainer.get_decay_parameter_names`).
     pub fn update(&mut self, path: &str, value: Tensor<B, 2>, gradient: Tensor<B, 2>, rate: f64) -> Tensor<B, 2> {
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
         let before = self.moments.remove(path);
@@ -70,7 +70,7 @@ impl<B: Backend> AdamW<B> {
         let denominator = second.clone().sqrt() / correction2.sqrt() + eps;
         let step = first.clone() / denominator * (rate / correction1);
         self.moments.insert(path.to_string(), Moments { first, second });
-        let decay = if value.dims()[0] == 1 { 0.0 } else { weight_decay };
+        let decay = if path.contains("norm") || path.ends_with("bias") { 0.0 } else { weight_decay };
         value * (1.0 - rate * decay) - step
     }
 }

@@ -71,7 +71,9 @@ impl ChatTemplate {
         eos_token: &str,
     ) -> Result<String> {
         let rendered = self.environment.get_template(NAME).and_then(|template| {
-            template.render(context! { messages, add_generation_prompt, bos_token, eos_token, tools => (), documents => () })
+            template.render(
+                context! { messages, add_generation_prompt, bos_token, eos_token, tools => (), documents => () },
+            )
         });
         rendered.map_err(|e| {
             let detail = e.detail().map_or_else(|| e.to_string(), str::to_string);
@@ -92,7 +94,8 @@ fn without_generation_tags(source: &str) -> String {
             let name = inside.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
             if name == tag {
                 // A comment takes part in the trimming of blanks as a block does.
-                let (left, right) = (if inside.starts_with('-') { "-" } else { "" }, if inside.ends_with('-') { "-" } else { "" });
+                let (left, right) =
+                    (if inside.starts_with('-') { "-" } else { "" }, if inside.ends_with('-') { "-" } else { "" });
                 out.replace_range(start..start + length + 2, &format!("{comment}{left} {right}#}}"));
             }
             from = start + 2;

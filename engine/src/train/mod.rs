@@ -2,12 +2,14 @@
 
 mod backprop;
 mod loss;
+mod optimization;
 mod recipe;
 mod schedule;
 mod trainer;
 
 pub use backprop::{Recompute, Step, backpropagate, whole_graph};
 pub use loss::{Targets, head_loss, loss_sum};
+pub use optimization::Optimization;
 pub use recipe::{
     DataConfig, PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe,
 };

@@ -176,8 +176,9 @@ where
 /// # Errors
 /// When there is no `=`.
 pub fn parse_override(text: &str) -> Result<(String, Value)> {
-    let (key, value) =
-        text.split_once('=').ok_or_else(|| Error::Invalid(format!("`{text}`: write KEY=VALUE, for example lora.r=8")))?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| Error::Invalid(format!("`{text}`: write KEY=VALUE, for example lora.r=8")))?;
     let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("v"));
     Ok((key.trim().to_string(), parsed.unwrap_or_else(|| Value::String(value.to_string()))))
 }

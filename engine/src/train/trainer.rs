@@ -1,17 +1,16 @@
 //! The training loop.
 
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::backprop::{Recompute, backpropagate};
+use super::backprop::Recompute;
 use super::loss::{Targets, loss_sum};
+use super::optimization::Optimization;
 use super::schedule::Schedule;
 use crate::data::{Batch, Batches, Dataset};
 use crate::files::read;
-use crate::lora::Dropout;
-use crate::model::{Parameter, Transformer};
+use crate::model::Transformer;
 use crate::ops::Ops;
-use crate::optim::{AdamW, AdamWConfig, Gradients, accumulate, grad_norm};
+use crate::optim::AdamWConfig;
 use crate::{Error, Result};
 
 /// How to train, under the names that transformers uses.
@@ -113,17 +112,12 @@ pub struct Evaluation {
     pub trained_tokens: usize,
 }
 
-/// A model in training.
+/// A model in training, its data and where it stands.
 pub struct Trainer<B: Ops> {
-    /// The model; its trainable parameters change with every step.
-    pub model: Transformer<B>,
-    config: TrainerConfig,
+    optimization: Optimization<B>,
     data: Dataset,
     batches: Batches,
-    optimizer: AdamW<B>,
     schedule: Schedule,
-    seed: u64,
-    step: usize,
 }
 
 impl<B: Ops> Trainer<B> {
@@ -137,15 +131,24 @@ impl<B: Ops> Trainer<B> {
             return Err(Error::Invalid("the model has no trainable parameter; attach an adapter first".into()));
         }
         let batches = Batches::new(data.examples.len(), config.batch_size, config.gradient_accumulation_steps, seed);
-        let all = batches.steps_per_epoch() * config.epochs.max(usize::from(config.max_steps > 0));
-        let total = match config.max_steps {
-            0 => all,
-            limit if config.epochs == 0 => limit,
-            limit => limit.min(all),
+        let all = batches.steps_per_epoch() * config.epochs;
+        let total = match (config.max_steps, config.epochs) {
+            (0, _) => all,
+            (limit, 0) => limit,
+            (limit, _) => limit.min(all),
         };
         let schedule = Schedule::new(config.learning_rate, config.warmup_ratio, total);
-        let optimizer = AdamW::new(config.adamw.clone());
-        Ok(Self { model, config, data, batches, optimizer, schedule, seed, step: 0 })
+        Ok(Self { optimization: Optimization::new(model, config, seed), data, batches, schedule })
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &Transformer<B> {
+        &self.optimization.model
+    }
+
+    /// The model, for what needs it mutably, such as saving its adapter.
+    pub fn model_mut(&mut self) -> &mut Transformer<B> {
+        &mut self.optimization.model
     }
 
     /// Optimizer steps of the whole run.
@@ -158,66 +161,27 @@ impl<B: Ops> Trainer<B> {
     /// # Errors
     /// [`Error::NonFinite`] when the loss or the gradient is not a number: the model is then as it was before the step.
     pub async fn step(&mut self) -> Result<Option<Metrics>> {
-        if self.step >= self.schedule.total {
+        let step = self.optimization.steps;
+        if step >= self.schedule.total {
             return Ok(None);
         }
         let per_epoch = self.batches.steps_per_epoch();
-        let micro_batches = self.batches.step(self.step / per_epoch, self.step % per_epoch);
+        let micro_batches = self.batches.step(step / per_epoch, step % per_epoch);
         let batches: Vec<Batch> = micro_batches
             .iter()
             .map(|rows| Batch::collate(&rows.iter().map(|i| &self.data.examples[*i]).collect::<Vec<_>>()))
             .collect();
-        let rate = self.schedule.rate(self.step);
-        let (loss, norm) = self.optimize(&batches, rate).await?;
-        self.step += 1;
+        let learning_rate = self.schedule.rate(step);
+        let (loss, grad_norm) = self.optimization.step(&batches, learning_rate).await?;
         Ok(Some(Metrics {
-            step: self.step,
-            epoch: self.step as f64 / per_epoch as f64,
+            step: step + 1,
+            epoch: (step + 1) as f64 / per_epoch as f64,
             loss,
-            grad_norm: norm,
-            learning_rate: rate,
+            grad_norm,
+            learning_rate,
             tokens: batches.iter().map(Batch::input_tokens).sum(),
             trained_tokens: batches.iter().map(|b| b.targets.len()).sum(),
         }))
-    }
-
-    /// Accumulates the gradients of all micro-batches, clips them and updates the model; the mean loss and the norm.
-    async fn optimize(&mut self, batches: &[Batch], rate: f64) -> Result<(f64, f64)> {
-        let trained: usize = batches.iter().map(|b| b.targets.len()).sum();
-        let weight = 1.0 / trained.max(1) as f64;
-        let mut gradients = Gradients::new();
-        let mut loss: Option<Tensor<B, 1>> = None;
-        for (micro, batch) in batches.iter().enumerate() {
-            let dropout = Dropout { seed: self.seed, step: self.step as u64, micro: micro as u64 };
-            let TrainerConfig { loss_chunk, recompute, .. } = self.config;
-            let step = backpropagate(&self.model, batch, weight, loss_chunk, recompute, Some(dropout));
-            accumulate(&mut gradients, step.gradients);
-            loss = Some(loss.map_or_else(|| step.loss_sum.clone(), |sum| sum + step.loss_sum.clone()));
-        }
-        let (Some(loss), Some(norm)) = (loss, grad_norm(&gradients)) else {
-            return Err(Error::Invalid("a step without gradients".into()));
-        };
-        // One read for both: the only point in a step where the host waits for the device.
-        let values = read(Tensor::cat(vec![loss * weight, norm], 0)).await?;
-        let (loss, norm) = (f64::from(values[0]), f64::from(values[1]));
-        for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
-            if !value.is_finite() {
-                let cure = "the step was not applied; lower learning_rate or max_grad_norm, or look at the data".into();
-                return Err(Error::NonFinite { step: self.step + 1, what: what.into(), cure });
-            }
-        }
-        let max_norm = self.config.max_grad_norm;
-        let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        self.optimizer.begin_step();
-        let (optimizer, model) = (&mut self.optimizer, &self.model);
-        self.model = model.map(|path, parameter| match gradients.remove(path) {
-            Some(gradient) => Parameter {
-                value: optimizer.update(path, parameter.value.clone(), gradient * clip, rate),
-                trainable: parameter.trainable,
-            },
-            None => parameter.clone(),
-        });
-        Ok((loss, norm))
     }
 
     /// The loss over a data set, without dropout.
@@ -225,7 +189,8 @@ impl<B: Ops> Trainer<B> {
     /// # Errors
     /// When the device cannot be read.
     pub async fn evaluate(&self, data: &Dataset) -> Result<Evaluation> {
-        evaluate(&self.model, data, self.config.batch_size, self.config.loss_chunk).await
+        let TrainerConfig { batch_size, loss_chunk, .. } = self.optimization.config;
+        evaluate(self.model(), data, batch_size, loss_chunk).await
     }
 }
 

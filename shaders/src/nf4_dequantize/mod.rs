@@ -30,8 +30,7 @@ pub fn nf4_dequantize<R: SourceRuntime>(
     shape: [usize; 2],
     table: &[f32; 16],
 ) -> CubeTensor<R> {
-    let dense =
-        empty_device_contiguous_dtype(codes.client.clone(), codes.device.clone(), shape.into(), DType::F32);
+    let dense = empty_device_contiguous_dtype(codes.client.clone(), codes.device.clone(), shape.into(), DType::F32);
     let words = (shape[0] * shape[1]).div_ceil(8) as u32;
     let groups = words.div_ceil(THREADS);
     let rows = groups.div_ceil(MAX_GROUPS).max(1);

@@ -57,9 +57,8 @@ impl Ops for Flex {
         for_weight: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
         let (shape, weight_shape) = (x.shape().to_vec(), weight.shape().to_vec());
-        let (d_x, d_weight) = read([x, weight, grad], |[x, weight, grad]| {
-            rows::rms_norm_backward(x, weight, grad, eps, for_weight)
-        });
+        let (d_x, d_weight) =
+            read([x, weight, grad], |[x, weight, grad]| rows::rms_norm_backward(x, weight, grad, eps, for_weight));
         (write(d_x, shape), d_weight.map(|d| write(d, weight_shape)))
     }
 

@@ -1,0 +1,80 @@
+//! One optimizer step: gradients of all micro-batches, clipped together, applied at once.
+
+use burn::tensor::Tensor;
+
+use super::backprop::backpropagate;
+use super::trainer::TrainerConfig;
+use crate::data::Batch;
+use crate::files::read;
+use crate::lora::Dropout;
+use crate::model::{Parameter, Transformer};
+use crate::ops::Ops;
+use crate::optim::{AdamW, Gradients, accumulate, grad_norm};
+use crate::{Error, Result};
+
+/// A model and its optimizer.
+pub struct Optimization<B: Ops> {
+    /// The model; its trainable parameters change with every step.
+    pub model: Transformer<B>,
+    /// How to train.
+    pub config: TrainerConfig,
+    /// Steps that were applied.
+    pub steps: usize,
+    optimizer: AdamW<B>,
+    seed: u64,
+}
+
+impl<B: Ops> Optimization<B> {
+    /// An optimizer that has seen nothing; `seed` is that of dropout.
+    pub fn new(model: Transformer<B>, config: TrainerConfig, seed: u64) -> Self {
+        let optimizer = AdamW::new(config.adamw.clone());
+        Self { model, config, steps: 0, optimizer, seed }
+    }
+
+    /// Applies one step at this learning rate: the mean loss over the trained tokens of all micro-batches, and the
+    /// gradient norm before clipping (`torch.nn.utils.clip_grad_norm_`).
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when either is not a number; nothing was applied then.
+    pub async fn step(&mut self, batches: &[Batch], rate: f64) -> Result<(f64, f64)> {
+        let trained: usize = batches.iter().map(|b| b.targets.len()).sum();
+        let weight = 1.0 / trained.max(1) as f64;
+        let mut gradients = Gradients::new();
+        let mut loss_sum: Option<Tensor<B, 1>> = None;
+        for (micro, batch) in batches.iter().enumerate() {
+            let dropout = Dropout { seed: self.seed, step: self.steps as u64, micro: micro as u64 };
+            let TrainerConfig { loss_chunk, recompute, .. } = self.config;
+            let step = backpropagate(&self.model, batch, weight, loss_chunk, recompute, Some(dropout));
+            accumulate(&mut gradients, step.gradients);
+            loss_sum = Some(match loss_sum {
+                Some(sum) => sum + step.loss_sum,
+                None => step.loss_sum,
+            });
+        }
+        let (Some(loss_sum), Some(norm)) = (loss_sum, grad_norm(&gradients)) else {
+            return Err(Error::Invalid("a step needs a batch and a trainable parameter".into()));
+        };
+        // One read for both: the only point in a step where the host waits for the device.
+        let values = read(Tensor::cat(vec![loss_sum * weight, norm], 0)).await?;
+        let (loss, norm) = (f64::from(values[0]), f64::from(values[1]));
+        for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
+            if !value.is_finite() {
+                let cure = "the step was not applied; lower learning_rate or max_grad_norm, or look at the data".into();
+                return Err(Error::NonFinite { step: self.steps + 1, what: what.into(), cure });
+            }
+        }
+        let max_norm = self.config.max_grad_norm;
+        let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        self.optimizer.begin_step();
+        let optimizer = &mut self.optimizer;
+        self.model = self.model.map(|path, parameter| match gradients.remove(path) {
+            Some(gradient) => Parameter {
+                value: optimizer.update(path, parameter.value.clone(), gradient * clip, rate),
+                trainable: parameter.trainable,
+            },
+            None => parameter.clone(),
+        });
+        self.steps += 1;
+        Ok((loss, norm))
+    }
+}

@@ -1,0 +1,14 @@
+"""Makes every golden fixture in this folder from the Python reference. Run by `cargo xtask golden`."""
+
+import pathlib
+
+import torch
+
+import llama
+import nf4
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    here = pathlib.Path(__file__).parent
+    nf4.main(here / "nf4")
+    llama.main(here)

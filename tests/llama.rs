@@ -1,0 +1,249 @@
+//! Tiny random Llama models against transformers + PEFT + bitsandbytes, on every backend that is present.
+
+use std::path::PathBuf;
+
+use halfbyte::backends::{Cpu, Wgpu, WgpuDevice};
+use halfbyte::data::Batch;
+use halfbyte::files::{load_adapter, save_adapter};
+use halfbyte::generate::{Sampling, generate};
+use halfbyte::lora::trainable_line;
+use halfbyte::model::{BaseWeights, Transformer, load};
+use halfbyte::ops::Ops;
+use halfbyte::optim::Gradients;
+use halfbyte::train::{Recompute, backpropagate, whole_graph};
+use halfbyte_tests::{Expected, assert_close, golden, relative_error};
+use pollster::block_on;
+
+const MODELS: [&str; 2] = ["llama-tied", "llama-untied"];
+const NF4: BaseWeights = BaseWeights::Nf4 { block_size: 64, double_quant: true };
+
+fn model<B: Ops>(name: &str, base: BaseWeights, device: &B::Device) -> Transformer<B> {
+    load(&golden(name), base, device, &mut |_| {}).expect(name)
+}
+
+fn with_adapter<B: Ops>(name: &str, device: &B::Device) -> Transformer<B> {
+    let mut model = model::<B>(name, NF4, device);
+    load_adapter(&mut model, golden(name).join("adapter"), true).expect(name);
+    model
+}
+
+fn expected(name: &str) -> Expected {
+    Expected::open(&golden(name).join("expect.safetensors"))
+}
+
+fn tokens(values: &[i64]) -> Vec<u32> {
+    values.iter().map(|v| *v as u32).collect()
+}
+
+/// Rows of `length` tokens with PyTorch's labels, -100 where nothing is trained.
+fn batch(ids: &[i64], labels: &[i64], length: usize) -> Batch {
+    let targets = labels.iter().enumerate().filter(|(i, label)| i % length > 0 && **label != -100);
+    Batch {
+        rows: ids.len() / length,
+        length,
+        tokens: tokens(ids),
+        targets: targets.map(|(i, label)| (i - 1, *label as u32)).collect(),
+        lengths: vec![length; ids.len() / length],
+    }
+}
+
+fn golden_batch(expected: &Expected) -> Batch {
+    batch(&expected.integers("input_ids"), &expected.integers("labels"), 24)
+}
+
+fn values<B: Ops, const D: usize>(tensor: burn::tensor::Tensor<B, D>) -> Vec<f32> {
+    tensor.into_data().to_vec().expect("f32")
+}
+
+fn logits_match<B: Ops>(device: &B::Device) {
+    for name in MODELS {
+        let expected = expected(name);
+        let ids = tokens(&expected.integers("input_ids"));
+        for (base, key) in [(BaseWeights::Full, "logits"), (NF4, "nf4_logits")] {
+            let found = values(model::<B>(name, base, device).logits(&ids, 3));
+            assert_close(&format!("{name} {key}"), &found, &expected.floats(key), 1e-4);
+        }
+        let found = values(with_adapter::<B>(name, device).logits(&ids, 3));
+        assert_close(&format!("{name} lora_logits"), &found, &expected.floats("lora_logits"), 1e-4);
+    }
+}
+
+fn gradients_match<B: Ops>(device: &B::Device) {
+    for name in MODELS {
+        let expected = expected(name);
+        let model = with_adapter::<B>(name, device);
+        let batch = golden_batch(&expected);
+        let weight = 1.0 / batch.targets.len() as f64;
+        for recompute in [Recompute::Layers, Recompute::None] {
+            let step = backpropagate(&model, &batch, weight, 7, recompute, None);
+            let loss = f64::from(values(step.loss_sum)[0]) * weight;
+            let expected_loss = f64::from(expected.floats("lora_loss")[0]);
+            assert!((loss / expected_loss - 1.0).abs() < 1e-4, "{name}: loss {loss}, expected {expected_loss}");
+            gradients_are(name, &expected, step.gradients);
+        }
+    }
+}
+
+fn gradients_are<B: Ops>(name: &str, expected: &Expected, gradients: Gradients<B>) {
+    let keys: Vec<&str> = expected.names().into_iter().filter(|n| n.starts_with("grad.")).collect();
+    assert_eq!(keys.len(), gradients.len(), "{name}: as many gradients as PEFT has");
+    for (path, gradient) in gradients {
+        let key = format!("grad.base_model.model.{path}");
+        assert_close(&format!("{name} {key}"), &values(gradient), &expected.floats(&key), 1e-4);
+    }
+}
+
+#[test]
+fn logits_match_on_the_cpu() {
+    logits_match::<Cpu>(&Default::default());
+}
+
+#[test]
+fn gradients_match_on_the_cpu() {
+    gradients_match::<Cpu>(&Default::default());
+}
+
+/// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
+/// a GPU tests the same adapter.
+const RASTERIZER: WgpuDevice = WgpuDevice::Cpu;
+
+#[test]
+fn logits_and_gradients_match_on_wgpu() {
+    logits_match::<Wgpu>(&RASTERIZER);
+    gradients_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn layer_wise_gradients_equal_those_of_the_whole_graph() {
+    for name in MODELS {
+        let model = with_adapter::<Cpu>(name, &Default::default());
+        let batch = golden_batch(&expected(name));
+        let weight = 1.0 / batch.targets.len() as f64;
+        let whole = whole_graph(&model, &batch, weight);
+        for recompute in [Recompute::Layers, Recompute::None] {
+            let step = backpropagate(&model, &batch, weight, 5, recompute, None);
+            assert_close(name, &values(step.loss_sum), &values(whole.loss_sum.clone()), 1e-5);
+            assert_eq!(step.gradients.len(), whole.gradients.len());
+            for (path, gradient) in step.gradients {
+                let of_whole = values(whole.gradients[&path].clone());
+                assert_close(&path, &values(gradient), &of_whole, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_codes_are_those_of_bitsandbytes() {
+    for name in MODELS {
+        let expected = expected(name);
+        let file = halfbyte::files::Checkpoint::open(golden(name)).expect(name);
+        let codes: Vec<&str> = expected.names().into_iter().filter_map(|n| n.strip_prefix("codes.")).collect();
+        assert_eq!(codes.len(), 14, "{name}: seven linear layers in each of two layers");
+        for path in codes {
+            let shape = file.tensor(path).expect(path).shape;
+            let shape = [shape[0], shape[1]];
+            let data = halfbyte::nf4::quantize(&file.floats(path, &shape).expect(path), shape, 64, true).expect(path);
+            assert_eq!(data.packed, expected.bytes(&format!("codes.{path}")), "{name} {path}");
+            let halfbyte::nf4::Absmax::Double { codes, nested, offset } = data.absmax else { panic!("double") };
+            assert_eq!(codes, expected.bytes(&format!("absmax.{path}")), "{name} {path}");
+            assert_eq!(nested, expected.floats(&format!("nested_absmax.{path}")), "{name} {path}");
+            assert_eq!(vec![offset], expected.floats(&format!("offset.{path}")), "{name} {path}");
+        }
+    }
+}
+
+#[test]
+fn greedy_generation_is_the_same_token_by_token() {
+    for name in MODELS {
+        let expected = expected(name);
+        let model = with_adapter::<Cpu>(name, &Default::default());
+        let prompt = tokens(&expected.integers("generate_prompt"));
+        let sampling = Sampling { max_new_tokens: 16, ..Default::default() };
+        let mut streamed = Vec::new();
+        let run = generate(&model, &prompt, &sampling, &[], |token| {
+            streamed.push(token);
+            std::ops::ControlFlow::Continue(())
+        });
+        let (made, _) = block_on(run).expect(name);
+        assert_eq!(made, tokens(&expected.integers("generate_ids")), "{name}");
+        assert_eq!(made, streamed);
+    }
+}
+
+#[test]
+fn the_trainable_line_counts_as_peft_does() {
+    for name in MODELS {
+        let counted = expected(name).integers("trainable");
+        let mut model = with_adapter::<Cpu>(name, &Default::default());
+        let (trained, all) = model.parameter_counts();
+        assert_eq!((trained as i64, all as i64), (counted[0], counted[1]), "{name}");
+        assert!(trainable_line((trained, all)).starts_with("trainable params: "));
+    }
+    assert_eq!(
+        trainable_line((20_971_520, 8_051_232_768)),
+        "trainable params: 20,971,520 || all params: 8,051,232,768 || trainable%: 0.2605"
+    );
+}
+
+#[test]
+fn a_saved_adapter_is_what_peft_would_have_saved() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in MODELS {
+        let mut model = model::<Cpu>(name, NF4, &Default::default());
+        let source = golden(name).join("adapter");
+        let config = load_adapter(&mut model, &source, true).expect(name);
+        let target: PathBuf = folder.path().join(name);
+        block_on(save_adapter(&mut model, &config.lora(), "base", &target)).expect(name);
+        let (ours, theirs) = (tensors(&target), tensors(&source));
+        assert_eq!(ours, theirs, "{name}");
+        let read = |folder: &PathBuf| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(folder.join("adapter_config.json")).expect(name)).expect(name)
+        };
+        let (ours, theirs) = (read(&target), read(&source));
+        for key in ["r", "lora_alpha", "peft_type", "task_type", "use_rslora", "bias", "inference_mode"] {
+            assert_eq!(ours[key], theirs[key], "{name} {key}");
+        }
+        let keys: Vec<&String> = ours.as_object().expect("an object").keys().collect();
+        assert!(keys.is_sorted());
+    }
+}
+
+fn tensors(folder: &std::path::Path) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let file = Expected::open(&folder.join("adapter_model.safetensors"));
+    file.names().iter().map(|n| (n.to_string(), file.shape(n), file.floats(n))).collect()
+}
+
+#[test]
+fn the_curve_follows_the_reference_for_twenty_steps() {
+    for name in MODELS {
+        let expected = expected(name);
+        let (ids, labels) = (expected.integers("curve_input_ids"), expected.integers("curve_labels"));
+        let batches: Vec<Vec<Batch>> = ids
+            .chunks(96)
+            .zip(labels.chunks(96))
+            .map(|(ids, labels)| ids.chunks(48).zip(labels.chunks(48)).map(|(i, l)| batch(i, l, 24)).collect())
+            .collect();
+        let model = with_adapter::<Cpu>(name, &Default::default());
+        let config = halfbyte::train::TrainerConfig {
+            max_grad_norm: 1.0,
+            adamw: halfbyte::optim::AdamWConfig { weight_decay: 0.01, ..Default::default() },
+            ..Default::default()
+        };
+        let schedule = halfbyte::train::Schedule { peak: 5e-3, warmup: 2, total: 20 };
+        let mut state = halfbyte::train::Optimization::new(model, config, 0);
+        let (mut losses, mut norms) = (Vec::new(), Vec::new());
+        for (step, batches) in batches.iter().enumerate() {
+            let rate = schedule.rate(step);
+            let expected_rate = f64::from(expected.floats("curve_lr")[step]);
+            assert!((rate - expected_rate).abs() < 1e-9, "{name}: rate of step {step}: {rate}, {expected_rate}");
+            let (loss, norm) = block_on(state.step(batches, rate)).expect(name);
+            losses.push(loss as f32);
+            norms.push(norm as f32);
+        }
+        for (step, (found, loss)) in losses.iter().zip(expected.floats("curve_loss")).enumerate() {
+            assert!((found / loss - 1.0).abs() < 1e-3, "{name}: loss of step {step}: {found}, expected {loss}");
+        }
+        let error = relative_error(&norms, &expected.floats("curve_grad_norm"));
+        assert!(error < 1e-3, "{name}: gradient norms are off by {error:.1e}");
+    }
+}
