@@ -1,97 +1,18 @@
-//! Tiny random Llama models against transformers + PEFT + bitsandbytes, on every backend that is present.
+//! Tiny random Llama models on the CPU against transformers + PEFT + bitsandbytes.
 
 use std::path::PathBuf;
 
-use halfbyte::backends::{Cpu, Wgpu, WgpuDevice};
+use halfbyte::backends::Cpu;
 use halfbyte::data::Batch;
 use halfbyte::files::{load_adapter, save_adapter};
 use halfbyte::generate::{Sampling, generate};
 use halfbyte::lora::trainable_line;
-use halfbyte::model::{BaseWeights, Transformer, load};
-use halfbyte::ops::Ops;
-use halfbyte::optim::Gradients;
 use halfbyte::train::{Recompute, backpropagate, whole_graph};
+use halfbyte_tests::reference::{
+    MODELS, NF4, batch, expected, golden_batch, gradients_match, logits_match, model, tokens, values, with_adapter,
+};
 use halfbyte_tests::{Expected, assert_close, golden, relative_error};
 use pollster::block_on;
-
-const MODELS: [&str; 2] = ["llama-tied", "llama-untied"];
-const NF4: BaseWeights = BaseWeights::Nf4 { block_size: 64, double_quant: true };
-
-fn model<B: Ops>(name: &str, base: BaseWeights, device: &B::Device) -> Transformer<B> {
-    load(&golden(name), base, device, &mut |_| {}).expect(name)
-}
-
-fn with_adapter<B: Ops>(name: &str, device: &B::Device) -> Transformer<B> {
-    let mut model = model::<B>(name, NF4, device);
-    load_adapter(&mut model, golden(name).join("adapter"), true).expect(name);
-    model
-}
-
-fn expected(name: &str) -> Expected {
-    Expected::open(&golden(name).join("expect.safetensors"))
-}
-
-fn tokens(values: &[i64]) -> Vec<u32> {
-    values.iter().map(|v| *v as u32).collect()
-}
-
-/// Rows of `length` tokens with PyTorch's labels, -100 where nothing is trained.
-fn batch(ids: &[i64], labels: &[i64], length: usize) -> Batch {
-    let targets = labels.iter().enumerate().filter(|(i, label)| i % length > 0 && **label != -100);
-    Batch {
-        rows: ids.len() / length,
-        length,
-        tokens: tokens(ids),
-        targets: targets.map(|(i, label)| (i - 1, *label as u32)).collect(),
-        lengths: vec![length; ids.len() / length],
-    }
-}
-
-fn golden_batch(expected: &Expected) -> Batch {
-    batch(&expected.integers("input_ids"), &expected.integers("labels"), 24)
-}
-
-fn values<B: Ops, const D: usize>(tensor: burn::tensor::Tensor<B, D>) -> Vec<f32> {
-    tensor.into_data().to_vec().expect("f32")
-}
-
-fn logits_match<B: Ops>(device: &B::Device) {
-    for name in MODELS {
-        let expected = expected(name);
-        let ids = tokens(&expected.integers("input_ids"));
-        for (base, key) in [(BaseWeights::Full, "logits"), (NF4, "nf4_logits")] {
-            let found = values(model::<B>(name, base, device).logits(&ids, 3));
-            assert_close(&format!("{name} {key}"), &found, &expected.floats(key), 1e-4);
-        }
-        let found = values(with_adapter::<B>(name, device).logits(&ids, 3));
-        assert_close(&format!("{name} lora_logits"), &found, &expected.floats("lora_logits"), 1e-4);
-    }
-}
-
-fn gradients_match<B: Ops>(device: &B::Device) {
-    for name in MODELS {
-        let expected = expected(name);
-        let model = with_adapter::<B>(name, device);
-        let batch = golden_batch(&expected);
-        let weight = 1.0 / batch.targets.len() as f64;
-        for recompute in [Recompute::Layers, Recompute::None] {
-            let step = backpropagate(&model, &batch, weight, 7, recompute, None);
-            let loss = f64::from(values(step.loss_sum)[0]) * weight;
-            let expected_loss = f64::from(expected.floats("lora_loss")[0]);
-            assert!((loss / expected_loss - 1.0).abs() < 1e-4, "{name}: loss {loss}, expected {expected_loss}");
-            gradients_are(name, &expected, step.gradients);
-        }
-    }
-}
-
-fn gradients_are<B: Ops>(name: &str, expected: &Expected, gradients: Gradients<B>) {
-    let keys: Vec<&str> = expected.names().into_iter().filter(|n| n.starts_with("grad.")).collect();
-    assert_eq!(keys.len(), gradients.len(), "{name}: as many gradients as PEFT has");
-    for (path, gradient) in gradients {
-        let key = format!("grad.base_model.model.{path}");
-        assert_close(&format!("{name} {key}"), &values(gradient), &expected.floats(&key), 1e-4);
-    }
-}
 
 #[test]
 fn logits_match_on_the_cpu() {
@@ -101,16 +22,6 @@ fn logits_match_on_the_cpu() {
 #[test]
 fn gradients_match_on_the_cpu() {
     gradients_match::<Cpu>(&Default::default());
-}
-
-/// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
-/// a GPU tests the same adapter.
-const RASTERIZER: WgpuDevice = WgpuDevice::Cpu;
-
-#[test]
-fn logits_and_gradients_match_on_wgpu() {
-    logits_match::<Wgpu>(&RASTERIZER);
-    gradients_match::<Wgpu>(&RASTERIZER);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 /// Draws the training loss per step, and the held-out losses (step, loss), as SVG.
-pub fn draw(path: &Path, losses: &[f64], held_out: &[(usize, f64)]) -> Result<()> {
+pub(crate) fn draw(path: &Path, losses: &[f64], held_out: &[(usize, f64)]) -> Result<()> {
     let highest = losses.iter().copied().chain(held_out.iter().map(|p| p.1)).fold(0.1, f64::max);
     let failed = |e: &dyn std::fmt::Display| anyhow!("cannot draw {}: {e}", path.display());
     let root = SVGBackend::new(path, (720, 360)).into_drawing_area();

@@ -6,7 +6,7 @@ use halfbyte::ops::Ops;
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Choice {
+pub(crate) enum Choice {
     /// CUDA where there is one, else a hardware GPU through wgpu, else the CPU
     Auto,
     /// An NVIDIA GPU
@@ -19,14 +19,14 @@ pub enum Choice {
 
 impl Choice {
     /// Reads a recipe's `device` key.
-    pub fn parse(name: &str) -> Result<Self> {
+    pub(crate) fn parse(name: &str) -> Result<Self> {
         Self::from_str(name, true)
             .map_err(|_| anyhow::anyhow!("device `{name}` is unknown; known are auto, cuda, wgpu and cpu"))
     }
 }
 
 /// Work that runs on whatever backend was chosen.
-pub trait Job {
+pub(crate) trait Job {
     /// What it results in.
     type Output;
 
@@ -35,7 +35,7 @@ pub trait Job {
 }
 
 /// Runs `job` on the chosen device.
-pub fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
+pub(crate) fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
     #[cfg(feature = "cuda")]
     if matches!(choice, Choice::Auto | Choice::Cuda) {
         match cuda::find() {
@@ -61,7 +61,7 @@ pub fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
 }
 
 /// Every device, usable or not, a line each.
-pub fn list() -> Vec<String> {
+pub(crate) fn list() -> Vec<String> {
     let mut lines = Vec::new();
     #[cfg(feature = "cuda")]
     lines.push(match cuda::find() {
@@ -83,7 +83,7 @@ mod cuda {
     use cudarc::driver::{result, sys};
 
     /// The name of the first CUDA device, or a sentence that says what is missing.
-    pub fn find() -> Result<String, String> {
+    pub(crate) fn find() -> Result<String, String> {
         // SAFETY: both only try to open a shared library.
         let (driver, nvrtc) = unsafe { (sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
         if !driver {
@@ -120,7 +120,7 @@ mod wgpu {
     }
 
     /// The best adapter: discrete before integrated before virtual, a software rasterizer only if allowed.
-    pub fn find(software: bool) -> Option<(WgpuDevice, String)> {
+    pub(crate) fn find(software: bool) -> Option<(WgpuDevice, String)> {
         let adapters = adapters();
         let order = [DeviceType::DiscreteGpu, DeviceType::IntegratedGpu, DeviceType::VirtualGpu, DeviceType::Cpu];
         let kind = order.into_iter().find(|kind| adapters.iter().any(|info| info.device_type == *kind))?;
@@ -135,7 +135,7 @@ mod wgpu {
         Some((device, name))
     }
 
-    pub fn describe() -> Vec<String> {
+    pub(crate) fn describe() -> Vec<String> {
         adapters().iter().map(line).collect()
     }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 /// Prints every device.
-pub fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     for line in crate::device::list() {
         println!("{line}");
     }

@@ -14,7 +14,7 @@ use crate::device::{self, Choice, Job};
 use crate::talk::{Talker, attach_adapter, load_base};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder of the base model
     model: PathBuf,
     /// Folder of a LoRA adapter
@@ -56,7 +56,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     device::run(arguments.device, Generate(arguments))
 }
 

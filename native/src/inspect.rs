@@ -9,7 +9,7 @@ use halfbyte::text::Tokenizer;
 use halfbyte_memory::bytes;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder of a model or of an adapter
     folder: PathBuf,
     /// List every tensor
@@ -18,7 +18,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let folder = &arguments.folder;
     let file = if folder.join("adapter_config.json").exists() {
         adapter(folder)?

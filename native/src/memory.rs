@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use halfbyte_memory::{Method, ModelShape, Optimizer, Phase, Run, bytes, fitting, names, plan, preset};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A known model, such as llama-3.1-8b, or a folder with config.json
     model: String,
     /// Rank of the adapters
@@ -30,7 +30,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let model = shape(&arguments.model)?;
     println!("{}: {} parameters", arguments.model, model.parameters());
     let run = Run {

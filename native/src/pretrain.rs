@@ -18,7 +18,7 @@ use crate::progress::Progress;
 const SAVE_STEPS: usize = 500;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// TOML file that describes the run
     recipe: PathBuf,
     /// Put VALUE in place of what the recipe says, for example training.learning_rate=1e-3
@@ -30,7 +30,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let overrides = arguments.overrides.iter().map(|o| parse_override(o)).collect::<halfbyte::Result<Vec<_>>>()?;
     let recipe: PretrainRecipe = load_recipe(&arguments.recipe, &overrides)?;
     let choice = arguments.device.map_or_else(|| Choice::parse(&recipe.device), Ok)?;

@@ -11,14 +11,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// A spinner with a message, for loading.
-pub fn spinner(message: &str) -> ProgressBar {
+pub(crate) fn spinner(message: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message(message.to_string());
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
 
 /// The bar of a training run, and the file that its metrics go to.
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     file: File,
     started: Instant,
@@ -35,7 +35,7 @@ struct Line<'a> {
 
 impl Progress {
     /// A bar of `steps`; metrics go to `metrics.jsonl` in `folder`.
-    pub fn new(steps: usize, folder: &Path) -> Result<Self> {
+    pub(crate) fn new(steps: usize, folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join("metrics.jsonl");
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -45,7 +45,7 @@ impl Progress {
     }
 
     /// Shows and records a step.
-    pub fn step(&mut self, metrics: &Metrics) -> Result<()> {
+    pub(crate) fn step(&mut self, metrics: &Metrics) -> Result<()> {
         self.tokens += metrics.tokens;
         let rate = self.tokens as f64 / self.started.elapsed().as_secs_f64();
         self.bar.set_message(format!("loss {:.3}  {rate:.0} tokens/s", metrics.loss));
@@ -54,17 +54,17 @@ impl Progress {
     }
 
     /// Records anything as a line.
-    pub fn record(&mut self, line: &impl Serialize) -> Result<()> {
+    pub(crate) fn record(&mut self, line: &impl Serialize) -> Result<()> {
         writeln!(self.file, "{}", serde_json::to_string(line)?).context("cannot write metrics.jsonl")
     }
 
     /// Prints a line above the bar.
-    pub fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         self.bar.suspend(|| println!("{line}"));
     }
 
     /// Ends the bar; seconds and tokens per second of the whole run.
-    pub fn finish(&self) -> (f64, f64) {
+    pub(crate) fn finish(&self) -> (f64, f64) {
         self.bar.finish_and_clear();
         let seconds = self.started.elapsed().as_secs_f64();
         (seconds, self.tokens as f64 / seconds)

@@ -9,7 +9,7 @@ use halfbyte::nf4::BLOCK_SIZE;
 use crate::progress::spinner;
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder of the model
     model: PathBuf,
     /// Folder to write
@@ -23,7 +23,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let bar = spinner("quantizing");
     let kind = (arguments.block_size, !arguments.no_double_quant);
     let result =

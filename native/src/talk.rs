@@ -14,7 +14,7 @@ use pollster::block_on;
 use crate::progress::spinner;
 
 /// Loads a base model with a spinner that names each tensor.
-pub fn load_base<B: Ops>(folder: &Path, base: BaseWeights, device: &B::Device) -> Result<Transformer<B>> {
+pub(crate) fn load_base<B: Ops>(folder: &Path, base: BaseWeights, device: &B::Device) -> Result<Transformer<B>> {
     let bar = spinner(&format!("loading {}", folder.display()));
     let model = load(folder, base, device, &mut |path| bar.set_message(path.to_string()));
     bar.finish_and_clear();
@@ -22,18 +22,18 @@ pub fn load_base<B: Ops>(folder: &Path, base: BaseWeights, device: &B::Device) -
 }
 
 /// A model and its tokenizer.
-pub struct Talker<'a, B: Ops> {
+pub(crate) struct Talker<'a, B: Ops> {
     /// The model, with its adapter if it has one.
-    pub model: &'a Transformer<B>,
+    pub(crate) model: &'a Transformer<B>,
     /// The tokenizer of the base model.
-    pub tokenizer: &'a Tokenizer,
+    pub(crate) tokenizer: &'a Tokenizer,
     /// How tokens are chosen.
-    pub sampling: Sampling,
+    pub(crate) sampling: Sampling,
 }
 
 impl<B: Ops> Talker<'_, B> {
     /// Continues `text`; `show` sees each piece as it comes.
-    pub fn continue_text(&self, text: &str, add_special: bool, mut show: impl FnMut(&str)) -> Result<String> {
+    pub(crate) fn continue_text(&self, text: &str, add_special: bool, mut show: impl FnMut(&str)) -> Result<String> {
         let prompt = self.tokenizer.encode(text, add_special)?;
         let mut decoder = StreamDecoder::new(self.tokenizer);
         let (mut answer, mut failure) = (String::new(), None);
@@ -61,14 +61,14 @@ impl<B: Ops> Talker<'_, B> {
     }
 
     /// Answers a conversation.
-    pub fn answer(&self, messages: &[Message], show: impl FnMut(&str)) -> Result<String> {
+    pub(crate) fn answer(&self, messages: &[Message], show: impl FnMut(&str)) -> Result<String> {
         let text = self.tokenizer.render_chat(messages, true)?;
         self.continue_text(&text, false, show)
     }
 }
 
 /// Attaches an adapter for inference, and says so when it was made for another base.
-pub fn attach_adapter<B: Ops>(model: &mut Transformer<B>, folder: &Path, base: &str) -> Result<()> {
+pub(crate) fn attach_adapter<B: Ops>(model: &mut Transformer<B>, folder: &Path, base: &str) -> Result<()> {
     let config = load_adapter(model, folder, false)?;
     if let Some(trained_on) =
         config.base_model_name_or_path.filter(|name| name.trim_end_matches('/') != base.trim_end_matches('/'))

@@ -21,7 +21,7 @@ use crate::progress::Progress;
 use crate::talk::{Talker, load_base};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// TOML file that describes the run
     recipe: PathBuf,
     /// Folder of the base model
@@ -83,7 +83,7 @@ impl Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let recipe: Recipe = load_recipe(&arguments.recipe, &arguments.overrides()?)?;
     let choice = arguments.device.map_or_else(|| Choice::parse(&recipe.device), Ok)?;
     device::run(choice, Train(recipe))
