@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 
+import blocks  # noqa: F401, before anything decodes
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file

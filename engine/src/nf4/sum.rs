@@ -57,6 +57,9 @@ fn rows(vectors: &[Lanes]) -> [Lanes; ROWS] {
 
 /// The sum in torch's order.
 fn sum(values: &[f32]) -> f32 {
+    if values.len() < LANES {
+        return short_sum(values);
+    }
     let vectors: Vec<Lanes> = values.chunks_exact(LANES).map(|chunk| std::array::from_fn(|i| chunk[i])).collect();
     let [mut lanes, second, third, fourth] = rows(&vectors);
     for vector in &vectors[vectors.len() / ROWS * ROWS..] {
@@ -68,6 +71,16 @@ fn sum(values: &[f32]) -> f32 {
     let tail = &values[vectors.len() * LANES..];
     let mut total = 0.0;
     for value in tail.iter().chain(&lanes) {
+        total += value;
+    }
+    total
+}
+
+/// Fewer elements than lanes: four partial sums of one group, the rest added to the first of them.
+fn short_sum(values: &[f32]) -> f32 {
+    let (group, rest) = values.split_at(values.len() / ROWS * ROWS);
+    let mut total = group.first().copied().unwrap_or(0.0);
+    for value in rest.iter().chain(group.get(1..).unwrap_or(&[])) {
         total += value;
     }
     total
