@@ -1,13 +1,15 @@
 //! Tiny random Llama models on the CPU against transformers + PEFT + bitsandbytes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use halfbyte::backends::Cpu;
-use halfbyte::data::Batch;
-use halfbyte::files::{load_adapter, save_adapter};
+use halfbyte::data::{Batch, Dataset};
+use halfbyte::files::{load_adapter, quantize_folder, save_adapter};
 use halfbyte::generate::{Sampling, generate};
-use halfbyte::lora::trainable_line;
-use halfbyte::train::{Recompute, backpropagate, whole_graph};
+use halfbyte::lora::{attach, trainable_line};
+use halfbyte::model::{Transformer, load};
+use halfbyte::text::Tokenizer;
+use halfbyte::train::{Recipe, Recompute, Trainer, backpropagate, load_recipe, whole_graph};
 use halfbyte_tests::reference::{
     MODELS, NF4, batch, expected, golden_batch, gradients_match, logits_match, model, tokens, values, with_adapter,
 };
@@ -157,4 +159,41 @@ fn the_curve_follows_the_reference_for_twenty_steps() {
         let error = relative_error(&norms, &expected.floats("curve_grad_norm"));
         assert!(error < 1e-3, "{name}: gradient norms are off by {error:.1e}");
     }
+}
+
+/// The shipped model quantized to a folder, and an adapter trained on it. What is written to `out/check` is compared with
+/// PEFT and bitsandbytes by `cargo xtask golden`.
+#[test]
+fn what_is_written_is_what_was_computed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (base, out) = (root.join("models/wordnet-4m"), root.join("out/check"));
+    let (tokenizer, device) = (Tokenizer::from_folder(&base).expect("a tokenizer"), Default::default());
+    let mut recipe: Recipe = load_recipe(&root.join("recipes/kinds.toml"), &[]).expect("a recipe");
+    recipe.training.max_steps = 10;
+    recipe.lora.use_rslora = true;
+    let ids = tokenizer.encode("Question: What is this: a person who bakes bread?\nAnswer:", true).expect("tokens");
+    let logits = |model: &Transformer<Cpu>| values(model.logits(&ids, 1));
+    let open = |folder: &Path| load::<Cpu>(folder, NF4, &device, &mut |_| {}).expect("a model");
+    quantize_folder(&base, &out.join("model"), (64, true), &mut |_| {}).expect("a quantized folder");
+    let (mut model, of_base) = (open(&base), logits(&open(&out.join("model"))));
+    assert_eq!(logits(&model), of_base);
+
+    attach(&mut model, &recipe.lora, recipe.seed).expect("an adapter");
+    assert_eq!(logits(&model), of_base, "a new adapter changes nothing");
+    let data = Dataset::load(&root.join(&recipe.data.train), &tokenizer, 128, recipe.data.train_on).expect("data");
+    let mut trainer = Trainer::new(model, data, recipe.training, recipe.seed).expect("a trainer");
+    let mut losses = Vec::new();
+    while let Some(metrics) = block_on(trainer.step()).expect("a finite step") {
+        losses.push(metrics.loss);
+    }
+    assert!(losses[9] < losses[0], "{losses:?}");
+    let folder = out.join("adapter");
+    block_on(save_adapter(trainer.model_mut(), &recipe.lora, "models/wordnet-4m", &folder)).expect("an adapter");
+    let adapted = logits(trainer.model());
+    let mut again = open(&base);
+    load_adapter(&mut again, &folder, false).expect("an adapter");
+    assert_eq!(logits(&again), adapted);
+    assert!(relative_error(&adapted, &of_base) > 0.01);
+    let json = serde_json::json!({ "ids": ids, "base": of_base, "adapted": adapted });
+    halfbyte::files::write_atomic(out.join("logits.json"), json.to_string().as_bytes()).expect("a file");
 }

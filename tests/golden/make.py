@@ -6,9 +6,11 @@ import torch
 
 import llama
 import nf4
+import text
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     here = pathlib.Path(__file__).parent
     nf4.main(here / "nf4")
+    text.main(here / "text")
     llama.main(here)

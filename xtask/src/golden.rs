@@ -1,4 +1,5 @@
-//! `cargo xtask golden`: makes the test fixtures anew with the Python reference (transformers, PEFT, bitsandbytes).
+//! `cargo xtask golden`: makes the test fixtures anew with the Python reference (transformers, PEFT, bitsandbytes), and
+//! has the reference load what Halfbyte writes.
 
 use std::path::Path;
 
@@ -6,7 +7,8 @@ use anyhow::{Result, ensure};
 
 use crate::command::Step;
 
-/// Makes `.venv` from `tests/golden/requirements.txt` when it is missing, then runs `tests/golden/make.py`.
+/// Makes `.venv` from `tests/golden/requirements.txt` when it is missing, runs `tests/golden/make.py`,
+/// and checks that transformers and PEFT read what Halfbyte writes.
 pub(crate) fn make(root: &Path) -> Result<()> {
     let python = root.join(if cfg!(windows) { ".venv/Scripts/python.exe" } else { ".venv/bin/python" });
     let python = python.to_string_lossy();
@@ -20,5 +22,8 @@ pub(crate) fn make(root: &Path) -> Result<()> {
             return Err(error);
         }
     }
-    Step::new("make the fixtures", &[&python, "tests/golden/make.py"]).run(root)
+    Step::new("make the fixtures", &[&python, "tests/golden/make.py"]).run(root)?;
+    let test = "cargo test --release -p halfbyte-tests --test llama what_is_written_is_what_was_computed";
+    Step::line("write a model and an adapter for the reference", test).run(root)?;
+    Step::new("compare them in the reference", &[&python, "tests/golden/check.py"]).run(root)
 }

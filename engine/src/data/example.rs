@@ -41,30 +41,27 @@ pub fn tokenize(
     train_on: TrainOn,
 ) -> Result<Option<Example>> {
     let eos = tokenizer.eos_token().unwrap_or_default();
-    let (text, spans, special) = match record {
-        Record::Text(text) => (format!("{text}{eos}"), vec![0..text.len() + eos.len()], true),
-        Record::PromptCompletion { prompt, completion } => {
-            let text = format!("{prompt}{completion}{eos}");
-            let start = if train_on == TrainOn::All { 0 } else { prompt.len() };
-            let end = text.len();
-            (text, vec![start..end], true)
-        }
-        Record::Messages(messages) => {
-            let text = tokenizer.render_chat(messages, false)?;
-            let spans = match train_on {
-                TrainOn::All => vec![0..text.len()],
-                TrainOn::Completion => spans(messages, tokenizer, &text)?.pop().into_iter().collect(),
-                TrainOn::Assistant => spans(messages, tokenizer, &text)?,
-            };
-            (text, spans, false)
-        }
+    let text = match record {
+        Record::Text(text) => format!("{text}{eos}"),
+        Record::PromptCompletion { prompt, completion } => format!("{prompt}{completion}{eos}"),
+        Record::Messages(messages) => tokenizer.render_chat(messages, false)?,
     };
+    let spans = match (record, train_on) {
+        (Record::Text(_), _) | (_, TrainOn::All) => vec![(0, text.len())],
+        (Record::PromptCompletion { prompt, .. }, _) => vec![(prompt.len(), text.len())],
+        (Record::Messages(messages), TrainOn::Completion) => {
+            answers(messages, tokenizer, &text)?.pop().into_iter().collect()
+        }
+        (Record::Messages(messages), TrainOn::Assistant) => answers(messages, tokenizer, &text)?,
+    };
+    // A template writes the special tokens itself.
+    let special = !matches!(record, Record::Messages(_));
     let (mut tokens, offsets) = tokenizer.encode_with_offsets(&text, special)?;
     tokens.truncate(max_length);
     // A token is trained when it lies in a span: the rest of a token that begins before it belongs to the prompt. Tokens
     // that the tokenizer adds itself have no bytes.
     let inside = |range: &(usize, usize)| {
-        range.0 < range.1 && spans.iter().any(|span| span.start <= range.0 && range.0 < span.end)
+        range.0 < range.1 && spans.iter().any(|(start, end)| (*start..*end).contains(&range.0))
     };
     let mut trained: Vec<bool> = offsets.iter().take(tokens.len()).map(inside).collect();
     if let Some(first) = trained.first_mut() {
@@ -74,7 +71,7 @@ pub fn tokenize(
 }
 
 /// The bytes of each answer in the rendered conversation, its end-of-turn mark included.
-fn spans(messages: &[Message], tokenizer: &Tokenizer, text: &str) -> Result<Vec<std::ops::Range<usize>>> {
+fn answers(messages: &[Message], tokenizer: &Tokenizer, text: &str) -> Result<Vec<(usize, usize)>> {
     let mut spans = Vec::new();
     for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
         let before = tokenizer.render_chat(&messages[..i], true)?;
@@ -85,7 +82,7 @@ fn spans(messages: &[Message], tokenizer: &Tokenizer, text: &str) -> Result<Vec<
             return Err(Error::Invalid(format!("message {i} ({}): {reason}", message.role)));
         }
         // White space after the last mark of the turn is layout between turns.
-        spans.push(before.len()..through.trim_end().len().max(before.len()));
+        spans.push((before.len(), through.trim_end().len().max(before.len())));
     }
     Ok(spans)
 }

@@ -1,6 +1,6 @@
 //! Chat templates, rendered as transformers renders them (`apply_chat_template`).
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error as JinjaError, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
@@ -51,6 +51,12 @@ impl ChatTemplate {
         });
         environment.add_function("strftime_now", |format: String| today(&format));
         environment.add_filter("tojson", to_json);
+        environment.set_formatter(|out, state, value| match value.kind() {
+            ValueKind::Bool if value.is_true() => out.write_str("True").map_err(JinjaError::from),
+            ValueKind::Bool => out.write_str("False").map_err(JinjaError::from),
+            ValueKind::None => out.write_str("None").map_err(JinjaError::from),
+            _ => minijinja::escape_formatter(out, state, value),
+        });
         // `{% generation %}` marks answers for transformers' masks; masks here come from rendering prefixes.
         let source = without_generation_tags(source);
         environment

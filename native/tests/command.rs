@@ -1,0 +1,194 @@
+//! The command as a user runs it, on the CPU.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+const MODEL: &str = "models/wordnet-4m";
+
+/// The command, to be run at the root of the workspace.
+fn halfbyte(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_halfbyte"));
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What it prints when all goes well.
+fn works(arguments: &[&str]) -> String {
+    let Output { status, stdout, stderr } = halfbyte(arguments).output().expect("the command starts");
+    assert!(status.success(), "{arguments:?}: {}", text(&stderr));
+    text(&stdout)
+}
+
+/// What it says when it refuses; never a panic.
+fn refuses(arguments: &[&str]) -> String {
+    let Output { status, stderr, .. } = halfbyte(arguments).output().expect("the command starts");
+    let message = text(&stderr);
+    assert!(!status.success() && !message.contains("panicked"), "{arguments:?}: {message}");
+    message
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn name(path: &Path) -> &str {
+    path.to_str().expect("a temporary folder's name is UTF-8")
+}
+
+/// `train` on a few examples for a few steps.
+fn training<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let short = ["train", "recipes/kinds.toml", "--device", "cpu", "--output", output, "--set", "data.test=", "--set"];
+    [&short[..], &["show.max_new_tokens=4", "--batch-size", "2"], more].concat()
+}
+
+#[test]
+fn a_run_leaves_an_adapter_its_metrics_and_a_chart_and_can_be_repeated() {
+    let folder = folder();
+    let outputs: Vec<PathBuf> = ["a", "b"].iter().map(|name| folder.path().join(name)).collect();
+    for output in &outputs {
+        let printed = works(&training(name(output), &["--max-steps", "4", "--set", "lora.lora_dropout=0.1"]));
+        assert!(printed.contains("trainable params: ") && printed.contains("before: "), "{printed}");
+    }
+    let read = |output: &PathBuf, file: &str| fs::read(output.join(file)).expect(file);
+    let [a, b] = ["adapter/adapter_model.safetensors", "loss.svg"].map(|f| (read(&outputs[0], f), read(&outputs[1], f)));
+    assert_eq!(a.0, a.1, "the same seed gives the same adapter, bit by bit");
+    assert_eq!(b.0, b.1);
+    let metrics = text(&read(&outputs[0], "metrics.jsonl"));
+    let steps: Vec<serde_json::Value> = metrics.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!(steps.iter().filter(|line| line["step"].is_u64()).count(), 4);
+    assert!(steps[3]["learning_rate"].as_f64() < steps[0]["learning_rate"].as_f64(), "{metrics}");
+    // The recipe as it was run, flags included, runs again.
+    let recipe = outputs[0].join("recipe.toml");
+    let again = folder.path().join("c");
+    works(&["train", name(&recipe), "--device", "cpu", "--output", name(&again)]);
+    assert_eq!(read(&again, "adapter/adapter_model.safetensors"), a.0);
+}
+
+#[test]
+fn a_killed_run_leaves_a_whole_adapter_or_none() {
+    let folder = folder();
+    let output = folder.path().join("run");
+    let adapter = output.join("adapter");
+    let mut whole = 0;
+    for attempt in 0..24 {
+        let mut child = halfbyte(&training(name(&output), &["--max-steps", "1"]))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the command starts");
+        std::thread::sleep(Duration::from_millis(40 * attempt));
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+        if adapter.exists() {
+            let shown = works(&["inspect", name(&adapter)]);
+            assert!(shown.contains("LoRA"), "{shown}");
+            whole += 1;
+        }
+    }
+    works(&training(name(&output), &["--max-steps", "1"]));
+    assert!(adapter.join("adapter_config.json").exists(), "after {whole} whole adapters");
+    let left: Vec<_> = fs::read_dir(&output).expect("the output").map(|e| e.expect("an entry").file_name()).collect();
+    assert_eq!(left.len(), 4, "adapter, loss.svg, metrics.jsonl, recipe.toml and no scraps: {left:?}");
+}
+
+#[test]
+fn a_step_that_is_not_finite_stops_with_the_last_good_adapter() {
+    let folder = folder();
+    let output = folder.path().join("run");
+    let much = ["--max-steps", "20", "--learning-rate", "1e25", "--set", "training.warmup_ratio=0"];
+    let message = refuses(&training(name(&output), &much));
+    assert!(message.contains("the last good adapter is in") && message.contains("learning_rate"), "{message}");
+    assert!(works(&["inspect", name(&output.join("adapter"))]).contains("LoRA"));
+}
+
+#[test]
+fn mistakes_are_answered_with_their_place_and_their_cure() {
+    let message = refuses(&["train", "recipes/kinds.toml", "--set", "lora.rank=3"]);
+    assert!(message.contains("recipes/kinds.toml: `lora.rank`: unknown key"), "{message}");
+    let message = refuses(&["train", "recipes/kinds.toml", "--set", "training.learnin_rate=3"]);
+    assert!(message.contains("did you mean `learning_rate`?"), "{message}");
+    assert!(refuses(&["train", "nowhere.toml"]).contains("nowhere.toml"));
+    assert!(refuses(&["train", "recipes/kinds.toml", "--device", "cpu", "--model", "no/model"]).contains("tokenizer.json"));
+    assert!(refuses(&["train", "recipes/kinds.toml", "--set", "device=tpu"]).contains("known are auto, cuda, wgpu"));
+
+    let folder = folder();
+    let data = folder.path().join("data.jsonl");
+    fs::write(&data, "{\"text\": \"fine\"}\n{\"text\": 3}\n").expect("a file");
+    let output = folder.path().join("run");
+    let message = refuses(&training(name(&output), &["--train", name(&data)]));
+    assert!(message.contains("data.jsonl:2: `text` must be a string"), "{message}");
+    assert!(!output.exists(), "bad data is found before anything is written");
+    let targets = r#"lora.target_modules=["q_proj","qq_proj"]"#;
+    let message = refuses(&training(name(&output), &["--set", targets]));
+    assert!(message.contains("qq_proj"), "{message}");
+}
+
+#[test]
+fn broken_models_and_adapters_are_refused() {
+    let folder = folder();
+    let copy = folder.path().join("model");
+    fs::create_dir(&copy).expect("a folder");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(MODEL);
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        fs::copy(root.join(file), copy.join(file)).expect(file);
+    }
+    let ask = ["generate", name(&copy), "--device", "cpu", "--prompt", "a"];
+    assert!(refuses(&ask).contains("safetensors"));
+    let mut weights = fs::read(root.join("model.safetensors")).expect("the shipped model");
+    weights.truncate(weights.len() / 2);
+    fs::write(copy.join("model.safetensors"), &weights).expect("a file");
+    assert!(refuses(&ask).contains("model.safetensors"));
+    weights[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    fs::write(copy.join("model.safetensors"), &weights).expect("a file");
+    assert!(refuses(&ask).contains("model.safetensors"));
+    let message = refuses(&["generate", MODEL, "--device", "cpu", "--prompt", "a", "--adapter", name(&copy)]);
+    assert!(message.contains("adapter_config.json"), "{message}");
+}
+
+#[test]
+fn a_quantized_model_answers_as_its_original_does() {
+    let folder = folder();
+    let target = folder.path().join("nf4");
+    works(&["quantize", MODEL, name(&target)]);
+    let ask = |model: &str, more: &[&str]| {
+        let plain = ["generate", model, "--device", "cpu", "--prompt", "a small bird", "--raw", "--max-new-tokens", "24"];
+        works(&[&plain[..], more].concat())
+    };
+    let answer = ask(MODEL, &[]);
+    assert!(answer.trim().len() > 20, "{answer}");
+    assert_eq!(ask(name(&target), &[]), answer);
+    let sampled = ["--temperature", "0.9", "--top-k", "50", "--top-p", "0.9", "--repetition-penalty", "1.1"];
+    let seeded = |seed| ask(MODEL, &[&sampled[..], &["--seed", seed]].concat());
+    assert_eq!(seeded("1"), seeded("1"));
+    assert_ne!(seeded("1"), seeded("2"));
+    assert!(works(&["inspect", name(&target)]).contains("NF4"));
+    assert!(fs::metadata(target.join("model.safetensors")).expect("weights").len() < 5_000_000);
+}
+
+#[test]
+fn a_chat_is_read_line_by_line() {
+    let folder = folder();
+    let lines = folder.path().join("lines");
+    fs::write(&lines, "What is a cat?\n\nAnd a tree?\n").expect("a file");
+    let mut command = halfbyte(&["generate", MODEL, "--device", "cpu", "--max-new-tokens", "8"]);
+    let output = command.stdin(fs::File::open(&lines).expect("a file")).output().expect("the command starts");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).lines().count() >= 2);
+}
+
+#[test]
+fn plans_and_devices_are_listed() {
+    let plan = works(&["memory", "llama-3.1-8b"]);
+    assert!(plan.contains("QLoRA") && plan.contains("8030261248"), "{plan}");
+    assert!(works(&["memory", MODEL]).contains("4000000"));
+    assert!(refuses(&["memory", "llama-9-900b"]).contains("llama-3.1-8b"));
+    assert!(works(&["devices"]).lines().any(|line| line.starts_with("cpu")));
+}
