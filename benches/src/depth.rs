@@ -26,7 +26,9 @@ const RANK: usize = 8;
 
 fn main() -> Result<()> {
     println!("hidden {HIDDEN}, {ROWS} x {TOKENS} tokens, rank {RANK}; MiB");
-    println!("| layers | held between steps | step, layers computed again | of which per-layer input and gradients | step, graphs kept |");
+    println!(
+        "| layers | held between steps | step, layers computed again | of which per-layer input and gradients | step, graphs kept |"
+    );
     println!("|---|---|---|---|---|");
     for layers in [2, 4, 8, 16, 32] {
         let folder = tempfile::tempdir()?;

@@ -58,7 +58,8 @@ fn a_run_leaves_an_adapter_its_metrics_and_a_chart_and_can_be_repeated() {
         assert!(printed.contains("trainable params: ") && printed.contains("before: "), "{printed}");
     }
     let read = |output: &PathBuf, file: &str| fs::read(output.join(file)).expect(file);
-    let [a, b] = ["adapter/adapter_model.safetensors", "loss.svg"].map(|f| (read(&outputs[0], f), read(&outputs[1], f)));
+    let [a, b] =
+        ["adapter/adapter_model.safetensors", "loss.svg"].map(|f| (read(&outputs[0], f), read(&outputs[1], f)));
     assert_eq!(a.0, a.1, "the same seed gives the same adapter, bit by bit");
     assert_eq!(b.0, b.1);
     let metrics = text(&read(&outputs[0], "metrics.jsonl"));
@@ -116,7 +117,9 @@ fn mistakes_are_answered_with_their_place_and_their_cure() {
     let message = refuses(&["train", "recipes/kinds.toml", "--set", "training.learnin_rate=3"]);
     assert!(message.contains("did you mean `learning_rate`?"), "{message}");
     assert!(refuses(&["train", "nowhere.toml"]).contains("nowhere.toml"));
-    assert!(refuses(&["train", "recipes/kinds.toml", "--device", "cpu", "--model", "no/model"]).contains("tokenizer.json"));
+    assert!(
+        refuses(&["train", "recipes/kinds.toml", "--device", "cpu", "--model", "no/model"]).contains("tokenizer.json")
+    );
     assert!(refuses(&["train", "recipes/kinds.toml", "--set", "device=tpu"]).contains("known are auto, cuda, wgpu"));
 
     let folder = folder();
@@ -159,7 +162,8 @@ fn a_quantized_model_answers_as_its_original_does() {
     let target = folder.path().join("nf4");
     works(&["quantize", MODEL, name(&target)]);
     let ask = |model: &str, more: &[&str]| {
-        let plain = ["generate", model, "--device", "cpu", "--prompt", "a small bird", "--raw", "--max-new-tokens", "24"];
+        let plain =
+            ["generate", model, "--device", "cpu", "--prompt", "a small bird", "--raw", "--max-new-tokens", "24"];
         works(&[&plain[..], more].concat())
     };
     let answer = ask(MODEL, &[]);

@@ -56,14 +56,16 @@ pub fn tokenize(
     };
     // A template writes the special tokens itself.
     let special = !matches!(record, Record::Messages(_));
-    let (mut tokens, offsets) = tokenizer.encode_with_offsets(&text, special)?;
+    let (mut tokens, mut offsets): (Vec<_>, Vec<_>) =
+        tokenizer.encode_with_offsets(&text, special)?.into_iter().unzip();
     tokens.truncate(max_length);
+    offsets.truncate(max_length);
     // A token is trained when it lies in a span: the rest of a token that begins before it belongs to the prompt. Tokens
     // that the tokenizer adds itself have no bytes.
     let inside = |range: &(usize, usize)| {
         range.0 < range.1 && spans.iter().any(|(start, end)| (*start..*end).contains(&range.0))
     };
-    let mut trained: Vec<bool> = offsets.iter().take(tokens.len()).map(inside).collect();
+    let mut trained: Vec<bool> = offsets.iter().map(inside).collect();
     if let Some(first) = trained.first_mut() {
         *first = false;
     }

@@ -72,8 +72,11 @@ pub fn nf4_weight(file: &Checkpoint, name: &str, shape: [usize; 2]) -> Result<Op
     Ok(Some(data))
 }
 
+/// A tensor to be written: its name, dtype, shape and bytes.
+type Named = (String, Dtype, Vec<usize>, Vec<u8>);
+
 /// The tensors that a quantized weight is stored as.
-fn encode(name: &str, data: &Nf4Data, dtype: &str) -> Result<Vec<(String, Dtype, Vec<usize>, Vec<u8>)>> {
+fn encode(name: &str, data: &Nf4Data, dtype: &str) -> Result<Vec<Named>> {
     let mut state = State {
         quant_type: "nf4".into(),
         blocksize: data.block_size,
@@ -107,7 +110,7 @@ fn encode(name: &str, data: &Nf4Data, dtype: &str) -> Result<Vec<(String, Dtype,
 /// Shards on their way to a folder.
 struct Shards<'a> {
     folder: &'a Path,
-    pending: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+    pending: Vec<Named>,
     bytes: usize,
     total: usize,
     weight_map: Vec<(String, usize)>,

@@ -48,7 +48,7 @@ pub async fn generate<B: Ops>(
         let fresh = &tokens[seen..];
         let pass = model.pass(1, fresh.len(), seen);
         let hidden = model.hidden(fresh, &pass, Some(&mut cache));
-        let last = hidden.slice([fresh.len() - 1..fresh.len()]);
+        let last = hidden.narrow(0, fresh.len() - 1, 1);
         let mut logits = read(model.head.forward(last)).await?;
         seen = tokens.len();
         let token = sampler.pick(&mut logits, &tokens);

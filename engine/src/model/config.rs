@@ -136,12 +136,12 @@ impl ModelConfig {
                 return Err(Error::key(path, key, format!("{value} is out of range; it must lie in 1..=16777216")));
             }
         }
-        if raw.num_attention_heads % kv_heads != 0 {
+        if !raw.num_attention_heads.is_multiple_of(kv_heads) {
             let reason = format!("{kv_heads} does not divide num_attention_heads = {}", raw.num_attention_heads);
             return Err(Error::key(path, "num_key_value_heads", reason));
         }
         let head_dim = raw.head_dim.unwrap_or(raw.hidden_size / raw.num_attention_heads);
-        if head_dim == 0 || head_dim % 2 != 0 || head_dim > 1 << 16 {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) || head_dim > 1 << 16 {
             return Err(Error::key(
                 path,
                 "head_dim",

@@ -96,16 +96,16 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails on the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        Ok(self.encode_with_offsets(text, add_special_tokens)?.0)
+        Ok(self.encode_with_offsets(text, add_special_tokens)?.into_iter().map(|(id, _)| id).collect())
     }
 
-    /// Token ids, and the range of bytes that each comes from.
+    /// The same, each token with the range of bytes that it comes from.
     ///
     /// # Errors
     /// When the tokenizer fails on the text.
-    pub fn encode_with_offsets(&self, text: &str, add_special_tokens: bool) -> Result<(Vec<u32>, Vec<(usize, usize)>)> {
+    pub fn encode_with_offsets(&self, text: &str, add_special_tokens: bool) -> Result<Vec<(u32, (usize, usize))>> {
         let encoding = self.inner.encode(text, add_special_tokens).map_err(|e| self.failed("encode a text", e))?;
-        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec()))
+        Ok(encoding.get_ids().iter().copied().zip(encoding.get_offsets().iter().copied()).collect())
     }
 
     /// Token ids to text.
