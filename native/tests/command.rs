@@ -65,7 +65,7 @@ fn a_run_leaves_an_adapter_its_metrics_and_a_chart_and_can_be_repeated() {
     let metrics = text(&read(&outputs[0], "metrics.jsonl"));
     let steps: Vec<serde_json::Value> = metrics.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     assert_eq!(steps.iter().filter(|line| line["step"].is_u64()).count(), 4);
-    assert!(steps[3]["learning_rate"].as_f64() < steps[0]["learning_rate"].as_f64(), "{metrics}");
+    assert!(steps[3]["learning_rate"].as_f64() < steps[1]["learning_rate"].as_f64(), "{metrics}");
     // The recipe as it was run, flags included, runs again.
     let recipe = outputs[0].join("recipe.toml");
     let again = folder.path().join("c");

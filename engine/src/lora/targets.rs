@@ -32,17 +32,32 @@ impl Matcher {
     fn matches(&self, path: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Names(names) => names.iter().any(|n| path == n || path.ends_with(&format!(".{n}"))),
+            Self::Names(names) => names.iter().any(|name| is_named(path, name)),
             Self::Pattern(regex) => regex.is_match(path).unwrap_or(false),
         }
     }
+
+    /// What was asked for and is not among these layers. PEFT passes over such a name; here it is taken for a mistake.
+    fn missing<'a>(&'a self, paths: &[String]) -> Option<&'a str> {
+        match self {
+            Self::Names(names) => {
+                names.iter().find(|name| !paths.iter().any(|path| is_named(path, name))).map(String::as_str)
+            }
+            _ => (!paths.iter().any(|path| self.matches(path))).then_some("the pattern"),
+        }
+    }
+}
+
+/// Whether a layer's path ends with this name.
+fn is_named(path: &str, name: &str) -> bool {
+    path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Gives every targeted layer an adapter with PEFT's initial values: `A` Kaiming-uniform with `a = sqrt(5)`, which is
 /// uniform in `±1 / sqrt(in)`, and `B` zero. Each layer's values depend on the seed and its path alone.
 ///
 /// # Errors
-/// When the configuration is out of range or targets no layer.
+/// When the configuration is out of range, or what it targets is not in the model; the model is unchanged then.
 pub fn attach<B: Ops>(model: &mut Transformer<B>, config: &LoraConfig, seed: u64) -> Result<()> {
     if config.r == 0 {
         return Err(Error::Invalid("lora: r = 0 trains nothing; use 4 to 64".into()));
@@ -52,13 +67,17 @@ pub fn attach<B: Ops>(model: &mut Transformer<B>, config: &LoraConfig, seed: u64
     }
     let matcher = Matcher::new(&config.target_modules)?;
     let device = model.device();
-    let mut names = Vec::new();
-    let mut attached = 0;
-    for (path, linear) in model.linears_mut() {
-        names.push(path.rsplit('.').next().unwrap_or_default().to_string());
-        if !matcher.matches(&path) {
-            continue;
-        }
+    let paths: Vec<String> = model.linears_mut().map(|(path, _)| path).collect();
+    if let Some(missing) = matcher.missing(&paths) {
+        let mut names: Vec<&str> = paths.iter().filter_map(|path| path.rsplit('.').next()).collect();
+        names.sort_unstable();
+        names.dedup();
+        return Err(Error::Invalid(format!(
+            "target_modules: {missing} matches no layer; this model's linear layers are: {}",
+            names.join(", ")
+        )));
+    }
+    for (path, linear) in model.linears_mut().filter(|(path, _)| matcher.matches(path)) {
         let [out, input] = linear.weight.shape();
         let place = place(&path);
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ place);
@@ -72,13 +91,6 @@ pub fn attach<B: Ops>(model: &mut Transformer<B>, config: &LoraConfig, seed: u64
             dropout: config.lora_dropout,
             place,
         });
-        attached += 1;
-    }
-    if attached == 0 {
-        names.sort();
-        names.dedup();
-        let reason = format!("target_modules matches no layer; this model's linear layers are: {}", names.join(", "));
-        return Err(Error::Invalid(reason));
     }
     Ok(())
 }

@@ -51,7 +51,8 @@ fn checks(quick: bool) -> Vec<Check> {
         ("a Vulkan adapter in software", Box::new(tools::software_vulkan)),
         // Release, as the tests are: the dependencies are built once.
         command(Step::line("clippy", "cargo clippy --release --workspace --all-targets -- -D warnings")),
-        command(Step::line("tests", "cargo test --release --workspace")),
+        // Tuning on a rasterizer takes minutes and says nothing about a GPU.
+        command(Step::line("tests", "cargo test --release --workspace").with("CUBECL_AUTOTUNE_LEVEL", "0")),
     ];
     if !quick {
         checks.extend([
