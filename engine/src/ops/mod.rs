@@ -1,7 +1,7 @@
 //! The tensor operations that Burn lacks, as one trait over its backends.
 //!
-//! [`Ops`] is implemented for the CPU ([`cpu`]), for CubeCL's runtimes ([`cube`]), for fusion ([`fusion`]) and for
-//! autodiff ([`autodiff`]); model code is generic over it and never asks what it runs on.
+//! [`Ops`] is implemented for the CPU, for CubeCL's runtimes, for fusion and for autodiff; model code is generic over it
+//! and never asks what it runs on.
 
 mod autodiff;
 #[cfg(feature = "cpu")]
@@ -59,7 +59,7 @@ impl Product {
 
 /// The operations on 4-bit weights and the fused blocks of a decoder layer, for a backend.
 ///
-/// The functions of the same names in this module take [`Tensor`](burn::tensor::Tensor)s and say shapes; a `*_backward`
+/// The functions of the same names in this module take [`Tensor`]s and say shapes; a `*_backward`
 /// gives the gradients of its namesake's tensors from that of its result.
 pub trait Ops: Backend {
     /// The whole weight, decoded: f32 `[out, in]`.
