@@ -172,7 +172,7 @@ fn what_is_written_is_what_was_computed() {
     recipe.training.max_steps = 10;
     recipe.lora.use_rslora = true;
     let ids = tokenizer.encode("Question: What is this: a person who bakes bread?\nAnswer:", true).expect("tokens");
-    let logits = |model: &Transformer<Cpu>| values(model.logits(&ids, 1));
+    let logits = |model: &Transformer<Cpu>| values(model.logits(&ids, &[ids.len()]));
     let open = |folder: &Path| load::<Cpu>(folder, NF4, &device, &mut |_| {}).expect("a model");
     quantize_folder(&base, &out.join("model"), (64, true), &mut |_| {}).expect("a quantized folder");
     let (mut model, of_base) = (open(&base), logits(&open(&out.join("model"))));

@@ -5,42 +5,29 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Example;
 
-/// Examples side by side, padded on the right to the longest.
+/// Examples one after another, with nothing between them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Examples.
-    pub rows: usize,
-    /// Tokens of the longest.
-    pub length: usize,
-    /// `rows * length` tokens. What stands in the padding does not matter: attention is causal, and nothing after the
-    /// padding is trained.
-    pub tokens: Vec<u32>,
-    /// Where the loss is taken: a position in `0..rows * length`, and the token that must be predicted there.
-    pub targets: Vec<(usize, u32)>,
     /// Tokens of each example.
     pub lengths: Vec<usize>,
+    /// The tokens of all.
+    pub tokens: Vec<u32>,
+    /// Where the loss is taken: a position in `tokens`, and the token that must be predicted there.
+    pub targets: Vec<(usize, u32)>,
 }
 
 impl Batch {
     /// Puts examples together.
-    pub fn collate(examples: &[&Example]) -> Self {
-        let rows = examples.len();
-        let lengths: Vec<usize> = examples.iter().map(|e| e.tokens.len()).collect();
-        let length = lengths.iter().copied().max().unwrap_or(0);
-        let mut tokens = vec![0; rows * length];
-        let mut targets = Vec::new();
-        for (row, example) in examples.iter().enumerate() {
-            let start = row * length;
-            tokens[start..start + example.tokens.len()].copy_from_slice(&example.tokens);
+    pub fn collate<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
+        let mut batch = Self { lengths: Vec::new(), tokens: Vec::new(), targets: Vec::new() };
+        for example in examples {
+            let start = batch.tokens.len();
             let trained = example.tokens.iter().zip(&example.trained).enumerate().skip(1).filter(|(_, (_, t))| **t);
-            targets.extend(trained.map(|(i, (token, _))| (start + i - 1, *token)));
+            batch.targets.extend(trained.map(|(i, (token, _))| (start + i - 1, *token)));
+            batch.tokens.extend(&example.tokens);
+            batch.lengths.push(example.tokens.len());
         }
-        Self { rows, length, tokens, targets, lengths }
-    }
-
-    /// Tokens, padding left out.
-    pub fn input_tokens(&self) -> usize {
-        self.lengths.iter().sum()
+        batch
     }
 }
 
@@ -107,9 +94,9 @@ mod tests {
     fn targets_are_the_trained_tokens_one_position_earlier() {
         let a = Example { tokens: vec![5, 6, 7], trained: vec![false, false, true] };
         let b = Example { tokens: vec![8, 9], trained: vec![false, true] };
-        let batch = Batch::collate(&[&a, &b]);
-        assert_eq!((batch.rows, batch.length, batch.input_tokens()), (2, 3, 5));
-        assert_eq!(batch.tokens, [5, 6, 7, 8, 9, 0]);
+        let batch = Batch::collate([&a, &b]);
+        assert_eq!(batch.lengths, [3, 2]);
+        assert_eq!(batch.tokens, [5, 6, 7, 8, 9]);
         assert_eq!(batch.targets, [(1, 7), (3, 9)]);
     }
 

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use crate::files::read;
 use crate::model::{Cache, Transformer};
-use crate::ops::Ops;
+use crate::ops::{Ops, Sequences};
 use crate::{Error, Result};
 
 /// Why generation ended.
@@ -46,7 +46,7 @@ pub async fn generate<B: Ops>(
     let mut seen = 0;
     while tokens.len() - prompt.len() < sampling.max_new_tokens {
         let fresh = &tokens[seen..];
-        let pass = model.pass(1, fresh.len(), seen);
+        let pass = model.pass(Sequences::after(seen, fresh.len()));
         let hidden = model.hidden(fresh, &pass, Some(&mut cache));
         let last = hidden.narrow(0, fresh.len() - 1, 1);
         let mut logits = read(model.head.forward(last)).await?;

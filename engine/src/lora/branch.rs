@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::model::{Parameter, Shares, join};
-use crate::ops::Ops;
+use crate::ops::{Branch, Ops};
 
 /// Where the randomness of dropout comes from: a function of the run's seed, the step, the micro-batch and the place in
 /// the model, so that a layer that is computed again drops the same elements.
@@ -36,15 +36,11 @@ pub struct LoraBranch<B: Backend> {
 }
 
 impl<B: Ops> LoraBranch<B> {
-    /// `[tokens, in] -> [tokens, out]`.
-    pub fn forward(&self, x: Tensor<B, 2>, dropout: Option<&Dropout>) -> Tensor<B, 2> {
-        let x = match dropout {
-            Some(key) if self.dropout > 0.0 => x.clone() * self.mask(x.dims(), key, &x.device()),
-            _ => x,
-        };
-        let low = x.matmul(self.a.value.clone().transpose());
-        // The scale is applied where the tensor is smallest.
-        (low * self.scaling).matmul(self.b.value.clone().transpose())
+    /// The branch for activations `[tokens, in]`.
+    pub fn operand(&self, shape: [usize; 2], dropout: Option<&Dropout>) -> Branch<B> {
+        let dropout = dropout.filter(|_| self.dropout > 0.0);
+        let mask = dropout.map(|key| self.mask(shape, key, &self.a.value.device()));
+        Branch::new(self.a.value.clone(), self.b.value.clone(), mask, self.scaling)
     }
 
     /// `0` for a dropped element and `1 / (1 - p)` for a kept one.

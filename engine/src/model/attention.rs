@@ -8,11 +8,11 @@ use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
 use crate::ops::{AttentionShape, Ops, causal_attention, rotate};
 
-/// The keys and values of the tokens that one layer has seen, each `[rows, tokens, kv_heads * head_dim]`.
+/// The keys and values of the tokens that one layer has seen of one sequence, each `[tokens, kv_heads * head_dim]`.
 #[derive(Clone, Debug)]
 pub struct LayerCache<B: Backend> {
-    keys: Tensor<B, 3>,
-    values: Tensor<B, 3>,
+    keys: Tensor<B, 2>,
+    values: Tensor<B, 2>,
 }
 
 /// The attention block of a decoder layer.
@@ -41,18 +41,16 @@ impl<B: Ops> Attention<B> {
         let k = rotate(self.k_proj.forward(x.clone(), pass), &pass.rotation);
         let v = self.v_proj.forward(x, pass);
         let (k, v) = match cache {
-            Some(cache) => append(cache, k, v, pass.rows),
+            Some(cache) => append(cache, k, v),
             None => (k, v),
         };
         let shape = AttentionShape {
-            rows: pass.rows,
-            length: pass.length,
-            total: k.dims()[0] / pass.rows,
+            sequences: pass.sequences.clone(),
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
         };
-        self.o_proj.forward(causal_attention(q, k, v, pass.mask.clone(), shape), pass)
+        self.o_proj.forward(causal_attention(q, k, v, &pass.masking, &shape), pass)
     }
 
     /// Rebuilds the block with `f(path, parameter)` in place of every parameter.
@@ -73,20 +71,12 @@ impl<B: Ops> Attention<B> {
     }
 }
 
-/// Appends the keys and values of a pass to the cache and returns all of them, `[rows * total, kv_heads * head_dim]`.
-fn append<B: Ops>(
-    cache: &mut Option<LayerCache<B>>,
-    k: Tensor<B, 2>,
-    v: Tensor<B, 2>,
-    rows: usize,
-) -> (Tensor<B, 2>, Tensor<B, 2>) {
-    let [tokens, width] = k.dims();
-    let by_row = |x: Tensor<B, 2>| x.reshape([rows, tokens / rows, width]);
+/// Appends the keys and values of a pass over one sequence to its cache, and returns all of them.
+fn append<B: Ops>(cache: &mut Option<LayerCache<B>>, k: Tensor<B, 2>, v: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
     let (keys, values) = match cache.take() {
-        Some(seen) => (Tensor::cat(vec![seen.keys, by_row(k)], 1), Tensor::cat(vec![seen.values, by_row(v)], 1)),
-        None => (by_row(k), by_row(v)),
+        Some(seen) => (Tensor::cat(vec![seen.keys, k], 0), Tensor::cat(vec![seen.values, v], 0)),
+        None => (k, v),
     };
     *cache = Some(LayerCache { keys: keys.clone(), values: values.clone() });
-    let total = rows * keys.dims()[1];
-    (keys.reshape([total, width]), values.reshape([total, width]))
+    (keys, values)
 }

@@ -6,7 +6,7 @@ use burn::tensor::backend::Backend;
 use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
 use crate::lora::LoraBranch;
-use crate::ops::{Nf4Weight, Ops, Product, nf4_matmul};
+use crate::ops::{Frozen, Nf4Weight, Ops, Product, lora_linear, nf4_matmul};
 
 /// A weight of shape `[out, in]`.
 #[derive(Clone, Debug)]
@@ -23,6 +23,14 @@ impl<B: Ops> Weight<B> {
         match self {
             Self::Dense(weight) => weight.value.dims(),
             Self::Nf4(weight) => weight.shape(),
+        }
+    }
+
+    /// The weight beneath an adapter, which is never trained itself.
+    fn frozen(&self) -> Frozen<B> {
+        match self {
+            Self::Dense(weight) => Frozen::dense(weight.value.clone()),
+            Self::Nf4(weight) => Frozen::nf4(weight),
         }
     }
 
@@ -49,12 +57,15 @@ pub struct Linear<B: Backend> {
 impl<B: Ops> Linear<B> {
     /// `[tokens, in] -> [tokens, out]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
-        let mut y = self.weight.forward(x.clone());
-        if let Some(bias) = &self.bias {
-            y = y + bias.value.clone();
-        }
-        match &self.lora {
-            Some(lora) => y + lora.forward(x, pass.dropout.as_ref()),
+        let y = match &self.lora {
+            Some(lora) => {
+                let branch = lora.operand(x.dims(), pass.dropout.as_ref());
+                lora_linear(x, &self.weight.frozen(), branch)
+            }
+            None => self.weight.forward(x),
+        };
+        match &self.bias {
+            Some(bias) => y + bias.value.clone(),
             None => y,
         }
     }

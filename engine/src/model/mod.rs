@@ -28,7 +28,7 @@ pub use pass::Pass;
 pub use rope::Rope;
 pub use save::save_dense;
 
-use crate::ops::Ops;
+use crate::ops::{Ops, Sequences};
 
 /// The path of the embedding, and of the tied head.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -86,12 +86,12 @@ impl<B: Ops> Transformer<B> {
         self.embedding.value.clone().select(0, indices(tokens.iter().map(|t| *t as i32), &self.device()))
     }
 
-    /// A pass over `rows` sequences of `length` tokens after `offset` cached ones.
-    pub fn pass(&self, rows: usize, length: usize, offset: usize) -> Pass<B> {
-        Pass::new(&self.rope, rows, length, offset, &self.device())
+    /// A pass over sequences.
+    pub fn pass(&self, sequences: Sequences) -> Pass<B> {
+        Pass::new(&self.rope, sequences, &self.device())
     }
 
-    /// Hidden states after the last layer, before the head: `[rows * length, hidden]`. Cached tokens come first.
+    /// Hidden states of `tokens` after the last layer, before the head: `[tokens, hidden]`. A cache holds one sequence.
     pub fn hidden(&self, tokens: &[u32], pass: &Pass<B>, cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
         let mut slots: Vec<Option<&mut Option<LayerCache<B>>>> = match cache {
             Some(cache) => {
@@ -104,10 +104,10 @@ impl<B: Ops> Transformer<B> {
         layers.fold(self.embed(tokens), |x, (layer, slot)| layer.forward(x, pass, slot.take()))
     }
 
-    /// All logits of a batch of whole sequences: `[rows * length, vocab]`. For tests and small models: the trainer and
-    /// the generator never hold them all.
-    pub fn logits(&self, tokens: &[u32], rows: usize) -> Tensor<B, 2> {
-        self.head.forward(self.hidden(tokens, &self.pass(rows, tokens.len() / rows, 0), None))
+    /// All logits of whole sequences: `[tokens, vocab]`. For tests and small models: the trainer and the generator never
+    /// hold them all.
+    pub fn logits(&self, tokens: &[u32], lengths: &[usize]) -> Tensor<B, 2> {
+        self.head.forward(self.hidden(tokens, &self.pass(Sequences::new(lengths)), None))
     }
 
     /// Rebuilds the model with `f(path, parameter)` in place of every parameter, bottom to top; paths are Hugging Face's.
@@ -145,6 +145,23 @@ impl<B: Ops> Transformer<B> {
             let names = names.into_iter().chain(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]);
             names.map(move |name| join(&layer_path(i), name)).zip(linears)
         })
+    }
+
+    /// The lowest decoder layer with a parameter that is trained; 0 where the embedding is, and as many as there are
+    /// layers where only the head is.
+    pub fn lowest_trained(&self) -> usize {
+        if self.embedding.trainable {
+            return 0;
+        }
+        let trained = |layer: &DecoderLayer<B>| {
+            let mut trained = false;
+            layer.map::<B>("", &mut |_, parameter| {
+                trained |= parameter.trainable;
+                parameter.clone()
+            });
+            trained
+        };
+        self.layers.iter().position(trained).unwrap_or(self.layers.len())
     }
 
     /// How many parameters are trained, and how many there are in all (4-bit weights counted by their elements).

@@ -1,48 +1,40 @@
-//! What one pass through the decoder layers needs beside the hidden states: positions, the causal mask, dropout.
+//! What one pass through the decoder layers needs beside the hidden states: sequences, positions, masks, dropout.
 
-use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burn_autodiff::Autodiff;
 
 use super::rope::Rope;
 use crate::lora::Dropout;
+use crate::ops::{Masking, Ops, Sequences};
 
-/// Stands in for minus infinity in the mask: its exponential is zero in f32, and it stays finite in every shader.
-const MASKED: f32 = -1e30;
-
-/// A pass over `rows` sequences of `length` tokens, the first of them at position `offset`.
+/// A pass over sequences that lie one after another in the rows of the hidden states.
 #[derive(Clone, Debug)]
 pub struct Pass<B: Backend> {
-    /// Sequences in the batch.
-    pub rows: usize,
-    /// Tokens of each.
-    pub length: usize,
-    /// cos and signed sin of the positions' angles, each `[rows * length, 1, 2, head_dim / 2]`.
+    /// Where they begin and end.
+    pub sequences: Sequences,
+    /// cos and signed sin of the positions' angles, each `[tokens, 1, 2, head_dim / 2]`.
     pub rotation: [Tensor<B, 4>; 2],
-    /// Added to the attention scores: `[1, 1, length, offset + length]`; absent for a single token, which sees all.
-    pub mask: Option<Tensor<B, 4>>,
+    /// For backends whose attention is composed.
+    pub masking: Masking<B>,
     /// LoRA dropout; training only.
     pub dropout: Option<Dropout>,
 }
 
-impl<B: Backend> Pass<B> {
-    /// A pass that starts at position `offset`, after as many cached tokens.
-    pub fn new(rope: &Rope, rows: usize, length: usize, offset: usize, device: &B::Device) -> Self {
-        let total = offset + length;
-        let mask = (length > 1).then(|| {
-            let visible = |i: usize| i % total <= offset + i / total;
-            let values: Vec<f32> = (0..length * total).map(|i| if visible(i) { 0.0 } else { MASKED }).collect();
-            Tensor::from_data(TensorData::new(values, [1, 1, length, total]), device)
-        });
-        Self { rows, length, rotation: rope.rotation(rows, length, offset, device), mask, dropout: None }
+impl<B: Ops> Pass<B> {
+    /// A pass without dropout.
+    pub fn new(rope: &Rope, sequences: Sequences, device: &B::Device) -> Self {
+        let rotation = rope.rotation(&sequences, device);
+        let masking = if B::MASKED_ATTENTION { Masking::new(&sequences, device) } else { Masking::none() };
+        Self { sequences, rotation, masking, dropout: None }
     }
 
     /// The same pass on the autodiff decoration of `B`.
-    pub fn lift<A: AutodiffBackend<InnerBackend = B>>(&self) -> Pass<A> {
+    pub fn lift(&self) -> Pass<Autodiff<B>> {
         Pass {
-            rows: self.rows,
-            length: self.length,
+            sequences: self.sequences.clone(),
             rotation: self.rotation.clone().map(Tensor::from_inner),
-            mask: self.mask.clone().map(Tensor::from_inner),
+            masking: self.masking.lift(),
             dropout: self.dropout.clone(),
         }
     }

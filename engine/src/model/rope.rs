@@ -6,6 +6,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
 use super::config::{ModelConfig, RopeConfig};
+use crate::ops::Sequences;
 
 /// The frequency of each pair of dimensions.
 #[derive(Clone, Debug)]
@@ -19,18 +20,14 @@ impl Rope {
         Self { frequencies: frequencies(&config.rope, config.head_dim) }
     }
 
-    /// cos and signed sin of the angles of positions `offset..offset + length`, repeated for each of `rows` sequences:
-    /// each `[rows * length, 1, 2, head_dim / 2]`; the sign makes the rotation one multiply-add with the halves swapped.
-    pub fn rotation<B: Backend>(
-        &self,
-        rows: usize,
-        length: usize,
-        offset: usize,
-        device: &B::Device,
-    ) -> [Tensor<B, 4>; 2] {
+    /// cos and signed sin of the angles of every token's position in its sequence, each `[tokens, 1, 2, head_dim / 2]`; the
+    /// sign makes the rotation one multiply-add with the halves swapped.
+    pub fn rotation<B: Backend>(&self, sequences: &Sequences, device: &B::Device) -> [Tensor<B, 4>; 2] {
         let half = self.frequencies.len();
-        let (mut cos, mut sin) = (Vec::with_capacity(2 * length * half), Vec::with_capacity(2 * length * half));
-        for position in offset..offset + length {
+        let size = 2 * half;
+        let longest = sequences.longest();
+        let (mut cos, mut sin) = (Vec::with_capacity(longest * size), Vec::with_capacity(longest * size));
+        for position in sequences.cached..sequences.cached + longest {
             for sign in [-1.0f32, 1.0] {
                 for frequency in &self.frequencies {
                     // The product is rounded to f32 before cos and sin, as the reference does.
@@ -40,8 +37,10 @@ impl Rope {
                 }
             }
         }
-        [cos, sin]
-            .map(|values| Tensor::from_data(TensorData::new(values.repeat(rows), [rows * length, 1, 2, half]), device))
+        [cos, sin].map(|table| {
+            let values: Vec<f32> = sequences.lengths.iter().flat_map(|n| &table[..n * size]).copied().collect();
+            Tensor::from_data(TensorData::new(values, [sequences.tokens(), 1, 2, half]), device)
+        })
     }
 }
 

@@ -1,14 +1,19 @@
 //! Autodiff for the operations: one graph node each, which keeps the operation's inputs and nothing in between. The
 //! gradient of a 4-bit product flows to the activations, never to the frozen weight.
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
 use burn_autodiff::Autodiff;
-use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn_autodiff::checkpoint::{
+    base::Checkpointer,
+    strategy::{CheckpointStrategy, NoCheckpointing},
+};
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 
-use super::{AttentionShape, Nf4Primitive, Ops, Product};
+use super::fused::primitive;
+use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product};
 
 /// The backward pass of one product is the other product, with the weight still in 4 bits: no dense weight and no
 /// weight gradient ever exists (QLoRA, arXiv:2305.14314, section 3).
@@ -75,20 +80,73 @@ impl<B: Ops> Backward<B, 2> for Swiglu {
 }
 
 #[derive(Debug)]
+struct LoraLinear;
+
+impl<B: Ops> Backward<B, 3> for LoraLinear {
+    type State = ([FloatTensor<B>; 2], Frozen<B>, Branch<B>);
+
+    fn backward(self, step: Step<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (inputs, weight, branch) = step.state;
+        let [of_x, of_a, of_b] = step.parents;
+        let grad = grads.consume::<B>(&step.node);
+        let LoraGradients { x, a, b } = B::lora_linear_backward(inputs, &weight, branch, grad, of_x.is_some());
+        for (node, gradient) in [(of_x, x), (of_a, Some(a)), (of_b, Some(b))] {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Attention;
 
 impl<B: Ops> Backward<B, 3> for Attention {
-    type State = ([FloatTensor<B>; 3], Option<FloatTensor<B>>, AttentionShape);
+    type State = ([FloatTensor<B>; 3], Masking<B>, AttentionShape);
 
     fn backward(self, step: Step<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (qkv, mask, shape) = step.state;
+        let (qkv, masking, shape) = step.state;
         let grad = grads.consume::<B>(&step.node);
-        let gradients = B::causal_attention_backward(qkv, mask, grad, shape);
+        let gradients = B::causal_attention_backward(qkv, &masking, grad, &shape);
         for (node, gradient) in step.parents.into_iter().zip(gradients) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
             }
         }
+    }
+}
+
+/// The end of a graph whose gradient is known: it hands it to its parent.
+#[derive(Debug)]
+struct Known;
+
+impl<B: Backend> Backward<B, 1> for Known {
+    type State = FloatTensor<B>;
+
+    fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        unary::<B, _>(step.parents, step.node, grads, |_| step.state);
+    }
+}
+
+/// Backpropagates `d_output` through the graph of `output`. Burn's own `backward` starts from a gradient of ones; a product
+/// with `d_output` before it would cost two more tensors of the size of `output`.
+pub(crate) fn backward_from<B: Backend, const D: usize>(
+    output: Tensor<Autodiff<B>, D>,
+    d_output: Tensor<B, D>,
+) -> <Autodiff<B> as AutodiffBackend>::Gradients {
+    let nothing = primitive(Tensor::<B, 1>::zeros([1], &output.device()));
+    let output: FloatTensor<Autodiff<B>> = primitive(output);
+    let root = match Known.prepare::<NoCheckpointing>([output.node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(primitive(d_output), nothing),
+        OpsKind::UnTracked(prep) => prep.finish(nothing),
+    };
+    <Autodiff<B> as AutodiffBackend>::backward(root)
+}
+
+fn frozen<B: Backend, C: CheckpointStrategy>(weight: &Frozen<Autodiff<B, C>>) -> Frozen<B> {
+    match weight {
+        Frozen::Dense(weight) => Frozen::Dense(weight.primitive.clone()),
+        Frozen::Nf4(weight) => Frozen::Nf4(inner(weight)),
     }
 }
 
@@ -138,17 +196,33 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
+    fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
+        let nodes = [x.node.clone(), branch.a.node.clone(), branch.b.node.clone()];
+        let weight = frozen(weight);
+        let Branch { a, b, mask, scaling } = branch;
+        let mask = mask.map(|mask| mask.primitive);
+        let branch = Branch { a: a.primitive, b: b.primitive, mask, scaling };
+        let [y, low] = B::lora_linear(x.primitive.clone(), &weight, branch.clone());
+        let y = match LoraLinear.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([x.primitive, low.clone()], weight, branch), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        };
+        [y, <Self as AutodiffBackend>::from_inner(low)]
+    }
+
+    const MASKED_ATTENTION: bool = B::MASKED_ATTENTION;
+
     fn causal_attention(
         qkv: [FloatTensor<Self>; 3],
-        mask: Option<FloatTensor<Self>>,
-        shape: AttentionShape,
+        masking: &Masking<Self>,
+        shape: &AttentionShape,
     ) -> FloatTensor<Self> {
         let nodes = qkv.each_ref().map(|x| x.node.clone());
         let qkv = qkv.map(|x| x.primitive);
-        let mask = mask.map(|mask| mask.primitive);
-        let y = B::causal_attention(qkv.clone(), mask.clone(), shape);
+        let masking = masking.inner();
+        let y = B::causal_attention(qkv.clone(), &masking, shape);
         match Attention.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((qkv, mask, shape), y),
+            OpsKind::Tracked(prep) => prep.finish((qkv, masking, shape.clone()), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

@@ -3,39 +3,10 @@
 //! A backend takes the composed form (fusion then joins the elementwise parts) or overrides it. Each operation has its
 //! backward written beside it, so that autodiff keeps the inputs of a block and nothing in between.
 
-use burn::tensor::activation::{sigmoid, softmax};
+use burn::tensor::activation::sigmoid;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorPrimitive};
-
-/// The geometry of an attention: who attends to whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttentionShape {
-    /// Sequences.
-    pub rows: usize,
-    /// Query tokens of each, the last of its `total` tokens.
-    pub length: usize,
-    /// Key and value tokens of each.
-    pub total: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads, a divisor of `heads`.
-    pub kv_heads: usize,
-    /// Width of one head.
-    pub head_dim: usize,
-}
-
-impl AttentionShape {
-    /// Query heads that share a key head.
-    pub fn group(&self) -> usize {
-        self.heads / self.kv_heads
-    }
-
-    /// What scores are multiplied by.
-    pub fn scale(&self) -> f32 {
-        (self.head_dim as f32).powf(-0.5)
-    }
-}
 
 pub(super) fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
@@ -106,83 +77,6 @@ pub(super) fn rotate<B: Backend>(
     let turned = halves * cos;
     let rotated = if back { turned - swapped } else { turned + swapped };
     primitive(rotated.reshape([tokens, width]))
-}
-
-/// Queries, keys or values as `[rows, heads, tokens, head_dim]`.
-fn split<B: Backend>(x: Tensor<B, 2>, rows: usize, heads: usize, head_dim: usize) -> Tensor<B, 4> {
-    let tokens = x.dims()[0] / rows;
-    x.reshape([rows, tokens, heads, head_dim]).swap_dims(1, 2)
-}
-
-/// The inverse of [`split`].
-fn join<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 2> {
-    let [rows, heads, tokens, head_dim] = x.dims();
-    x.swap_dims(1, 2).reshape([rows * tokens, heads * head_dim])
-}
-
-/// Queries, keys, values and the attention weights `[rows, kv_heads, group * length, total]`: query heads that share a
-/// key head are more rows of one product, so that keys are never repeated.
-struct Weights<B: Backend> {
-    q: Tensor<B, 4>,
-    k: Tensor<B, 4>,
-    v: Tensor<B, 4>,
-    weights: Tensor<B, 4>,
-}
-
-fn grouped<B: Backend>(x: Tensor<B, 2>, shape: AttentionShape) -> Tensor<B, 4> {
-    let AttentionShape { rows, length, heads, kv_heads, head_dim, .. } = shape;
-    split(x, rows, heads, head_dim).reshape([rows, kv_heads, shape.group() * length, head_dim])
-}
-
-fn ungrouped<B: Backend>(x: Tensor<B, 4>, shape: AttentionShape) -> Tensor<B, 2> {
-    join(x.reshape([shape.rows, shape.heads, shape.length, shape.head_dim]))
-}
-
-fn weights<B: Backend>(
-    [q, k, v]: [FloatTensor<B>; 3],
-    mask: Option<FloatTensor<B>>,
-    shape: AttentionShape,
-) -> Weights<B> {
-    let AttentionShape { rows, length, total, heads, kv_heads, head_dim } = shape;
-    let q = grouped(tensor(q), shape);
-    let k = split(tensor(k), rows, kv_heads, head_dim);
-    let v = split(tensor(v), rows, kv_heads, head_dim);
-    let scores = q.clone().matmul(k.clone().swap_dims(2, 3)) * shape.scale();
-    let mut scores = scores.reshape([rows, heads, length, total]);
-    if let Some(mask) = mask {
-        scores = scores + tensor::<B, 4>(mask);
-    }
-    let weights = softmax(scores, 3).reshape([rows, kv_heads, shape.group() * length, total]);
-    Weights { q, k, v, weights }
-}
-
-/// Causal attention: `q` `[rows * length, heads * head_dim]`, `k` and `v` `[rows * total, kv_heads * head_dim]`; the
-/// result is shaped like `q`. `mask` `[1, 1, length, total]` is added to the scores.
-pub(super) fn attention<B: Backend>(
-    qkv: [FloatTensor<B>; 3],
-    mask: Option<FloatTensor<B>>,
-    shape: AttentionShape,
-) -> FloatTensor<B> {
-    let Weights { v, weights, .. } = weights::<B>(qkv, mask, shape);
-    primitive(ungrouped(weights.matmul(v), shape))
-}
-
-/// The gradients of [`attention`] for `q`, `k` and `v`; the weights are computed again.
-pub(super) fn attention_backward<B: Backend>(
-    qkv: [FloatTensor<B>; 3],
-    mask: Option<FloatTensor<B>>,
-    grad: FloatTensor<B>,
-    shape: AttentionShape,
-) -> [FloatTensor<B>; 3] {
-    let Weights { q, k, v, weights } = weights::<B>(qkv, mask, shape);
-    let grad = grouped(tensor(grad), shape);
-    let d_v = weights.clone().swap_dims(2, 3).matmul(grad.clone());
-    let d_weights = grad.matmul(v.swap_dims(2, 3));
-    let along = (d_weights.clone() * weights.clone()).sum_dim(3);
-    let d_scores = weights * (d_weights - along) * shape.scale();
-    let d_k = d_scores.clone().swap_dims(2, 3).matmul(q);
-    let d_q = d_scores.matmul(k);
-    [primitive(ungrouped(d_q, shape)), primitive(join(d_k)), primitive(join(d_v))]
 }
 
 /// Cross entropy of `logits` `[n, vocab]` against the tokens `targets` `[n, 1]`: the sum of the losses `[1]`, and its

@@ -3,6 +3,7 @@
 //! [`Ops`] is implemented for the CPU, for CubeCL's runtimes, for fusion and for autodiff; model code is generic over it
 //! and never asks what it runs on.
 
+mod attention;
 mod autodiff;
 #[cfg(feature = "cpu")]
 mod cpu;
@@ -11,6 +12,7 @@ mod cube;
 mod fused;
 #[cfg(feature = "gpu")]
 mod fusion;
+mod lora;
 mod tensors;
 mod weight;
 
@@ -18,8 +20,10 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Tensor, TensorMetadata};
 
-pub use fused::AttentionShape;
-pub use tensors::{causal_attention, cross_entropy, nf4_matmul, rms_norm, rotate, swiglu};
+pub use attention::{AttentionShape, Masking, Sequences, Span};
+pub(crate) use autodiff::backward_from;
+pub use lora::{Branch, Frozen, LoraGradients};
+pub use tensors::{causal_attention, cross_entropy, lora_linear, nf4_matmul, rms_norm, rotate, swiglu};
 pub use weight::Nf4Weight;
 
 /// An NF4 weight of shape `[out, in]` as a backend holds it: bytes in bitsandbytes' layout, viewed as 32-bit words.
@@ -125,23 +129,42 @@ pub trait Ops: Backend {
         fused::rotate::<Self>(x, cos, sin, back)
     }
 
+    /// [`lora_linear`], and the branch's inner activations `[tokens, r]`, which the backward pass takes.
+    fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
+        lora::forward::<Self>(x, weight, branch)
+    }
+
+    /// For `x`, where it is asked for, and the branch, from the operation's input and inner activations.
+    fn lora_linear_backward(
+        inputs: [FloatTensor<Self>; 2],
+        weight: &Frozen<Self>,
+        branch: Branch<Self>,
+        grad: FloatTensor<Self>,
+        for_x: bool,
+    ) -> LoraGradients<Self> {
+        lora::backward::<Self>(inputs, weight, branch, grad, for_x)
+    }
+
+    /// Whether attention is the composed form, which reads a [`Masking`].
+    const MASKED_ATTENTION: bool = true;
+
     /// [`causal_attention`].
     fn causal_attention(
         qkv: [FloatTensor<Self>; 3],
-        mask: Option<FloatTensor<Self>>,
-        shape: AttentionShape,
+        masking: &Masking<Self>,
+        shape: &AttentionShape,
     ) -> FloatTensor<Self> {
-        fused::attention::<Self>(qkv, mask, shape)
+        attention::forward::<Self>(qkv, masking, shape)
     }
 
     /// For `q`, `k` and `v`.
     fn causal_attention_backward(
         qkv: [FloatTensor<Self>; 3],
-        mask: Option<FloatTensor<Self>>,
+        masking: &Masking<Self>,
         grad: FloatTensor<Self>,
-        shape: AttentionShape,
+        shape: &AttentionShape,
     ) -> [FloatTensor<Self>; 3] {
-        fused::attention_backward::<Self>(qkv, mask, grad, shape)
+        attention::backward::<Self>(qkv, masking, grad, shape)
     }
 
     /// [`cross_entropy`].

@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 
 use super::fused::{primitive, tensor};
-use super::{AttentionShape, Nf4Weight, Ops, Product};
+use super::{AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product};
 
 /// `x · Wᵀ` or `dy · W` with `W` in 4 bits; the leading dimensions of `x` are kept.
 pub fn nf4_matmul<B: Ops, const D: usize>(x: Tensor<B, D>, weight: &Nf4Weight<B>, product: Product) -> Tensor<B, D> {
@@ -27,17 +27,22 @@ pub fn rotate<B: Ops>(x: Tensor<B, 2>, [cos, sin]: &[Tensor<B, 4>; 2]) -> Tensor
     tensor(B::rotate(primitive(x), primitive(cos.clone()), primitive(sin.clone()), false))
 }
 
-/// Causal attention with grouped heads: `q` `[rows * length, heads * head_dim]`, `k` and `v`
-/// `[rows * total, kv_heads * head_dim]`; query `i` of a row sees its keys up to `total - length + i`. The result is
-/// shaped like `q`. `mask` `[1, 1, length, total]` says the same to backends that add it to the scores.
+/// A frozen linear layer with a LoRA branch beside it: `x · Wᵀ + scaling · (x ∘ mask) · Aᵀ · Bᵀ`, `x` `[tokens, in]`.
+pub fn lora_linear<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B>) -> Tensor<B, 2> {
+    let [y, _] = B::lora_linear(primitive(x), weight, branch);
+    tensor(y)
+}
+
+/// Causal attention with grouped heads: `q` `[tokens, heads * head_dim]`, `k` and `v` `[cached and new tokens, kv_heads *
+/// head_dim]`; a query sees the keys of its own sequence up to its own. The result is shaped like `q`.
 pub fn causal_attention<B: Ops>(
     q: Tensor<B, 2>,
     k: Tensor<B, 2>,
     v: Tensor<B, 2>,
-    mask: Option<Tensor<B, 4>>,
-    shape: AttentionShape,
+    masking: &Masking<B>,
+    shape: &AttentionShape,
 ) -> Tensor<B, 2> {
-    tensor(B::causal_attention([q, k, v].map(primitive), mask.map(primitive), shape))
+    tensor(B::causal_attention([q, k, v].map(primitive), masking, shape))
 }
 
 /// Cross entropy of `logits` `[n, vocab]` against the tokens `targets` `[n, 1]`: the sum of the losses `[1]`, and its

@@ -8,11 +8,11 @@ use burn::tensor::{IndexingUpdateOp, Tensor};
 use burn_autodiff::Autodiff;
 use serde::{Deserialize, Serialize};
 
-use super::loss::{Targets, backward, collect, head_loss};
+use super::loss::{Targets, collect, head_loss};
 use crate::data::Batch;
 use crate::lora::Dropout;
 use crate::model::{DecoderLayer, EMBEDDING, Pass, Transformer, indices, layer_path};
-use crate::ops::Ops;
+use crate::ops::{Ops, Sequences, backward_from};
 use crate::optim::{Gradients, accumulate};
 
 /// Whether the forward pass of a layer is done again in the backward pass.
@@ -52,7 +52,7 @@ impl<B: Ops> Graph<B> {
 
     /// Backpropagates through the layer: its parameters' gradients go `into`, its input's is returned.
     fn backward(self, path: &str, d_output: Tensor<B, 2>, into: &mut Gradients<B>) -> Option<Tensor<B, 2>> {
-        let grads = backward(self.output, d_output);
+        let grads = backward_from(self.output, d_output);
         self.layer.map::<Autodiff<B>>(path, &mut |path, parameter| {
             collect(path, parameter, &grads, into);
             parameter.clone()
@@ -79,20 +79,23 @@ pub fn backpropagate<B: Ops>(
     recompute: Recompute,
     dropout: Option<Dropout>,
 ) -> Step<B> {
-    let mut pass = model.pass(batch.rows, batch.length, 0);
+    let mut pass = model.pass(Sequences::new(&batch.lengths));
     pass.dropout = dropout;
-    let graph_pass = pass.lift::<Autodiff<B>>();
-    let mut kept = Vec::with_capacity(model.layers.len());
-    let mut x = model.embed(&batch.tokens);
-    for (i, layer) in model.layers.iter().enumerate() {
-        let below = i > 0 || model.embedding.trainable;
+    let graph_pass = pass.lift();
+    // Nothing is kept of the layers below the lowest that is trained, and no gradient goes there.
+    let lowest = model.lowest_trained();
+    let below = |i: usize| i > lowest || model.embedding.trainable;
+    let (untouched, trained) = model.layers.split_at(lowest);
+    let mut x = untouched.iter().fold(model.embed(&batch.tokens), |x, layer| layer.forward(x, &pass, None));
+    let mut kept = Vec::with_capacity(trained.len());
+    for (i, layer) in (lowest..).zip(trained) {
         match recompute {
             Recompute::Layers => {
                 kept.push(Kept::Input(x.clone()));
                 x = layer.forward(x, &pass, None);
             }
             Recompute::None => {
-                let graph = Graph::new(layer, &layer_path(i), x, &graph_pass, below);
+                let graph = Graph::new(layer, &layer_path(i), x, &graph_pass, below(i));
                 x = graph.output.clone().inner();
                 kept.push(Kept::Graph(Box::new(graph)));
             }
@@ -102,12 +105,10 @@ pub fn backpropagate<B: Ops>(
     let mut gradient = Some(d_hidden);
     for (i, kept) in kept.into_iter().enumerate().rev() {
         let Some(d_output) = gradient.take() else { break };
-        let path = layer_path(i);
+        let path = layer_path(lowest + i);
         let graph = match kept {
             Kept::Graph(graph) => *graph,
-            Kept::Input(input) => {
-                Graph::new(&model.layers[i], &path, input, &graph_pass, i > 0 || model.embedding.trainable)
-            }
+            Kept::Input(input) => Graph::new(&trained[i], &path, input, &graph_pass, below(lowest + i)),
         };
         gradient = graph.backward(&path, d_output, &mut gradients);
     }
@@ -124,7 +125,7 @@ pub fn backpropagate<B: Ops>(
 /// The same loss and gradients from one graph over the whole model: what layer-wise backpropagation is tested against.
 pub fn whole_graph<B: Ops>(model: &Transformer<B>, batch: &Batch, weight: f64) -> Step<B> {
     let lifted = model.map(|_, parameter| parameter.lift::<Autodiff<B>>());
-    let logits = lifted.logits(&batch.tokens, batch.rows);
+    let logits = lifted.logits(&batch.tokens, &batch.lengths);
     let targets = Targets::of(batch);
     let device = model.device();
     let rows = Tensor::from_inner(indices::<B>(targets.rows.iter().map(|r| *r as i32), &device));

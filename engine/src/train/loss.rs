@@ -6,7 +6,7 @@ use burn_autodiff::Autodiff;
 
 use crate::data::Batch;
 use crate::model::{Head, Parameter, indices};
-use crate::ops::{Ops, cross_entropy};
+use crate::ops::{Ops, backward_from, cross_entropy};
 use crate::optim::{Gradients, accumulate};
 
 /// What the loss is taken on: rows of the hidden states and the token that each must predict.
@@ -82,7 +82,7 @@ pub fn head_loss<B: Ops>(
         let x = Tensor::<Autodiff<B>, 2>::from_inner(hidden.clone().select(0, rows.indices.clone())).require_grad();
         let logits = lifted.forward(x.clone());
         let (sum, d_logits) = cross_entropy(logits.clone().inner(), rows.targets);
-        let grads = backward(logits, d_logits * weight);
+        let grads = backward_from(logits, d_logits * weight);
         loss = loss + sum;
         if let Some(dx) = x.grad(&grads) {
             gradient = gradient.select_assign(0, rows.indices, dx, IndexingUpdateOp::Add);
@@ -95,14 +95,6 @@ pub fn head_loss<B: Ops>(
         accumulate(&mut gradients, of_head);
     }
     (loss, gradient, gradients)
-}
-
-/// Backpropagates `d_output` through the graph of `output`: the graph's own root is the inner product of the two.
-pub(super) fn backward<B: Ops, const D: usize>(
-    output: Tensor<Autodiff<B>, D>,
-    d_output: Tensor<B, D>,
-) -> <Autodiff<B> as AutodiffBackend>::Gradients {
-    (output * Tensor::from_inner(d_output)).sum().backward()
 }
 
 /// Takes a trainable parameter's gradient out of a finished backward pass.

@@ -6,10 +6,10 @@ use super::backprop::Recompute;
 use super::loss::{Targets, loss_sum};
 use super::optimization::Optimization;
 use super::schedule::Schedule;
-use crate::data::{Batch, Batches, Dataset};
+use crate::data::{Batch, Batches, Dataset, Example};
 use crate::files::read;
 use crate::model::Transformer;
-use crate::ops::Ops;
+use crate::ops::{Ops, Sequences};
 use crate::optim::AdamWConfig;
 use crate::{Error, Result};
 
@@ -97,7 +97,7 @@ pub struct Metrics {
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
-    /// Tokens that went through the model, padding left out.
+    /// Tokens that went through the model.
     pub tokens: usize,
     /// Tokens that the loss was taken on.
     pub trained_tokens: usize,
@@ -167,10 +167,8 @@ impl<B: Ops> Trainer<B> {
         }
         let per_epoch = self.batches.steps_per_epoch();
         let micro_batches = self.batches.step(step / per_epoch, step % per_epoch);
-        let batches: Vec<Batch> = micro_batches
-            .iter()
-            .map(|rows| Batch::collate(&rows.iter().map(|i| &self.data.examples[*i]).collect::<Vec<_>>()))
-            .collect();
+        let batches: Vec<Batch> =
+            micro_batches.iter().map(|rows| Batch::collate(rows.iter().map(|i| &self.data.examples[*i]))).collect();
         let learning_rate = self.schedule.rate(step);
         let (loss, grad_norm) = self.optimization.step(&batches, learning_rate).await?;
         Ok(Some(Metrics {
@@ -179,7 +177,7 @@ impl<B: Ops> Trainer<B> {
             loss,
             grad_norm,
             learning_rate,
-            tokens: batches.iter().map(Batch::input_tokens).sum(),
+            tokens: batches.iter().map(|b| b.tokens.len()).sum(),
             trained_tokens: batches.iter().map(|b| b.targets.len()).sum(),
         }))
     }
@@ -204,13 +202,13 @@ pub async fn evaluate<B: Ops>(
     batch_size: usize,
     loss_chunk: usize,
 ) -> Result<Evaluation> {
-    // Like lengths go together, so that little is padding; the sum does not depend on the order.
-    let mut order: Vec<usize> = (0..data.examples.len()).collect();
-    order.sort_by_key(|i| data.examples[*i].tokens.len());
+    // Like lengths go together, so that a backend that pads inside its attention pads little.
+    let mut examples: Vec<&Example> = data.examples.iter().collect();
+    examples.sort_by_key(|example| example.tokens.len());
     let (mut sum, mut count) = (0.0, 0);
-    for rows in order.chunks(batch_size.max(1)) {
-        let batch = Batch::collate(&rows.iter().map(|i| &data.examples[*i]).collect::<Vec<_>>());
-        let hidden = model.hidden(&batch.tokens, &model.pass(batch.rows, batch.length, 0), None);
+    for rows in examples.chunks(batch_size.max(1)) {
+        let batch = Batch::collate(rows.iter().copied());
+        let hidden = model.hidden(&batch.tokens, &model.pass(Sequences::new(&batch.lengths)), None);
         let loss = loss_sum(&model.head, hidden, &Targets::of(&batch), loss_chunk);
         sum += f64::from(read(loss).await?[0]);
         count += batch.targets.len();

@@ -6,41 +6,49 @@ use rayon::prelude::*;
 
 use super::matrix::{Threads, View, matmul, with_scratch};
 use super::rows::{dot, exponentials, max};
-use crate::ops::AttentionShape;
+use crate::ops::{AttentionShape, Span};
 
 /// Queries of a block.
 const BLOCK: usize = 128;
 
-/// A task: one key head of one row, and its results.
+/// A task: one key head of one sequence, and its results.
 struct Task {
-    row: usize,
+    span: Span,
     kv_head: usize,
 }
 
-fn tasks(shape: AttentionShape) -> Vec<Task> {
-    (0..shape.rows).flat_map(|row| (0..shape.kv_heads).map(move |kv_head| Task { row, kv_head })).collect()
+fn tasks(shape: &AttentionShape) -> Vec<Task> {
+    shape.sequences.spans().flat_map(|span| (0..shape.kv_heads).map(move |kv_head| Task { span, kv_head })).collect()
 }
 
-/// Blocks of queries: the first, how many, and how many keys the last of them sees.
-fn blocks(shape: AttentionShape) -> impl Iterator<Item = (usize, usize, usize)> {
-    (0..shape.length).step_by(BLOCK).map(move |first| {
-        let count = BLOCK.min(shape.length - first);
-        (first, count, shape.total - shape.length + first + count)
+/// A block of queries of a sequence: the first, how many, and how many keys the last of them sees.
+#[derive(Clone, Copy)]
+struct Block {
+    first: usize,
+    count: usize,
+    keys: usize,
+}
+
+fn blocks(span: Span) -> impl Iterator<Item = Block> {
+    (0..span.length).step_by(BLOCK).map(move |first| {
+        let count = BLOCK.min(span.length - first);
+        Block { first, count, keys: span.total - span.length + first + count }
     })
 }
 
 /// One head of `tokens` tokens in a tensor of rows `heads * head_dim`, from token `first` on.
-fn head(x: &[f32], shape: AttentionShape, heads: usize, head: usize, first: usize, tokens: usize) -> View<'_> {
+fn head<'a>(x: &'a [f32], shape: &AttentionShape, heads: usize, head: usize, first: usize, tokens: usize) -> View<'a> {
     let width = heads * shape.head_dim;
     View::new(x, first * width + head * shape.head_dim, [tokens, shape.head_dim], [width, 1])
 }
 
 /// The attention weights of a block of queries, `[count, keys]`, into `scores`.
-fn weights(q: View, k: View, (first, count, keys): (usize, usize, usize), shape: AttentionShape, scores: &mut [f32]) {
-    matmul(q, k.t(), (scores, keys), shape.scale(), false, Threads::One);
+fn weights(q: View, k: View, block: Block, scale: f32, scores: &mut [f32]) {
+    let Block { count, keys, .. } = block;
+    matmul(q, k.t(), (scores, keys), scale, false, Threads::One);
     Arch::new().dispatch(|| {
         for (i, row) in scores.chunks_mut(keys).take(count).enumerate() {
-            let (seen, hidden) = row.split_at_mut(shape.total - shape.length + first + i + 1);
+            let (seen, hidden) = row.split_at_mut(keys - count + i + 1);
             let largest = max(seen);
             let inverse = 1.0 / exponentials(seen, largest);
             seen.iter_mut().for_each(|x| *x *= inverse);
@@ -50,7 +58,7 @@ fn weights(q: View, k: View, (first, count, keys): (usize, usize, usize), shape:
 }
 
 /// Writes one head's columns into a tensor of rows `heads * head_dim`.
-fn put(out: &mut [f32], values: &[f32], shape: AttentionShape, heads: usize, head: usize, first: usize) {
+fn put(out: &mut [f32], values: &[f32], shape: &AttentionShape, heads: usize, head: usize, first: usize) {
     let width = heads * shape.head_dim;
     for (i, row) in values.chunks(shape.head_dim).enumerate() {
         let start = (first + i) * width + head * shape.head_dim;
@@ -58,18 +66,19 @@ fn put(out: &mut [f32], values: &[f32], shape: AttentionShape, heads: usize, hea
     }
 }
 
-pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<f32> {
-    let AttentionShape { length, total, heads, kv_heads, head_dim, .. } = shape;
-    let of_task = |Task { row, kv_head }: &Task| {
+pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], shape: &AttentionShape) -> Vec<f32> {
+    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+    let of_task = |Task { span, kv_head }: &Task| {
+        let Span { first: start, length, first_key, total } = *span;
         // Query heads of one key head, one after the other: [group, length, head_dim].
         let mut out = vec![0.0; shape.group() * length * head_dim];
         with_scratch(BLOCK.min(length) * total, |scores| {
             for g in 0..shape.group() {
-                for block @ (first, count, keys) in blocks(shape) {
-                    let q = head(q, shape, heads, kv_head * shape.group() + g, row * length + first, count);
-                    let k = head(k, shape, kv_heads, *kv_head, row * total, keys);
-                    let v = head(v, shape, kv_heads, *kv_head, row * total, keys);
-                    weights(q, k, block, shape, scores);
+                for block @ Block { first, count, keys } in blocks(*span) {
+                    let q = head(q, shape, heads, kv_head * shape.group() + g, start + first, count);
+                    let k = head(k, shape, kv_heads, *kv_head, first_key, keys);
+                    let v = head(v, shape, kv_heads, *kv_head, first_key, keys);
+                    weights(q, k, block, shape.scale(), scores);
                     let weights = View::new(scores, 0, [count, keys], [keys, 1]);
                     let out = &mut out[(g * length + first) * head_dim..];
                     matmul(weights, v, (out, head_dim), 1.0, false, Threads::One);
@@ -81,30 +90,31 @@ pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) ->
     let tasks = tasks(shape);
     let parts: Vec<Vec<f32>> = tasks.par_iter().map(of_task).collect();
     let mut out = vec![0.0; q.len()];
-    for (Task { row, kv_head }, part) in tasks.iter().zip(parts) {
-        for (g, values) in part.chunks(length * head_dim).enumerate() {
-            put(&mut out, values, shape, heads, kv_head * shape.group() + g, row * length);
+    for (Task { span, kv_head }, part) in tasks.iter().zip(parts) {
+        for (g, values) in part.chunks(span.length * head_dim).enumerate() {
+            put(&mut out, values, shape, heads, kv_head * shape.group() + g, span.first);
         }
     }
     out
 }
 
 /// The gradients for `q`, `k` and `v`.
-pub(super) fn backward(q: &[f32], k: &[f32], v: &[f32], grad: &[f32], shape: AttentionShape) -> [Vec<f32>; 3] {
-    let AttentionShape { length, total, heads, kv_heads, head_dim, .. } = shape;
-    let of_task = |Task { row, kv_head }: &Task| {
+pub(super) fn backward(q: &[f32], k: &[f32], v: &[f32], grad: &[f32], shape: &AttentionShape) -> [Vec<f32>; 3] {
+    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+    let of_task = |Task { span, kv_head }: &Task| {
+        let Span { first: start, length, first_key, total } = *span;
         let mut d_q = vec![0.0; shape.group() * length * head_dim];
         let (mut d_k, mut d_v) = (vec![0.0; total * head_dim], vec![0.0; total * head_dim]);
         let size = BLOCK.min(length) * total;
         with_scratch(2 * size, |scratch| {
             let (scores, d_scores) = scratch.split_at_mut(size);
             for g in 0..shape.group() {
-                for block @ (first, count, keys) in blocks(shape) {
-                    let at = |x| head(x, shape, heads, kv_head * shape.group() + g, row * length + first, count);
+                for block @ Block { first, count, keys } in blocks(*span) {
+                    let at = |x| head(x, shape, heads, kv_head * shape.group() + g, start + first, count);
                     let (q, grad) = (at(q), at(grad));
-                    let k = head(k, shape, kv_heads, *kv_head, row * total, keys);
-                    let v = head(v, shape, kv_heads, *kv_head, row * total, keys);
-                    weights(q, k, block, shape, scores);
+                    let k = head(k, shape, kv_heads, *kv_head, first_key, keys);
+                    let v = head(v, shape, kv_heads, *kv_head, first_key, keys);
+                    weights(q, k, block, shape.scale(), scores);
                     let view = |scores| View::new(scores, 0, [count, keys], [keys, 1]);
                     matmul(view(scores).t(), grad, (&mut d_v, head_dim), 1.0, true, Threads::One);
                     matmul(grad, v.t(), (d_scores, keys), 1.0, false, Threads::One);
@@ -124,12 +134,12 @@ pub(super) fn backward(q: &[f32], k: &[f32], v: &[f32], grad: &[f32], shape: Att
     let tasks = tasks(shape);
     let parts: Vec<[Vec<f32>; 3]> = tasks.par_iter().map(of_task).collect();
     let (mut d_q, mut d_k, mut d_v) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-    for (Task { row, kv_head }, [part_q, part_k, part_v]) in tasks.iter().zip(parts) {
-        for (g, values) in part_q.chunks(length * head_dim).enumerate() {
-            put(&mut d_q, values, shape, heads, kv_head * shape.group() + g, row * length);
+    for (Task { span, kv_head }, [part_q, part_k, part_v]) in tasks.iter().zip(parts) {
+        for (g, values) in part_q.chunks(span.length * head_dim).enumerate() {
+            put(&mut d_q, values, shape, heads, kv_head * shape.group() + g, span.first);
         }
-        put(&mut d_k, &part_k, shape, kv_heads, *kv_head, row * total);
-        put(&mut d_v, &part_v, shape, kv_heads, *kv_head, row * total);
+        put(&mut d_k, &part_k, shape, kv_heads, *kv_head, span.first_key);
+        put(&mut d_v, &part_v, shape, kv_heads, *kv_head, span.first_key);
     }
     [d_q, d_k, d_v]
 }

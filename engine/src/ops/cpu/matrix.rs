@@ -38,6 +38,11 @@ impl<'a> View<'a> {
         Self { data, shape, strides }
     }
 
+    /// Rows and columns.
+    pub(super) fn shape(self) -> [usize; 2] {
+        self.shape
+    }
+
     /// The transpose.
     pub(super) fn t(self) -> Self {
         let ([rows, columns], [down, across]) = (self.shape, self.strides);

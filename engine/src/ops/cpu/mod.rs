@@ -4,6 +4,7 @@
 //! where that costs most. Dense products are the `gemm` crate's.
 
 mod attention;
+mod lora;
 mod matrix;
 mod nf4;
 mod rows;
@@ -12,7 +13,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
-use super::{AttentionShape, Nf4Primitive, Ops, Product};
+use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product};
 
 /// A contiguous tensor's floats.
 fn floats(tensor: &FlexTensor) -> &[f32] {
@@ -27,6 +28,13 @@ fn read<const N: usize, T>(tensors: [FlexTensor; N], f: impl FnOnce([&[f32]; N])
 
 fn write(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+/// Calls `f` with the operands of a LoRA branch on the host.
+fn with_branch<T>(branch: Branch<Flex>, f: impl FnOnce(&lora::Branch) -> T) -> T {
+    let Branch { a, b, mask, scaling } = branch;
+    let (rank, mask) = (a.shape()[0], mask.map(|mask| mask.to_contiguous()));
+    read([a, b], |[a, b]| f(&lora::Branch { a, b, mask: mask.as_ref().map(floats), scaling: scaling as f32, rank }))
 }
 
 impl Ops for Flex {
@@ -84,20 +92,41 @@ impl Ops for Flex {
         write(read([x, cos, sin], |[x, cos, sin]| rows::rotate(x, cos, sin, width, head_dim, back)), shape)
     }
 
-    fn causal_attention(
-        qkv: [FloatTensor<Self>; 3],
-        _mask: Option<FloatTensor<Self>>,
-        shape: AttentionShape,
-    ) -> FloatTensor<Self> {
+    fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
+        let tokens = x.shape()[0];
+        let (out, rank) = (branch.b.shape()[0], branch.b.shape()[1]);
+        let [y, low] = read([x], |[x]| with_branch(branch, |branch| lora::forward(x, weight, branch)));
+        [write(y, [tokens, out]), write(low, [tokens, rank])]
+    }
+
+    fn lora_linear_backward(
+        inputs: [FloatTensor<Self>; 2],
+        weight: &Frozen<Self>,
+        branch: Branch<Self>,
+        grad: FloatTensor<Self>,
+        for_x: bool,
+    ) -> LoraGradients<Self> {
+        let of_x = inputs[0].shape().to_vec();
+        let (of_a, of_b) = (branch.a.shape().to_vec(), branch.b.shape().to_vec());
+        let [x, low] = inputs;
+        let (d_x, d_a, d_b) = read([x, low, grad], |[x, low, grad]| {
+            with_branch(branch, |branch| lora::backward([x, low], weight, branch, grad, for_x))
+        });
+        LoraGradients { x: d_x.map(|d_x| write(d_x, of_x)), a: write(d_a, of_a), b: write(d_b, of_b) }
+    }
+
+    const MASKED_ATTENTION: bool = false;
+
+    fn causal_attention(qkv: [FloatTensor<Self>; 3], _: &Masking<Self>, shape: &AttentionShape) -> FloatTensor<Self> {
         let dims = qkv[0].shape().to_vec();
         write(read(qkv, |[q, k, v]| attention::forward(q, k, v, shape)), dims)
     }
 
     fn causal_attention_backward(
         qkv: [FloatTensor<Self>; 3],
-        _mask: Option<FloatTensor<Self>>,
+        _: &Masking<Self>,
         grad: FloatTensor<Self>,
-        shape: AttentionShape,
+        shape: &AttentionShape,
     ) -> [FloatTensor<Self>; 3] {
         let dims = qkv.each_ref().map(|x| x.shape().to_vec());
         let [q, k, v] = qkv;

@@ -1,0 +1,110 @@
+//! A frozen linear layer with a low-rank branch beside it, as one operation (LoRA, arXiv:2106.09685, equation 3).
+//!
+//! One operation, because on its own each half reads the activations and writes the result once more, and because the
+//! gradient of the activations is the sum of both halves'.
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+
+use super::fused::{primitive, tensor};
+use super::{Nf4Primitive, Nf4Weight, Ops, Product};
+
+/// A weight `[out, in]` that is not trained.
+#[derive(Clone, Debug)]
+pub enum Frozen<B: Backend> {
+    /// In f32.
+    Dense(FloatTensor<B>),
+    /// In 4 bits.
+    Nf4(Nf4Primitive<B>),
+}
+
+impl<B: Backend> Branch<B> {
+    /// From tensors.
+    pub fn new(a: Tensor<B, 2>, b: Tensor<B, 2>, mask: Option<Tensor<B, 2>>, scaling: f64) -> Self {
+        Self { a: primitive(a), b: primitive(b), mask: mask.map(primitive), scaling }
+    }
+}
+
+impl<B: Ops> Frozen<B> {
+    /// A weight in f32.
+    pub fn dense(weight: Tensor<B, 2>) -> Self {
+        Self::Dense(primitive(weight))
+    }
+
+    /// A weight in 4 bits.
+    pub fn nf4(weight: &Nf4Weight<B>) -> Self {
+        Self::Nf4(weight.0.clone())
+    }
+
+    /// Either product of rows of activations with the weight.
+    fn product(&self, x: FloatTensor<B>, product: Product) -> FloatTensor<B> {
+        match (self, product) {
+            (Self::Nf4(weight), product) => B::nf4_matmul(x, weight, product),
+            (Self::Dense(weight), Product::Forward) => B::float_matmul(x, B::float_swap_dims(weight.clone(), 0, 1)),
+            (Self::Dense(weight), Product::InputGradient) => B::float_matmul(x, weight.clone()),
+        }
+    }
+}
+
+/// The branch: `scaling * B(A(x))`, with `x` times `mask` where elements are dropped.
+#[derive(Clone, Debug)]
+pub struct Branch<B: Backend> {
+    /// `[r, in]`.
+    pub a: FloatTensor<B>,
+    /// `[out, r]`.
+    pub b: FloatTensor<B>,
+    /// `[tokens, in]`: 0 for a dropped element, `1 / (1 - p)` for a kept one.
+    pub mask: Option<FloatTensor<B>>,
+    /// Multiplies the branch.
+    pub scaling: f64,
+}
+
+/// The gradients of the operation.
+pub struct LoraGradients<B: Backend> {
+    /// `[tokens, in]`, where it was asked for.
+    pub x: Option<FloatTensor<B>>,
+    /// `[r, in]`.
+    pub a: FloatTensor<B>,
+    /// `[out, r]`.
+    pub b: FloatTensor<B>,
+}
+
+/// `x · Wᵀ + scaling · (x ∘ mask) · Aᵀ · Bᵀ`, and `(x ∘ mask) · Aᵀ`, which the backward pass takes.
+pub(super) fn forward<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: Branch<B>) -> [FloatTensor<B>; 2] {
+    let y = tensor::<B, 2>(weight.product(x.clone(), Product::Forward));
+    let x = tensor::<B, 2>(x);
+    let x = match branch.mask {
+        Some(mask) => x * tensor(mask),
+        None => x,
+    };
+    let low = x.matmul(tensor::<B, 2>(branch.a).transpose());
+    // The scale is applied where the tensor is smallest.
+    let y = y + (low.clone() * branch.scaling).matmul(tensor::<B, 2>(branch.b).transpose());
+    [primitive(y), primitive(low)]
+}
+
+/// The gradients of [`forward`] from that of its first result.
+pub(super) fn backward<B: Ops>(
+    [x, low]: [FloatTensor<B>; 2],
+    weight: &Frozen<B>,
+    branch: Branch<B>,
+    grad: FloatTensor<B>,
+    for_x: bool,
+) -> LoraGradients<B> {
+    let (low, a, b) = (tensor::<B, 2>(low), tensor::<B, 2>(branch.a), tensor::<B, 2>(branch.b));
+    let mask = branch.mask.map(tensor::<B, 2>);
+    let masked = |x: Tensor<B, 2>| match &mask {
+        Some(mask) => x * mask.clone(),
+        None => x,
+    };
+    let dy = tensor::<B, 2>(grad.clone());
+    let d_low = dy.clone().matmul(b) * branch.scaling;
+    let d_b = dy.transpose().matmul(low * branch.scaling);
+    let d_a = d_low.clone().transpose().matmul(masked(tensor(x)));
+    let d_x = for_x.then(|| {
+        let of_base = tensor::<B, 2>(weight.product(grad, Product::InputGradient));
+        primitive(of_base + masked(d_low.matmul(a)))
+    });
+    LoraGradients { x: d_x, a: primitive(d_a), b: primitive(d_b) }
+}
