@@ -4,7 +4,7 @@
 use burn_flex::Flex;
 use rayon::prelude::*;
 
-use super::matrix::{Threads, View, matmul};
+use super::matrix::{Threads, View, matmul, product};
 use super::{floats, nf4};
 use crate::ops::{Frozen, Product};
 
@@ -28,23 +28,16 @@ fn rows_of(x: &[f32], width: usize) -> View<'_> {
     View::new(x, 0, [x.len() / width, width], [width, 1])
 }
 
-fn product_of(lhs: View, rhs: View, scale: f32) -> Vec<f32> {
-    let [rows, columns] = [lhs.shape()[0], rhs.shape()[1]];
-    let mut y = vec![0.0; rows * columns];
-    matmul(lhs, rhs, (&mut y, columns), scale, false, Threads::All);
-    y
-}
-
 /// Either product of rows with a frozen weight.
-fn frozen(x: &[f32], weight: &Frozen<Flex>, [out, input]: [usize; 2], product: Product) -> Vec<f32> {
+fn frozen(x: &[f32], weight: &Frozen<Flex>, [out, input]: [usize; 2], side: Product) -> Vec<f32> {
     match weight {
-        Frozen::Nf4(weight) => nf4::matmul(x, weight, product),
+        Frozen::Nf4(weight) => nf4::matmul(x, weight, side),
         Frozen::Dense(weight) => {
             let weight = weight.to_contiguous();
             let dense = View::new(floats(&weight), 0, [out, input], [input, 1]);
-            match product {
-                Product::Forward => product_of(rows_of(x, input), dense.t(), 1.0),
-                Product::InputGradient => product_of(rows_of(x, out), dense, 1.0),
+            match side {
+                Product::Forward => product(rows_of(x, input), dense.t(), 1.0, Threads::All),
+                Product::InputGradient => product(rows_of(x, out), dense, 1.0, Threads::All),
             }
         }
     }
@@ -62,7 +55,7 @@ pub(super) fn forward(x: &[f32], weight: &Frozen<Flex>, branch: &Branch) -> [Vec
     let Branch { a, b, mask, scaling, rank } = *branch;
     let (out, input) = (b.len() / rank, a.len() / rank);
     let dropped = mask.map(|mask| masked(x, mask));
-    let low = product_of(rows_of(dropped.as_deref().unwrap_or(x), input), rows_of(a, input).t(), 1.0);
+    let low = product(rows_of(dropped.as_deref().unwrap_or(x), input), rows_of(a, input).t(), 1.0, Threads::All);
     let mut y = frozen(x, weight, [out, input], Product::Forward);
     matmul(rows_of(&low, rank), rows_of(b, rank).t(), (&mut y, out), scaling, true, Threads::All);
     [y, low]
@@ -79,17 +72,17 @@ pub(super) fn backward(
     let Branch { a, b, mask, scaling, rank } = *branch;
     let (out, input) = (b.len() / rank, a.len() / rank);
     let dy = rows_of(grad, out);
-    let d_low = product_of(dy, rows_of(b, rank), scaling);
-    let d_b = product_of(dy.t(), rows_of(low, rank), scaling);
+    let d_low = product(dy, rows_of(b, rank), scaling, Threads::All);
+    let d_b = product(dy.t(), rows_of(low, rank), scaling, Threads::All);
     let dropped = mask.map(|mask| masked(x, mask));
-    let d_a = product_of(rows_of(&d_low, rank).t(), rows_of(dropped.as_deref().unwrap_or(x), input), 1.0);
+    let d_a = product(rows_of(&d_low, rank).t(), rows_of(dropped.as_deref().unwrap_or(x), input), 1.0, Threads::All);
     let d_x = for_x.then(|| {
         let mut d_x = frozen(grad, weight, [out, input], Product::InputGradient);
         let (d_low, a) = (rows_of(&d_low, rank), rows_of(a, input));
         match mask {
             None => matmul(d_low, a, (&mut d_x, input), 1.0, true, Threads::All),
             Some(mask) => {
-                let of_branch = product_of(d_low, a, 1.0);
+                let of_branch = product(d_low, a, 1.0, Threads::All);
                 let terms = of_branch.par_chunks(TASK).zip(mask.par_chunks(TASK));
                 d_x.par_chunks_mut(TASK).zip(terms).for_each(|(d_x, (branch, mask))| {
                     d_x.iter_mut().zip(branch).zip(mask).for_each(|((d, b), m)| *d += b * m);

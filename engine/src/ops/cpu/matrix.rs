@@ -38,11 +38,6 @@ impl<'a> View<'a> {
         Self { data, shape, strides }
     }
 
-    /// Rows and columns.
-    pub(super) fn shape(self) -> [usize; 2] {
-        self.shape
-    }
-
     /// The transpose.
     pub(super) fn t(self) -> Self {
         let ([rows, columns], [down, across]) = (self.shape, self.strides);
@@ -57,25 +52,52 @@ pub(super) enum Threads {
     All,
 }
 
+/// `scale * lhs · rhs`, row-major.
+pub(super) fn product(lhs: View, rhs: View, scale: f32, threads: Threads) -> Vec<f32> {
+    let (rows, columns) = (lhs.shape[0], rhs.shape[1]);
+    let length = rows * columns;
+    if lhs.shape[1] == 0 {
+        return vec![0.0; length];
+    }
+    // Not zeroed first: the product writes every element, and the pages of a large result cost as much as reading it.
+    let mut y = Vec::with_capacity(length);
+    // SAFETY: the vector has room for `rows` rows of `columns`, all of which the call writes before they are exposed.
+    unsafe {
+        gemm(lhs, rhs, (y.as_mut_ptr(), columns), scale, false, threads);
+        y.set_len(length);
+    }
+    y
+}
+
 /// `y = keep * y + scale * lhs · rhs`, where row `i` of `y` begins at `i * stride`; `keep` is 0 or 1.
 pub(super) fn matmul(lhs: View, rhs: View, (y, stride): (&mut [f32], usize), scale: f32, keep: bool, threads: Threads) {
-    let ([m, k], [_, n]) = (lhs.shape, rhs.shape);
+    let (m, n) = (lhs.shape[0], rhs.shape[1]);
     if m == 0 || n == 0 {
         return;
     }
-    assert!(k == rhs.shape[0] && n <= stride && (m - 1) * stride + n <= y.len());
+    assert!(n <= stride && (m - 1) * stride + n <= y.len());
+    // SAFETY: the assertion keeps every row of the result inside `y`, which is borrowed mutably.
+    unsafe { gemm(lhs, rhs, (y.as_mut_ptr(), stride), scale, keep, threads) }
+}
+
+/// [`matmul`] into raw memory, which without `keep` may be uninitialized.
+///
+/// # Safety
+/// `y` points to `lhs.shape[0]` writable rows of `rhs.shape[1]` floats, `stride` apart, that overlap neither operand.
+unsafe fn gemm(lhs: View, rhs: View, (y, stride): (*mut f32, usize), scale: f32, keep: bool, threads: Threads) {
+    let ([m, k], [inner, n]) = (lhs.shape, rhs.shape);
+    assert_eq!(k, inner, "the inner dimensions of a product differ");
     let parallelism = match threads {
         Threads::All if m * n * k >= PARALLEL => gemm::Parallelism::Rayon(0),
         _ => gemm::Parallelism::None,
     };
-    // SAFETY: `View::new` and the assertion above keep every strided access inside the three slices, and `y` is borrowed
-    // mutably, so it overlaps neither operand.
+    // SAFETY: `View::new` keeps every strided read inside its slice, and the caller answers for `y`.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            y.as_mut_ptr(),
+            y,
             1,
             stride as isize,
             keep,

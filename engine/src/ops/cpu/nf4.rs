@@ -87,27 +87,29 @@ impl<'a> HostWeight<'a> {
             Product::Forward => (self.input, self.out),
             Product::InputGradient => (self.out, self.input),
         };
-        let mut y = vec![0.0; rows * result];
         let features = (TILE / self.input.max(1)).clamp(1, self.out.max(1));
+        let mut y = Vec::new();
         with_scratch(features * self.input, |scratch| {
             for first in (0..self.out).step_by(features) {
                 let count = features.min(self.out - first);
                 let tile = &mut scratch[..count * self.input];
                 self.decode_parallel(first * self.input, tile);
                 let tile = View::new(tile, 0, [count, self.input], [self.input, 1]);
-                match product {
-                    Product::Forward => {
-                        let x = View::new(x, 0, [rows, width], [width, 1]);
-                        let y = &mut y[first..];
-                        matrix::matmul(x, tile.t(), (y, result), 1.0, false, Threads::All);
-                    }
-                    Product::InputGradient => {
-                        let x = View::new(x, first, [rows, count], [width, 1]);
-                        matrix::matmul(x, tile, (&mut y, result), 1.0, first > 0, Threads::All);
-                    }
+                let (x, tile, column) = match product {
+                    Product::Forward => (View::new(x, 0, [rows, width], [width, 1]), tile.t(), first),
+                    Product::InputGradient => (View::new(x, first, [rows, count], [width, 1]), tile, 0),
+                };
+                // The first tile may be the whole weight, or a summand of the whole result.
+                if first == 0 && (count == self.out || product == Product::InputGradient) {
+                    y = matrix::product(x, tile, 1.0, Threads::All);
+                    continue;
                 }
+                y.resize(rows * result, 0.0);
+                let keep = product == Product::InputGradient;
+                matrix::matmul(x, tile, (&mut y[column..], result), 1.0, keep, Threads::All);
             }
         });
+        y.resize(rows * result, 0.0);
         y
     }
 }
