@@ -1,14 +1,63 @@
 //! The same models on a GPU through wgpu, under fusion.
 
 use halfbyte::backends::{Wgpu, WgpuDevice};
-use halfbyte_tests::reference::{gradients_match, logits_match};
+use halfbyte_tests::{consistency, operations, reference};
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
 /// a GPU tests the same adapter.
 const RASTERIZER: WgpuDevice = WgpuDevice::Cpu;
 
 #[test]
-fn logits_and_gradients_match_on_wgpu() {
-    logits_match::<Wgpu>(&RASTERIZER);
-    gradients_match::<Wgpu>(&RASTERIZER);
+fn logits_match() {
+    reference::logits_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn gradients_match() {
+    reference::gradients_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn products_match() {
+    operations::products_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn nf4_products_match() {
+    operations::nf4_products_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn elementwise_blocks_match() {
+    operations::elementwise_blocks_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn lora_linear_matches() {
+    operations::lora_linear_matches::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn attention_matches() {
+    operations::attention_matches::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn cross_entropy_matches() {
+    operations::cross_entropy_matches::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn ragged_batches_are_their_sequences() {
+    consistency::ragged_batches_are_their_sequences::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn recomputation_drops_the_same_elements() {
+    consistency::recomputation_drops_the_same_elements::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn an_adapter_may_sit_on_the_upper_layer_alone() {
+    consistency::an_adapter_may_sit_on_the_upper_layer_alone::<Wgpu>(&RASTERIZER);
 }

@@ -15,6 +15,11 @@ mod train;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+/// A training step on the CPU makes and drops results of many megabytes, which the system's allocator returns to the
+/// kernel and faults in again each time; mimalloc keeps them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "halfbyte", version, about, long_about = None)]
 struct Arguments {
@@ -41,6 +46,9 @@ enum Command {
 }
 
 fn main() -> Result<()> {
+    // Output into a pipe that closes early (`| head`) ends the command quietly, as it ends other commands.
+    sigpipe::reset();
+    quiet_without_a_display();
     match Arguments::parse().command {
         Command::Train(arguments) => train::run(arguments),
         Command::Pretrain(arguments) => pretrain::run(arguments),
@@ -49,5 +57,13 @@ fn main() -> Result<()> {
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Memory(arguments) => memory::run(arguments),
         Command::Devices => devices::run(),
+    }
+}
+
+/// Keeps Mesa's Vulkan layer that sorts GPUs by display from printing errors where there is no display.
+fn quiet_without_a_display() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: no other thread has been started yet.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }

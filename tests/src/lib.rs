@@ -1,5 +1,7 @@
 //! What the cross-crate tests share: the golden fixtures, and comparison by relative error.
 
+pub mod consistency;
+pub mod operations;
 pub mod reference;
 
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use burn::tensor::backend::Backend;
 use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
 use crate::lora::LoraBranch;
-use crate::ops::{Frozen, Nf4Weight, Ops, Product, lora_linear, nf4_matmul};
+use crate::ops::{Frozen, Nf4Weight, Ops, Product, lora_linear, matmul, nf4_matmul};
 
 /// A weight of shape `[out, in]`.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl<B: Ops> Weight<B> {
     /// `[tokens, in] -> [tokens, out]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self {
-            Self::Dense(weight) => x.matmul(weight.value.clone().transpose()),
+            Self::Dense(weight) => matmul(x, weight.value.clone().transpose()),
             Self::Nf4(weight) => nf4_matmul(x, weight, Product::Forward),
         }
     }

@@ -28,7 +28,7 @@ pub use pass::Pass;
 pub use rope::Rope;
 pub use save::save_dense;
 
-use crate::ops::{Ops, Sequences};
+use crate::ops::{Ops, Sequences, matmul};
 
 /// The path of the embedding, and of the tied head.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -65,7 +65,7 @@ pub type Cache<B> = Vec<Option<LayerCache<B>>>;
 impl<B: Ops> Head<B> {
     /// `[tokens, hidden] -> [tokens, vocab]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.norm.forward(x).matmul(self.weight.value.clone().transpose())
+        matmul(self.norm.forward(x), self.weight.value.clone().transpose())
     }
 
     /// Rebuilds the head with `f(path, parameter)` in place of every parameter; a tied weight goes by the embedding's path.

@@ -10,6 +10,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use burn_autodiff::Autodiff;
 
 use super::fused::{primitive, tensor};
+use super::{Ops, matmul};
 
 /// Stands in for minus infinity in the mask: its exponential is zero in f32, and it stays finite in every shader.
 const MASKED: f32 = -1e30;
@@ -241,14 +242,14 @@ fn ungrouped<B: Backend>(x: Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 2
     join(x.reshape([sequences.lengths.len(), shape.heads, sequences.longest(), shape.head_dim]))
 }
 
-fn weights<B: Backend>([q, k, v]: [FloatTensor<B>; 3], masking: &Masking<B>, shape: &AttentionShape) -> Weights<B> {
+fn weights<B: Ops>([q, k, v]: [FloatTensor<B>; 3], masking: &Masking<B>, shape: &AttentionShape) -> Weights<B> {
     let AttentionShape { sequences, heads, kv_heads, head_dim } = shape;
     let (rows, longest) = (sequences.lengths.len(), sequences.longest());
     let total = sequences.cached + longest;
     let q = grouped(masking.pad(tensor(q)), shape);
     let k = split(masking.pad(tensor(k)), rows, *kv_heads, *head_dim);
     let v = split(masking.pad(tensor(v)), rows, *kv_heads, *head_dim);
-    let scores = q.clone().matmul(k.clone().swap_dims(2, 3)) * shape.scale();
+    let scores = matmul(q.clone(), k.clone().swap_dims(2, 3)) * shape.scale();
     let mut scores = scores.reshape([rows, *heads, longest, total]);
     if let Some(hidden) = &masking.hidden {
         scores = scores + hidden.clone();
@@ -259,17 +260,17 @@ fn weights<B: Backend>([q, k, v]: [FloatTensor<B>; 3], masking: &Masking<B>, sha
 
 /// Causal attention: `q` `[tokens, heads * head_dim]`, `k` and `v` `[cached and new tokens, kv_heads * head_dim]`; the
 /// result is shaped like `q`.
-pub(super) fn forward<B: Backend>(
+pub(super) fn forward<B: Ops>(
     qkv: [FloatTensor<B>; 3],
     masking: &Masking<B>,
     shape: &AttentionShape,
 ) -> FloatTensor<B> {
     let Weights { v, weights, .. } = weights::<B>(qkv, masking, shape);
-    primitive(masking.unpad(ungrouped(weights.matmul(v), shape)))
+    primitive(masking.unpad(ungrouped(matmul(weights, v), shape)))
 }
 
 /// The gradients of [`forward`] for `q`, `k` and `v`; the weights are computed again.
-pub(super) fn backward<B: Backend>(
+pub(super) fn backward<B: Ops>(
     qkv: [FloatTensor<B>; 3],
     masking: &Masking<B>,
     grad: FloatTensor<B>,
@@ -277,12 +278,12 @@ pub(super) fn backward<B: Backend>(
 ) -> [FloatTensor<B>; 3] {
     let Weights { q, k, v, weights } = weights::<B>(qkv, masking, shape);
     let grad = grouped(masking.pad_with_zeros(tensor(grad)), shape);
-    let d_v = weights.clone().swap_dims(2, 3).matmul(grad.clone());
-    let d_weights = grad.matmul(v.swap_dims(2, 3));
+    let d_v = matmul(weights.clone().swap_dims(2, 3), grad.clone());
+    let d_weights = matmul(grad, v.swap_dims(2, 3));
     let along = (d_weights.clone() * weights.clone()).sum_dim(3);
     let d_scores = weights * (d_weights - along) * shape.scale();
-    let d_k = d_scores.clone().swap_dims(2, 3).matmul(q);
-    let d_q = d_scores.matmul(k);
+    let d_k = matmul(d_scores.clone().swap_dims(2, 3), q);
+    let d_q = matmul(d_scores, k);
     [ungrouped(d_q, shape), join(d_k), join(d_v)].map(|gradient| primitive(masking.unpad(gradient)))
 }
 

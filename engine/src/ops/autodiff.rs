@@ -15,6 +15,26 @@ use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 use super::fused::primitive;
 use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product};
 
+#[derive(Debug)]
+struct Matmul;
+
+impl<B: Ops> Backward<B, 2> for Matmul {
+    /// Each operand, kept where the other one is trained.
+    type State = [Option<FloatTensor<B>>; 2];
+
+    fn backward(self, step: Step<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [lhs, rhs] = step.state;
+        let [of_lhs, of_rhs] = step.parents;
+        let grad = grads.consume::<B>(&step.node);
+        if let (Some(node), Some(rhs)) = (of_lhs, rhs) {
+            grads.register::<B>(node.id, B::matmul(grad.clone(), B::float_transpose(rhs)));
+        }
+        if let (Some(node), Some(lhs)) = (of_rhs, lhs) {
+            grads.register::<B>(node.id, B::matmul(B::float_transpose(lhs), grad));
+        }
+    }
+}
+
 /// The backward pass of one product is the other product, with the weight still in 4 bits: no dense weight and no
 /// weight gradient ever exists (QLoRA, arXiv:2305.14314, section 3).
 #[derive(Debug)]
@@ -157,6 +177,16 @@ fn inner<B: Backend, C: CheckpointStrategy>(weight: &Nf4Primitive<Autodiff<B, C>
 }
 
 impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
+    fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        let y = B::matmul(lhs.primitive.clone(), rhs.primitive.clone());
+        let [of_lhs, of_rhs] = [lhs.is_tracked(), rhs.is_tracked()];
+        let kept = [of_rhs.then_some(lhs.primitive), of_lhs.then_some(rhs.primitive)];
+        match Matmul.prepare::<C>([lhs.node, rhs.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(kept, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self> {
         <Self as AutodiffBackend>::from_inner(B::nf4_dequantize(&inner(weight)))
     }

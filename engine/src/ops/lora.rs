@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
 use super::fused::{primitive, tensor};
-use super::{Nf4Primitive, Nf4Weight, Ops, Product};
+use super::{Nf4Primitive, Nf4Weight, Ops, Product, matmul};
 
 /// A weight `[out, in]` that is not trained.
 #[derive(Clone, Debug)]
@@ -41,8 +41,8 @@ impl<B: Ops> Frozen<B> {
     fn product(&self, x: FloatTensor<B>, product: Product) -> FloatTensor<B> {
         match (self, product) {
             (Self::Nf4(weight), product) => B::nf4_matmul(x, weight, product),
-            (Self::Dense(weight), Product::Forward) => B::float_matmul(x, B::float_swap_dims(weight.clone(), 0, 1)),
-            (Self::Dense(weight), Product::InputGradient) => B::float_matmul(x, weight.clone()),
+            (Self::Dense(weight), Product::Forward) => B::matmul(x, B::float_swap_dims(weight.clone(), 0, 1)),
+            (Self::Dense(weight), Product::InputGradient) => B::matmul(x, weight.clone()),
         }
     }
 }
@@ -78,9 +78,9 @@ pub(super) fn forward<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: Bra
         Some(mask) => x * tensor(mask),
         None => x,
     };
-    let low = x.matmul(tensor::<B, 2>(branch.a).transpose());
+    let low = matmul(x, tensor::<B, 2>(branch.a).transpose());
     // The scale is applied where the tensor is smallest.
-    let y = y + (low.clone() * branch.scaling).matmul(tensor::<B, 2>(branch.b).transpose());
+    let y = y + matmul(low.clone() * branch.scaling, tensor::<B, 2>(branch.b).transpose());
     [primitive(y), primitive(low)]
 }
 
@@ -99,12 +99,12 @@ pub(super) fn backward<B: Ops>(
         None => x,
     };
     let dy = tensor::<B, 2>(grad.clone());
-    let d_low = dy.clone().matmul(b) * branch.scaling;
-    let d_b = dy.transpose().matmul(low * branch.scaling);
-    let d_a = d_low.clone().transpose().matmul(masked(tensor(x)));
+    let d_low = matmul(dy.clone(), b) * branch.scaling;
+    let d_b = matmul(dy.transpose(), low * branch.scaling);
+    let d_a = matmul(d_low.clone().transpose(), masked(tensor(x)));
     let d_x = for_x.then(|| {
         let of_base = tensor::<B, 2>(weight.product(grad, Product::InputGradient));
-        primitive(of_base + masked(d_low.matmul(a)))
+        primitive(of_base + masked(matmul(d_low, a)))
     });
     LoraGradients { x: d_x, a: primitive(d_a), b: primitive(d_b) }
 }

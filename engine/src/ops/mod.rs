@@ -23,7 +23,7 @@ use burn::tensor::{Tensor, TensorMetadata};
 pub use attention::{AttentionShape, Masking, Sequences, Span};
 pub(crate) use autodiff::backward_from;
 pub use lora::{Branch, Frozen, LoraGradients};
-pub use tensors::{causal_attention, cross_entropy, lora_linear, nf4_matmul, rms_norm, rotate, swiglu};
+pub use tensors::{causal_attention, cross_entropy, lora_linear, matmul, nf4_matmul, rms_norm, rotate, swiglu};
 pub use weight::Nf4Weight;
 
 /// An NF4 weight of shape `[out, in]` as a backend holds it: bytes in bitsandbytes' layout, viewed as 32-bit words.
@@ -66,12 +66,17 @@ impl Product {
 /// The functions of the same names in this module take [`Tensor`]s and say shapes; a `*_backward`
 /// gives the gradients of its namesake's tensors from that of its result.
 pub trait Ops: Backend {
+    /// [`matmul`].
+    fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(lhs, rhs)
+    }
+
     /// The whole weight, decoded: f32 `[out, in]`.
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self>;
 
     /// The product of activations with a weight that stays in 4 bits; leading dimensions of `x` are rows.
     ///
-    /// By default the weight is decoded into a scratch tensor, multiplied by the backend's own matmul, and the scratch
+    /// By default the weight is decoded into a scratch tensor, multiplied by the backend's dense product, and the scratch
     /// goes back to the backend's memory pool, where the next layer's decode takes it again.
     fn nf4_matmul(x: FloatTensor<Self>, weight: &Nf4Primitive<Self>, product: Product) -> FloatTensor<Self> {
         let scratch = Self::nf4_dequantize(weight);
@@ -86,7 +91,7 @@ pub trait Ops: Backend {
             Product::InputGradient => (out, input),
         };
         let rows = shape.num_elements() / taken;
-        let y = Self::float_matmul(Self::float_reshape(x, [rows, taken].into()), rhs);
+        let y = Self::matmul(Self::float_reshape(x, [rows, taken].into()), rhs);
         let mut dims = shape.to_vec();
         if let Some(last) = dims.last_mut() {
             *last = given;

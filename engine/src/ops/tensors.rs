@@ -5,6 +5,13 @@ use burn::tensor::{Int, Tensor};
 use super::fused::{primitive, tensor};
 use super::{AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product};
 
+/// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
+///
+/// In place of Burn's own, of which some GPU variants are wrong: see `halfbyte_shaders::matmul`.
+pub fn matmul<B: Ops, const D: usize>(lhs: Tensor<B, D>, rhs: Tensor<B, D>) -> Tensor<B, D> {
+    tensor(B::matmul(primitive(lhs), primitive(rhs)))
+}
+
 /// `x · Wᵀ` or `dy · W` with `W` in 4 bits; the leading dimensions of `x` are kept.
 pub fn nf4_matmul<B: Ops, const D: usize>(x: Tensor<B, D>, weight: &Nf4Weight<B>, product: Product) -> Tensor<B, D> {
     tensor(B::nf4_matmul(primitive(x), &weight.0, product))

@@ -1,0 +1,43 @@
+//! Dense products by one kernel that is right for every shape: CubeCL's single-staged register tiles.
+//!
+//! Burn 0.21 would choose for itself, by timing. Some of its candidates are wrong, silently: one-row products fused with
+//! what surrounds them (seen on Vulkan; tracel-ai/burn#5122 is their kin), and double-buffered ones that read a stage past
+//! the end where the inner dimension is an odd number of stages (tracel-ai/cubek#434, tracel-ai/burn#5626). Others round
+//! f32 operands to tf32.
+
+use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
+use burn_cubecl::tensor::CubeTensor;
+use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
+use cubek::matmul::launch::{Strategy, launch_ref};
+use cubek::std::InputBinding;
+
+use crate::SourceRuntime;
+
+/// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
+///
+/// # Panics
+/// When the inner dimensions differ, or the device refuses both the tiled and the plain kernel.
+pub fn matmul<R: SourceRuntime>(lhs: CubeTensor<R>, rhs: CubeTensor<R>) -> CubeTensor<R> {
+    let rank = lhs.meta.shape().num_dims();
+    let (inner, columns) = (rhs.meta.shape()[rank - 2], rhs.meta.shape()[rank - 1]);
+    assert_eq!(lhs.meta.shape()[rank - 1], inner, "the inner dimensions of a product differ");
+    let mut shape = lhs.meta.shape().clone();
+    shape[rank - 1] = columns;
+    if inner == 0 {
+        return zeros(lhs.device.clone(), shape, lhs.dtype);
+    }
+    let out = empty_device_contiguous_dtype(lhs.client.clone(), lhs.device.clone(), shape, lhs.dtype);
+    if out.meta.shape().num_elements() == 0 {
+        return out;
+    }
+    let element = lhs.dtype.into();
+    let launch = |strategy: &Strategy| {
+        let operand = |tensor: &CubeTensor<R>| InputBinding::new(tensor.clone().binding(), element);
+        let mut elements = MatmulElems::from_globals(&MatmulGlobalElems { lhs: element, rhs: element, out: element });
+        launch_ref(strategy, &lhs.client, operand(&lhs), operand(&rhs), out.clone().binding(), &mut elements)
+    };
+    launch(&Strategy::SimpleUnit(Default::default()))
+        .or_else(|_| launch(&Strategy::Naive))
+        .unwrap_or_else(|refusal| panic!("no kernel takes {:?} x {:?}: {refusal:?}", lhs.meta, rhs.meta));
+    out
+}

@@ -1,0 +1,49 @@
+//! Operations and steps on the CPU: against plain formulas, and against themselves computed another way.
+
+use halfbyte::backends::Cpu;
+use halfbyte_tests::{consistency, operations};
+
+#[test]
+fn products_match() {
+    operations::products_match::<Cpu>(&Default::default());
+}
+
+#[test]
+fn nf4_products_match() {
+    operations::nf4_products_match::<Cpu>(&Default::default());
+}
+
+#[test]
+fn elementwise_blocks_match() {
+    operations::elementwise_blocks_match::<Cpu>(&Default::default());
+}
+
+#[test]
+fn lora_linear_matches() {
+    operations::lora_linear_matches::<Cpu>(&Default::default());
+}
+
+#[test]
+fn attention_matches() {
+    operations::attention_matches::<Cpu>(&Default::default());
+}
+
+#[test]
+fn cross_entropy_matches() {
+    operations::cross_entropy_matches::<Cpu>(&Default::default());
+}
+
+#[test]
+fn ragged_batches_are_their_sequences() {
+    consistency::ragged_batches_are_their_sequences::<Cpu>(&Default::default());
+}
+
+#[test]
+fn recomputation_drops_the_same_elements() {
+    consistency::recomputation_drops_the_same_elements::<Cpu>(&Default::default());
+}
+
+#[test]
+fn an_adapter_may_sit_on_the_upper_layer_alone() {
+    consistency::an_adapter_may_sit_on_the_upper_layer_alone::<Cpu>(&Default::default());
+}

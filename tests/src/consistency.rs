@@ -1,0 +1,105 @@
+//! What has to be equal however a step is computed: alone or in a batch, from stored or from recomputed graphs, with
+//! adapters on every layer or on some.
+
+use halfbyte::data::Batch;
+use halfbyte::lora::{Dropout, LoraConfig, Targets, attach};
+use halfbyte::model::Transformer;
+use halfbyte::ops::Ops;
+use halfbyte::optim::{Gradients, accumulate};
+use halfbyte::train::{Recompute, Step, backpropagate, whole_graph};
+
+use crate::assert_close;
+use crate::reference::{NF4, expected, golden_batch, model, values, with_adapter};
+
+const MODEL: &str = "llama-untied";
+
+/// The golden batch's tokens cut into sequences of differing lengths, the loss on every token that has a next one.
+fn ragged() -> Vec<Batch> {
+    let tokens = golden_batch(&expected(MODEL)).tokens;
+    let mut rest = tokens.as_slice();
+    let lengths = [7, 1, 24, 2, 13];
+    let sequences = lengths.map(|length| {
+        let (sequence, after) = rest.split_at(length);
+        rest = after;
+        let targets = sequence.iter().skip(1).enumerate().map(|(i, token)| (i, *token)).collect();
+        Batch { lengths: vec![length], tokens: sequence.to_vec(), targets }
+    });
+    sequences.into()
+}
+
+/// The same sequences as one batch.
+fn together(sequences: &[Batch]) -> Batch {
+    let mut batch = Batch { lengths: Vec::new(), tokens: Vec::new(), targets: Vec::new() };
+    for sequence in sequences {
+        let start = batch.tokens.len();
+        batch.targets.extend(sequence.targets.iter().map(|(row, token)| (start + row, *token)));
+        batch.tokens.extend(&sequence.tokens);
+        batch.lengths.extend(&sequence.lengths);
+    }
+    batch
+}
+
+fn assert_same<B: Ops>(what: &str, found: Step<B>, expected: &Step<B>) {
+    assert_close(what, &values(found.loss_sum), &values(expected.loss_sum.clone()), 1e-5);
+    let paths = |gradients: &Gradients<B>| gradients.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(paths(&found.gradients), paths(&expected.gradients), "{what}");
+    for (path, gradient) in found.gradients {
+        let expected = values(expected.gradients[&path].clone());
+        assert_close(&format!("{what}: {path}"), &values(gradient), &expected, 1e-5);
+    }
+}
+
+/// Sequences of differing lengths in one batch: logits, loss and gradients are those of each alone.
+pub fn ragged_batches_are_their_sequences<B: Ops>(device: &B::Device) {
+    let model = with_adapter::<B>(MODEL, device);
+    let sequences = ragged();
+    let batch = together(&sequences);
+    let alone = |one: &Batch| values(model.logits(&one.tokens, &one.lengths));
+    let logits: Vec<f32> = sequences.iter().flat_map(alone).collect();
+    assert_close("ragged logits", &values(model.logits(&batch.tokens, &batch.lengths)), &logits, 1e-5);
+    let weight = 1.0 / batch.targets.len() as f64;
+    let step = |batch: &Batch| backpropagate(&model, batch, weight, 8, Recompute::Layers, None);
+    let sum = sequences.iter().filter(|one| !one.targets.is_empty()).map(step).reduce(|mut sum, one| {
+        sum.loss_sum = sum.loss_sum + one.loss_sum;
+        accumulate(&mut sum.gradients, one.gradients);
+        sum
+    });
+    assert_same("ragged batch", step(&batch), &sum.expect("sequences"));
+}
+
+/// A layer that is computed again drops the elements that it dropped before; another step drops others.
+pub fn recomputation_drops_the_same_elements<B: Ops>(device: &B::Device) {
+    let mut model = model::<B>(MODEL, NF4, device);
+    attach(&mut model, &LoraConfig { r: 4, lora_dropout: 0.3, ..Default::default() }, 1).expect("an adapter");
+    // The branch starts at zero and would hide what is dropped.
+    let model = model.map(|path, parameter| {
+        let mut parameter = parameter.clone();
+        if path.ends_with("lora_B.weight") {
+            parameter.value = parameter.value.ones_like() * 0.05;
+        }
+        parameter
+    });
+    let batch = golden_batch(&expected(MODEL));
+    let step = |recompute, dropout| backpropagate(&model, &batch, 0.1, 16, recompute, dropout);
+    let key = |step| Some(Dropout { seed: 3, step, micro: 1 });
+    let stored = step(Recompute::None, key(0));
+    assert_same("recomputed", step(Recompute::Layers, key(0)), &stored);
+    let loss = |step: Step<B>| values(step.loss_sum)[0];
+    let [first, other, without] =
+        [loss(stored), loss(step(Recompute::Layers, key(1))), loss(step(Recompute::Layers, None))];
+    assert!(first != other && first != without && other != without, "{first}, {other}, {without}");
+}
+
+/// Adapters on the upper layer only: nothing below is kept or given a gradient, and the rest is what the whole graph says.
+pub fn an_adapter_may_sit_on_the_upper_layer_alone<B: Ops>(device: &B::Device) {
+    let mut model: Transformer<B> = model(MODEL, NF4, device);
+    let targets = Targets::Pattern(r"model\.layers\.1\..*_proj".into());
+    attach(&mut model, &LoraConfig { target_modules: targets, ..Default::default() }, 1).expect("an adapter");
+    assert_eq!(model.lowest_trained(), 1);
+    let batch = golden_batch(&expected(MODEL));
+    let whole = whole_graph(&model, &batch, 0.1);
+    assert_eq!(whole.gradients.len(), 14, "two matrices for each of seven layers");
+    for recompute in [Recompute::Layers, Recompute::None] {
+        assert_same("the upper layer", backpropagate(&model, &batch, 0.1, 16, recompute, None), &whole);
+    }
+}

@@ -1,0 +1,332 @@
+//! Every operation and its gradients against plain f64 formulas, which the backends have to meet on any shape.
+//!
+//! A formula here is written for reading, not for speed, and shares no code with the engine. Its gradients are central
+//! differences, which f64 makes exact to about 1e-9.
+
+use burn::backend::Autodiff;
+use burn::tensor::{Int, Tensor, TensorData};
+use halfbyte::nf4::{Nf4Data, quantize};
+use halfbyte::ops::{
+    AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Sequences, causal_attention, cross_entropy,
+    lora_linear, matmul, nf4_matmul, rms_norm, rotate, swiglu,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{assert_close, reference::values};
+
+/// A matrix of f64, row by row.
+#[derive(Clone)]
+struct Matrix {
+    rows: usize,
+    columns: usize,
+    values: Vec<f64>,
+}
+
+impl Matrix {
+    fn of(rows: usize, columns: usize, value: impl Fn(usize, usize) -> f64) -> Self {
+        let values = (0..rows * columns).map(|i| value(i / columns, i % columns)).collect();
+        Self { rows, columns, values }
+    }
+
+    /// Values that f32 holds exactly, between -1 and 1.
+    fn random(rows: usize, columns: usize, random: &mut ChaCha8Rng) -> Self {
+        let values = (0..rows * columns).map(|_| f64::from(random.random_range(-1.0f32..1.0))).collect();
+        Self { rows, columns, values }
+    }
+
+    fn at(&self, row: usize, column: usize) -> f64 {
+        self.values[row * self.columns + column]
+    }
+
+    fn times(&self, other: &Self) -> Self {
+        let dot = |i, j| (0..self.columns).map(|k| self.at(i, k) * other.at(k, j)).sum();
+        Self::of(self.rows, other.columns, dot)
+    }
+
+    fn transposed(&self) -> Self {
+        Self::of(self.columns, self.rows, |i, j| self.at(j, i))
+    }
+
+    fn with(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        Self::of(self.rows, self.columns, |i, j| f(self.at(i, j), other.at(i, j)))
+    }
+
+    fn to_f32(&self) -> Vec<f32> {
+        self.values.iter().map(|v| *v as f32).collect()
+    }
+
+    fn tensor<B: Ops>(&self, device: &B::Device) -> Tensor<B, 2> {
+        Tensor::from_data(TensorData::new(self.to_f32(), [self.rows, self.columns]), device)
+    }
+}
+
+/// A matrix of a backend under autodiff.
+type Lifted<B> = Tensor<Autodiff<B>, 2>;
+
+/// An operation on inputs of given shapes, on a backend and as a formula.
+struct Case<'a, B: Ops> {
+    name: String,
+    inputs: Vec<Matrix>,
+    operation: &'a (dyn Fn(&[Lifted<B>]) -> Lifted<B> + 'a),
+    formula: &'a dyn Fn(&[Matrix]) -> Matrix,
+}
+
+impl<B: Ops> Case<'_, B> {
+    /// Compares the result, and the gradient of a random weighting of its elements for every input.
+    fn check(&self, device: &B::Device, random: &mut ChaCha8Rng) {
+        let inputs: Vec<_> = self.inputs.iter().map(|m| m.tensor::<Autodiff<B>>(device).require_grad()).collect();
+        let expected = (self.formula)(&self.inputs);
+        let weighting = Matrix::random(expected.rows, expected.columns, random);
+        let found = (self.operation)(&inputs);
+        assert_eq!(found.dims(), [expected.rows, expected.columns], "{}", self.name);
+        let gradients = (found.clone() * weighting.tensor(device)).sum().backward();
+        assert_close(&self.name, &values(found.inner()), &expected.to_f32(), 1e-5);
+        let weighted = |inputs: &[Matrix]| -> f64 {
+            (self.formula)(inputs).values.iter().zip(&weighting.values).map(|(a, b)| a * b).sum()
+        };
+        for (i, input) in inputs.iter().enumerate() {
+            let expected = central_differences(&self.inputs, i, &weighted);
+            let found = input.grad(&gradients).unwrap_or_else(|| panic!("{}: no gradient for input {i}", self.name));
+            assert_close(&format!("{}, gradient of input {i}", self.name), &values(found), &expected, 1e-5);
+        }
+    }
+}
+
+/// The derivative of `f` for each element of input `i`.
+fn central_differences(inputs: &[Matrix], i: usize, f: &dyn Fn(&[Matrix]) -> f64) -> Vec<f32> {
+    const STEP: f64 = 1e-5;
+    let mut moved = inputs.to_vec();
+    let mut at = |element: usize, by: f64| {
+        moved[i].values[element] = inputs[i].values[element] + by;
+        let value = f(&moved);
+        moved[i].values[element] = inputs[i].values[element];
+        value
+    };
+    (0..inputs[i].values.len()).map(|e| ((at(e, STEP) - at(e, -STEP)) / (2.0 * STEP)) as f32).collect()
+}
+
+fn random_weight(shape: [usize; 2], block_size: usize, double: bool, random: &mut ChaCha8Rng) -> (Nf4Data, Matrix) {
+    let weight = Matrix::random(shape[0], shape[1], random);
+    let data = quantize(&weight.to_f32(), shape, block_size, double).expect("finite weights");
+    let decoded = data.dequantize();
+    (data, Matrix::of(shape[0], shape[1], |i, j| f64::from(decoded[i * shape[1] + j])))
+}
+
+/// Dense products: one row to many, inner dimensions that are no whole number of tiles, views that are transposed, batches.
+pub fn products_match<B: Ops>(device: &B::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(6);
+    for [m, k, n] in [[1, 1, 1], [1, 8, 64], [1, 104, 20], [17, 8, 33], [33, 40, 24], [9, 72, 35]] {
+        let case = Case::<B> {
+            name: format!("matmul of [{m}, {k}] and [{k}, {n}]"),
+            inputs: vec![Matrix::random(m, k, &mut random), Matrix::random(k, n, &mut random)],
+            operation: &|x| matmul(x[0].clone(), x[1].clone()),
+            formula: &|x| x[0].times(&x[1]),
+        };
+        case.check(device, &mut random);
+        let case = Case::<B> {
+            name: format!("matmul of transposed [{k}, {m}] and [{n}, {k}] between elementwise operations"),
+            inputs: [[k, m], [n, k], [m, n]].map(|[m, n]| Matrix::random(m, n, &mut random)).to_vec(),
+            operation: &|x| matmul((x[0].clone() * 2.0).transpose(), x[1].clone().transpose()) + x[2].clone(),
+            formula: &|x| {
+                let product = x[0].transposed().times(&x[1].transposed());
+                product.with(&x[2], |product, other| 2.0 * product + other)
+            },
+        };
+        case.check(device, &mut random);
+        // The operands of one product in every place of a batch of 2 x 3, as attention has them: heads swapped with tokens.
+        let (lhs, rhs) = (Matrix::random(m, 6 * k, &mut random), Matrix::random(k, 6 * n, &mut random));
+        let heads = |x: &Matrix, width: usize| {
+            x.tensor::<B>(device).reshape([x.rows, 2, 3, width]).swap_dims(0, 1).swap_dims(1, 2)
+        };
+        let found = values(matmul(heads(&lhs, k), heads(&rhs, n)));
+        let part = |x: &Matrix, i: usize, width: usize| Matrix::of(x.rows, width, |row, c| x.at(row, i * width + c));
+        let expected = (0..6).flat_map(|i| part(&lhs, i, k).times(&part(&rhs, i, n)).to_f32()).collect::<Vec<_>>();
+        assert_close(&format!("six products of [{m}, {k}] and [{k}, {n}]"), &found, &expected, 1e-5);
+    }
+}
+
+/// Products with 4-bit weights in both directions: every remainder of the tiles and blocks, one row to many.
+pub fn nf4_products_match<B: Ops>(device: &B::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let shapes = [[1, 1], [3, 5], [7, 64], [5, 65], [64, 129], [33, 127], [130, 257], [256, 64]];
+    for (i, shape) in shapes.into_iter().enumerate() {
+        let (block_size, double) = ([64, 128, 32][i % 3], i % 2 == 0);
+        let (data, weight) = random_weight(shape, block_size, double, &mut random);
+        let held = Nf4Weight::<Autodiff<B>>::upload(&data, device).expect("a valid weight");
+        for rows in [1, 2, 17, 65] {
+            for (product, taken) in [(Product::Forward, shape[1]), (Product::InputGradient, shape[0])] {
+                let matrix = match product {
+                    Product::Forward => weight.transposed(),
+                    Product::InputGradient => weight.clone(),
+                };
+                let x = Matrix::random(rows, taken, &mut random);
+                let name = format!("{product:?} of {rows} rows with {shape:?}, blocks of {block_size}");
+                let input = x.tensor::<Autodiff<B>>(device).require_grad();
+                let y = nf4_matmul(input.clone(), &held, product);
+                assert_close(&name, &values(y.clone().inner()), &x.times(&matrix).to_f32(), 1e-5);
+                // The product is linear: its gradient is the weighting times the other orientation.
+                let weighting = Matrix::random(rows, matrix.columns, &mut random);
+                let gradients = (y * weighting.tensor(device)).sum().backward();
+                let found = values(input.grad(&gradients).expect("a gradient"));
+                assert_close(&name, &found, &weighting.times(&matrix.transposed()).to_f32(), 1e-5);
+            }
+        }
+    }
+}
+
+/// Normalisation, activation and rotation.
+pub fn elementwise_blocks_match<B: Ops>(device: &B::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    for [rows, columns] in [[1, 3], [3, 24], [17, 65]] {
+        let x = Matrix::random(rows, columns, &mut random);
+        let norm = |inputs: &[Matrix]| {
+            let (x, weight) = (&inputs[0], &inputs[1]);
+            let rms = |i| ((0..columns).map(|j| x.at(i, j).powi(2)).sum::<f64>() / columns as f64 + 1e-5).sqrt();
+            Matrix::of(rows, columns, |i, j| x.at(i, j) / rms(i) * weight.at(0, j))
+        };
+        let case = Case::<B> {
+            name: format!("rms_norm of [{rows}, {columns}]"),
+            inputs: vec![x.clone(), Matrix::random(1, columns, &mut random)],
+            operation: &|x| rms_norm(x[0].clone(), x[1].clone(), 1e-5),
+            formula: &norm,
+        };
+        case.check(device, &mut random);
+        let case = Case::<B> {
+            name: format!("swiglu of [{rows}, {columns}]"),
+            inputs: vec![x, Matrix::random(rows, columns, &mut random)],
+            operation: &|x| swiglu(x[0].clone() * 6.0, x[1].clone()),
+            formula: &|x| x[0].with(&x[1], |gate, up| 6.0 * gate / (1.0 + (-6.0 * gate).exp()) * up),
+        };
+        case.check(device, &mut random);
+    }
+    rotation_matches::<B>(device, &mut random);
+}
+
+fn rotation_matches<B: Ops>(device: &B::Device, random: &mut ChaCha8Rng) {
+    let (tokens, heads, half) = (5, 3, 4);
+    let angles = Matrix::random(tokens, half, random).with(&Matrix::of(tokens, half, |_, _| 3.0), |a, b| a * b);
+    let table = |value: &dyn Fn(f64, f64) -> f64| {
+        let both = |t: usize| [-1.0, 1.0].into_iter().flat_map(move |sign| (0..half).map(move |i| (t, i, sign)));
+        let values = (0..tokens).flat_map(both).map(|(t, i, sign)| value(angles.at(t, i), sign) as f32).collect();
+        Tensor::<Autodiff<B>, 4>::from_data(TensorData::new(values, [tokens, 1, 2, half]), device)
+    };
+    let tables = [table(&|angle, _| angle.cos()), table(&|angle, sign| sign * angle.sin())];
+    let turned = |inputs: &[Matrix]| {
+        let x = &inputs[0];
+        Matrix::of(tokens, x.columns, |t, column| {
+            let (head, within) = (column / (2 * half), column % (2 * half));
+            let pair = |part: usize| x.at(t, head * 2 * half + part * half + within % half);
+            let (sin, cos) = angles.at(t, within % half).sin_cos();
+            if within < half { pair(0) * cos - pair(1) * sin } else { pair(1) * cos + pair(0) * sin }
+        })
+    };
+    let case = Case::<B> {
+        name: "rotate".into(),
+        inputs: vec![Matrix::random(tokens, heads * 2 * half, random)],
+        operation: &|x| rotate(x[0].clone(), &tables),
+        formula: &turned,
+    };
+    case.check(device, random);
+}
+
+/// A linear layer with its branch, over a dense and a 4-bit weight, with and without dropped elements.
+pub fn lora_linear_matches<B: Ops>(device: &B::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    for (i, ([out, input], rows, r)) in [([1, 1], 1, 1), ([33, 65], 5, 3), ([20, 24], 17, 8)].into_iter().enumerate() {
+        let (data, weight) = random_weight([out, input], 64, true, &mut random);
+        let frozen = [
+            Frozen::dense(weight.tensor::<Autodiff<B>>(device)),
+            Frozen::nf4(&Nf4Weight::upload(&data, device).expect("a valid weight")),
+        ];
+        let mask = Matrix::of(rows, input, |i, j| if (i * 7 + j) % 3 == 0 { 0.0 } else { 1.5 });
+        for (kind, frozen) in frozen.iter().enumerate() {
+            let mask = (i + kind).is_multiple_of(2).then_some(&mask);
+            let case = Case::<B> {
+                name: format!("lora_linear [{out}, {input}], rank {r}, {rows} rows, mask {}", mask.is_some()),
+                inputs: [[rows, input], [r, input], [out, r]].map(|[m, n]| Matrix::random(m, n, &mut random)).to_vec(),
+                operation: &|x| {
+                    let mask = mask.map(|mask| mask.tensor(device));
+                    lora_linear(x[0].clone(), frozen, Branch::new(x[1].clone(), x[2].clone(), mask, 0.5))
+                },
+                formula: &|x| {
+                    let dropped = mask.map_or(x[0].clone(), |mask| x[0].with(mask, |a, b| a * b));
+                    let branch = dropped.times(&x[1].transposed()).times(&x[2].transposed());
+                    x[0].times(&weight.transposed()).with(&branch, |base, branch| base + 0.5 * branch)
+                },
+            };
+            case.check(device, &mut random);
+        }
+    }
+}
+
+/// Attention over sequences of equal and of differing lengths, with grouped heads and after a cache.
+pub fn attention_matches<B: Ops>(device: &B::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    let of = |sequences, heads, kv_heads, head_dim| AttentionShape { sequences, heads, kv_heads, head_dim };
+    let shapes = [
+        of(Sequences::new(&[1]), 1, 1, 4),
+        of(Sequences::new(&[6, 6]), 4, 2, 8),
+        of(Sequences::new(&[3, 1, 7, 2]), 6, 2, 5),
+        of(Sequences::after(4, 3), 2, 1, 8),
+    ];
+    for shape in shapes {
+        let masking = match B::MASKED_ATTENTION {
+            true => Masking::new(&shape.sequences, device),
+            false => Masking::none(),
+        };
+        let keys = shape.sequences.spans().map(|span| span.total).sum();
+        let widths = [shape.heads, shape.kv_heads, shape.kv_heads].map(|heads| heads * shape.head_dim);
+        let rows = [shape.sequences.tokens(), keys, keys];
+        let case = Case::<B> {
+            name: format!("attention over {:?}", shape.sequences),
+            inputs: rows.into_iter().zip(widths).map(|(m, n)| Matrix::random(m, n, &mut random)).collect(),
+            operation: &|x| causal_attention(x[0].clone(), x[1].clone(), x[2].clone(), &masking, &shape),
+            formula: &|x| attention(&x[0], &x[1], &x[2], &shape),
+        };
+        case.check(device, &mut random);
+    }
+}
+
+/// Softmax attention, query by query.
+fn attention(q: &Matrix, k: &Matrix, v: &Matrix, shape: &AttentionShape) -> Matrix {
+    let (d, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+    let mut out = Matrix::of(q.rows, q.columns, |_, _| f64::NAN);
+    for span in shape.sequences.spans() {
+        for (i, head) in (0..span.length).flat_map(|i| (0..shape.heads).map(move |head| (i, head))) {
+            let (row, base) = (span.first + i, head / group * d);
+            let seen = span.first_key..span.first_key + span.total - span.length + i + 1;
+            let dot = |key| (0..d).map(|c| q.at(row, head * d + c) * k.at(key, base + c)).sum::<f64>();
+            let weights: Vec<f64> = seen.clone().map(|key| (dot(key) / (d as f64).sqrt()).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for c in 0..d {
+                let value: f64 = seen.clone().zip(&weights).map(|(key, w)| w * v.at(key, base + c)).sum();
+                out.values[row * q.columns + head * d + c] = value / sum;
+            }
+        }
+    }
+    out
+}
+
+/// Cross entropy and the gradient that it returns.
+pub fn cross_entropy_matches<B: Ops>(device: &B::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    for [rows, vocab] in [[1, 2], [5, 33], [17, 130]] {
+        let mut logits = Matrix::random(rows, vocab, &mut random);
+        logits.values.iter_mut().for_each(|v| *v *= 8.0);
+        let targets: Vec<usize> = (0..rows).map(|i| (i * 11 + 1) % vocab).collect();
+        let loss = |inputs: &[Matrix]| -> f64 {
+            let x = &inputs[0];
+            let of_row = |i: usize| (0..vocab).map(|j| x.at(i, j).exp()).sum::<f64>().ln() - x.at(i, targets[i]);
+            (0..rows).map(of_row).sum()
+        };
+        let ids: Vec<i32> = targets.iter().map(|t| *t as i32).collect();
+        let ids = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, [rows, 1]), device);
+        let (sum, gradient) = cross_entropy(logits.tensor::<B>(device), ids);
+        let name = format!("cross_entropy of [{rows}, {vocab}]");
+        let logits = [logits];
+        assert_close(&name, &values(sum), &[loss(&logits) as f32], 1e-5);
+        let expected = central_differences(&logits, 0, &loss);
+        assert_close(&name, &values(gradient), &expected, 1e-5);
+    }
+}
