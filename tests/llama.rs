@@ -174,6 +174,9 @@ fn what_is_written_is_what_was_computed() {
     let ids = tokenizer.encode("Question: What is this: a person who bakes bread?\nAnswer:", true).expect("tokens");
     let logits = |model: &Transformer<Cpu>| values(model.logits(&ids, &[ids.len()]));
     let open = |folder: &Path| load::<Cpu>(folder, NF4, &device, &mut |_| {}).expect("a model");
+    if out.exists() {
+        std::fs::remove_dir_all(&out).expect("what an earlier run left");
+    }
     quantize_folder(&base, &out.join("model"), (64, true), &mut |_| {}).expect("a quantized folder");
     let (mut model, of_base) = (open(&base), logits(&open(&out.join("model"))));
     assert_eq!(logits(&model), of_base);

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use halfbyte::files::{Checkpoint, adapter_config};
 use halfbyte::model::ModelConfig;
 use halfbyte::text::Tokenizer;
-use halfbyte_memory::bytes;
+use halfbyte_memory::{bytes, grouped};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -63,7 +63,7 @@ fn model(folder: &Path) -> Result<Checkpoint> {
     let json = std::fs::read(&path)?;
     let config = ModelConfig::parse(&path, &json)?;
     let file = Checkpoint::open(folder)?;
-    println!("Llama model, {} parameters", config.parameters());
+    println!("Llama model, {} parameters", grouped(config.parameters()));
     println!("  {} layers, hidden {}, intermediate {}", config.layers, config.hidden_size, config.intermediate_size);
     println!("  {} query heads, {} key heads, head_dim {}", config.heads, config.kv_heads, config.head_dim);
     let scaling = if config.rope.llama3.is_some() { ", llama3 scaling" } else { "" };

@@ -12,6 +12,8 @@ mod quantize;
 mod talk;
 mod train;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -45,11 +47,22 @@ enum Command {
     Devices,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     // Output into a pipe that closes early (`| head`) ends the command quietly, as it ends other commands.
     sigpipe::reset();
     quiet_without_a_display();
-    match Arguments::parse().command {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A mistake is no crash: its chain of causes on one line, and never a stack trace.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Train(arguments) => train::run(arguments),
         Command::Pretrain(arguments) => pretrain::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use halfbyte_memory::{Method, ModelShape, Optimizer, Phase, Run, bytes, fitting, names, plan, preset};
+use anyhow::{Context, Result, anyhow, bail};
+use halfbyte_memory::{Method, ModelShape, Optimizer, Phase, Run, bytes, fitting, grouped, names, plan, preset};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let model = shape(&arguments.model)?;
-    println!("{}: {} parameters", arguments.model, model.parameters());
+    println!("{}: {} parameters", arguments.model, grouped(model.parameters()));
     let run = Run {
         rank: arguments.rank,
         batch: arguments.batch,
@@ -73,5 +73,8 @@ fn shape(name: &str) -> Result<ModelShape> {
         );
     }
     let json = std::fs::read(&path).with_context(|| path.display().to_string())?;
-    serde_json::from_slice(&json).with_context(|| format!("{}: not a configuration of a decoder", path.display()))
+    let shape: ModelShape = serde_json::from_slice(&json)
+        .with_context(|| format!("{}: not a configuration of a decoder", path.display()))?;
+    shape.check().map_err(|reason| anyhow!("{}: {reason}", path.display()))?;
+    Ok(shape)
 }

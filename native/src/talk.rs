@@ -61,9 +61,15 @@ impl<B: Ops> Talker<'_, B> {
     }
 
     /// Answers a conversation.
-    pub(crate) fn answer(&self, messages: &[Message], show: impl FnMut(&str)) -> Result<String> {
+    pub(crate) fn answer(&self, messages: &[Message], mut show: impl FnMut(&str)) -> Result<String> {
         let text = self.tokenizer.render_chat(messages, true)?;
-        self.continue_text(&text, false, show)
+        let mut begun = false;
+        // A template may end in the middle of a word's blank, which the model then writes.
+        self.continue_text(&text, false, |piece| {
+            let piece = if begun { piece } else { piece.trim_start() };
+            begun |= !piece.is_empty();
+            show(piece);
+        })
     }
 }
 

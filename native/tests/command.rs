@@ -31,7 +31,10 @@ fn works(arguments: &[&str]) -> String {
 fn refuses(arguments: &[&str]) -> String {
     let Output { status, stderr, .. } = halfbyte(arguments).output().expect("the command starts");
     let message = text(&stderr);
-    assert!(!status.success() && !message.contains("panicked"), "{arguments:?}: {message}");
+    assert!(
+        !status.success() && message.contains("error: ") && !message.contains("panicked"),
+        "{arguments:?}: {message}"
+    );
     message
 }
 
@@ -174,6 +177,8 @@ fn a_quantized_model_answers_as_its_original_does() {
     assert_eq!(seeded("1"), seeded("1"));
     assert_ne!(seeded("1"), seeded("2"));
     assert!(works(&["inspect", name(&target)]).contains("NF4"));
+    let message = refuses(&["quantize", MODEL, name(&target)]);
+    assert!(message.contains("is there already"), "{message}");
     assert!(fs::metadata(target.join("model.safetensors")).expect("weights").len() < 5_000_000);
 }
 
@@ -191,8 +196,8 @@ fn a_chat_is_read_line_by_line() {
 #[test]
 fn plans_and_devices_are_listed() {
     let plan = works(&["memory", "llama-3.1-8b"]);
-    assert!(plan.contains("QLoRA") && plan.contains("8030261248"), "{plan}");
-    assert!(works(&["memory", MODEL]).contains("4000000"));
+    assert!(plan.contains("QLoRA") && plan.contains("8,030,261,248"), "{plan}");
+    assert!(works(&["memory", MODEL]).contains("4,000,000"));
     assert!(refuses(&["memory", "llama-9-900b"]).contains("llama-3.1-8b"));
     assert!(works(&["devices"]).lines().any(|line| line.starts_with("cpu")));
 }

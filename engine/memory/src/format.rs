@@ -1,4 +1,4 @@
-//! Bytes as people read them.
+//! Numbers as people read them.
 
 /// A number of bytes in binary units with three significant digits: `5.31 GiB`.
 pub fn bytes(count: u64) -> String {
@@ -17,8 +17,28 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// A count with its digits in groups of three: `8,030,261,248`.
+pub fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn digits_stand_in_threes() {
+        for (count, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (8_030_261_248, "8,030,261,248")] {
+            assert_eq!(super::grouped(count), text);
+        }
+    }
+
     #[test]
     fn three_digits_and_a_unit() {
         let cases =

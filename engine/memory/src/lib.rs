@@ -9,7 +9,7 @@ mod plan;
 mod presets;
 mod shape;
 
-pub use format::bytes;
+pub use format::{bytes, grouped};
 pub use gpus::{GPUS, Gpu, fitting};
 pub use plan::{Line, Method, Optimizer, Phase, Plan, Run, plan};
 pub use presets::{names, preset};

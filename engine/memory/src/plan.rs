@@ -188,7 +188,7 @@ pub fn plan(model: &ModelShape, run: &Run) -> Plan {
     let formula = format!("{} layers x {tokens} tokens x {} x {bytes} B", model.layers, model.hidden_size);
     if run.recompute {
         line("layer inputs", Phase::Layers, inputs, formula.clone());
-        line("layer inputs (loss)", Phase::Loss, inputs, formula);
+        line("layer inputs", Phase::Loss, inputs, formula);
         let formula =
             format!("{tokens} tokens x {} x {bytes} B, and as much again for gradients", graph_per_token(model));
         line("one layer's graph", Phase::Layers, 2 * graph, formula);
@@ -196,7 +196,7 @@ pub fn plan(model: &ModelShape, run: &Run) -> Plan {
         let formula = format!("{} layers x {tokens} tokens x {} x {bytes} B", model.layers, graph_per_token(model));
         line("all layers' graphs", Phase::Layers, model.layers * graph, formula.clone());
         line("one layer's gradients", Phase::Layers, graph, formula.clone());
-        line("all layers' graphs (loss)", Phase::Loss, model.layers * graph, formula);
+        line("all layers' graphs", Phase::Loss, model.layers * graph, formula);
     }
     if run.method == Method::Qlora {
         let largest = model.linears().iter().map(|l| l.elements()).max().unwrap_or(0);

@@ -58,6 +58,26 @@ pub struct ModelShape {
 }
 
 impl ModelShape {
+    /// Checks that every size is one that a model can have, which keeps all sums of a plan inside 64 bits.
+    ///
+    /// # Errors
+    /// A sentence that names the key and what it may be.
+    pub fn check(&self) -> Result<(), String> {
+        let sizes = [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            ("num_hidden_layers", self.layers, 1 << 12),
+            ("num_attention_heads", self.heads, 1 << 12),
+            ("num_key_value_heads", self.kv(), self.heads),
+            ("head_dim", self.head(), 1 << 12),
+        ];
+        match sizes.into_iter().find(|(_, size, most)| !(1..=*most).contains(size)) {
+            Some((key, size, most)) => Err(format!("`{key}` is {size}; it must lie in 1..={most}")),
+            None => Ok(()),
+        }
+    }
+
     /// Key and value heads.
     pub fn kv(&self) -> u64 {
         self.kv_heads.unwrap_or(self.heads)
@@ -100,5 +120,22 @@ impl ModelShape {
     /// All parameters, a tied head counted once.
     pub fn parameters(&self) -> u64 {
         self.linear_elements() + self.other_elements()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::{names, preset};
+
+    #[test]
+    fn every_preset_is_possible_and_nonsense_is_not() {
+        for name in names() {
+            preset(name).unwrap().check().unwrap();
+        }
+        let shape = preset("llama-3.1-8b").unwrap();
+        let error = super::ModelShape { hidden_size: u64::MAX, ..shape.clone() }.check().unwrap_err();
+        assert!(error.contains("`hidden_size`"), "{error}");
+        assert!(super::ModelShape { heads: 0, ..shape }.check().is_err());
     }
 }

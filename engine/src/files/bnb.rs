@@ -177,13 +177,17 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 /// become NF4, every other tensor is copied; `progress` gets each tensor's name.
 ///
 /// # Errors
-/// When the folder is no model that is understood, or its weights hold NaN or infinity; `output` is then untouched.
+/// When the folder is no model that is understood, or its weights hold NaN or infinity, or `output` is there already:
+/// whatever is in it may be somebody's.
 pub fn quantize_folder(
     input: &Path,
     output: &Path,
     (block_size, double_quant): (usize, bool),
     progress: &mut dyn FnMut(&str),
 ) -> Result<()> {
+    if output.exists() {
+        return Err(Error::file(output, "is there already; name a folder that is not, or remove it"));
+    }
     let config_path = input.join("config.json");
     let json = std::fs::read(&config_path).map_err(|e| Error::file(&config_path, e))?;
     let config = ModelConfig::parse(&config_path, &json)?;

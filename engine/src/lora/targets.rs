@@ -1,6 +1,7 @@
 //! Attaching adapters: matching layers as PEFT does, and PEFT's initialisation.
 
 use fancy_regex::Regex;
+use halfbyte_memory::grouped;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -103,18 +104,6 @@ pub(crate) fn place(path: &str) -> u64 {
 /// The line that PEFT's `print_trainable_parameters` prints.
 pub fn trainable_line((trained, all): (usize, usize)) -> String {
     let share = 100.0 * trained as f64 / all.max(1) as f64;
-    format!("trainable params: {} || all params: {} || trainable%: {share:.4}", grouped(trained), grouped(all))
-}
-
-/// Digits in groups of three.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    let [trained, all] = [trained, all].map(|count| grouped(count as u64));
+    format!("trainable params: {trained} || all params: {all} || trainable%: {share:.4}")
 }
