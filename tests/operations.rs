@@ -4,6 +4,11 @@ use halfbyte::backends::Cpu;
 use halfbyte_tests::{consistency, operations};
 
 #[test]
+fn kernels_conform() {
+    operations::kernels_conform::<Cpu>(&Default::default());
+}
+
+#[test]
 fn products_match() {
     operations::products_match::<Cpu>(&Default::default());
 }

@@ -1,7 +1,8 @@
 //! The same models on a GPU through wgpu, under fusion.
 
+use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
-use halfbyte_tests::{consistency, operations, reference};
+use halfbyte_tests::{consistency, operations, reference, shaders};
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
 /// a GPU tests the same adapter.
@@ -15,6 +16,21 @@ fn logits_match() {
 #[test]
 fn gradients_match() {
     reference::gradients_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn kernels_conform() {
+    operations::kernels_conform::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn quantizing_is_exact() {
+    shaders::quantizing_is_exact::<WgpuRuntime, u32>(&RASTERIZER);
+}
+
+#[test]
+fn subgroups_sum_right() {
+    shaders::subgroups_sum_right::<WgpuRuntime, u32>(&RASTERIZER);
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod data;
 mod error;
 pub mod files;
 pub mod generate;
+pub mod lab;
 pub mod lora;
 pub mod model;
 pub mod nf4;

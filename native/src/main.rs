@@ -1,5 +1,6 @@
 //! The `halfbyte` command: QLoRA fine-tuning on CUDA, wgpu or the CPU, without Python.
 
+mod bench;
 mod chart;
 mod device;
 mod devices;
@@ -9,6 +10,7 @@ mod memory;
 mod pretrain;
 mod progress;
 mod quantize;
+mod selftest;
 mod talk;
 mod train;
 
@@ -45,6 +47,10 @@ enum Command {
     Memory(memory::Arguments),
     /// List the devices that can be used
     Devices,
+    /// Test a device's kernels against plain formulas
+    Selftest(selftest::Arguments),
+    /// Measure a device's kernels on the layers of a model
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +76,8 @@ fn run(command: Command) -> Result<()> {
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Memory(arguments) => memory::run(arguments),
         Command::Devices => devices::run(),
+        Command::Selftest(arguments) => selftest::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
     }
 }
 

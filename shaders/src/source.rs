@@ -1,12 +1,15 @@
 //! A kernel as source text in both languages, and the task that hands it to CubeCL.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::template::SourceTemplate;
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::{Scope, StorageType};
 use cubecl::prelude::{CompiledKernel, ExecutionMode, KernelDefinition, KernelId, KernelMetadata};
-use cubecl::{CompilationError, Compiler, CubeDim, CubeTask};
+use cubecl::server::{KernelArguments, MetadataBindingInfo};
+use cubecl::{CompilationError, Compiler, CubeCount, CubeDim, CubeTask};
 
 /// The languages that kernels are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,19 +24,24 @@ pub enum Language {
 pub trait SourceRuntime: CubeRuntime {
     /// The language that it compiles.
     const LANGUAGE: Language;
+    /// Whether products that decode the weight themselves have passed the conformance suite on such a device. Where they
+    /// have not, they run only when they are asked for by name.
+    const PROVEN: bool;
 }
 
 #[cfg(feature = "wgpu")]
 impl SourceRuntime for cubecl::wgpu::WgpuRuntime {
     const LANGUAGE: Language = Language::Wgsl;
+    const PROVEN: bool = true;
 }
 
 #[cfg(feature = "cuda")]
 impl SourceRuntime for cubecl::cuda::CudaRuntime {
     const LANGUAGE: Language = Language::Cuda;
+    const PROVEN: bool = false;
 }
 
-/// A kernel in one language, its placeholders filled in.
+/// A kernel in one language, its placeholders filled in. Cloning shares the text.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The entry point's name.
@@ -41,9 +49,11 @@ pub struct Source {
     /// What language `text` is in.
     pub language: Language,
     /// The source text.
-    pub text: String,
+    pub text: Arc<str>,
     /// Threads of a workgroup.
     pub threads: u32,
+    /// Of the text.
+    hash: u64,
 }
 
 impl Source {
@@ -52,12 +62,26 @@ impl Source {
         name: &'static str,
         language: Language,
         threads: u32,
-        template: &'static str,
+        template: &str,
         values: &[(&'static str, String)],
     ) -> Self {
         let template = SourceTemplate::new(template).register("threads", threads.to_string());
         let text = values.iter().fold(template, |t, (name, value)| t.register(*name, value.clone())).complete();
-        Self { name, language, text, threads }
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self { name, language, text: text.into(), threads, hash: hasher.finish() }
+    }
+
+    /// Runs it over a grid of workgroups; `info`, where the kernel has it, comes after the buffers, as a uniform or a
+    /// parameter.
+    pub fn launch<R: SourceRuntime>(self, grid: [u32; 3], buffers: &[&CubeTensor<R>], info: Option<[u32; 4]>) {
+        let client = buffers[0].client.clone();
+        let bindings = buffers.iter().map(|tensor| tensor.handle.clone().binding()).collect();
+        let pairs = info.iter().flat_map(|info| info.chunks(2));
+        let info: Vec<u64> = pairs.map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
+        let length = info.len();
+        let arguments = KernelArguments::new().with_buffers(bindings).with_info(MetadataBindingInfo::new(info, length));
+        client.launch(Box::new(self), CubeCount::Static(grid[0], grid[1], grid[2]), arguments);
     }
 
     fn cube_dim(&self) -> CubeDim {
@@ -65,12 +89,36 @@ impl Source {
     }
 }
 
+/// A kernel's source with certain options, filled in at its first use only: a launch must not cost more than it has to.
+#[derive(Debug)]
+pub(crate) struct Sources<K>(Mutex<Vec<(K, Source)>>);
+
+impl<K: PartialEq> Sources<K> {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    pub(crate) fn get(&self, key: K, fill: impl FnOnce(&K) -> Source) -> Source {
+        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, source)) = sources.iter().find(|(known, _)| *known == key) {
+            return source.clone();
+        }
+        let source = fill(&key);
+        sources.push((key, source.clone()));
+        source
+    }
+}
+
+/// A grid in x and y of at least `groups` workgroups: WebGPU allows 65,535 in one dimension.
+pub(crate) fn grid(groups: u32) -> [u32; 3] {
+    let rows = groups.div_ceil(65_535).max(1);
+    [groups.div_ceil(rows), rows, 1]
+}
+
 impl KernelMetadata for Source {
     fn id(&self) -> KernelId {
         // The text is part of the key: compiled kernels are cached on disk across versions of this crate.
-        let mut hasher = DefaultHasher::new();
-        self.text.hash(&mut hasher);
-        KernelId::new::<Self>().info((self.name, hasher.finish())).cube_dim(self.cube_dim())
+        KernelId::new::<Self>().info((self.name, self.hash)).cube_dim(self.cube_dim())
     }
 
     fn address_type(&self) -> StorageType {
@@ -106,7 +154,7 @@ impl<C: Compiler> CubeTask<C> for Source {
         Ok(CompiledKernel {
             entrypoint_name: self.name.to_string(),
             debug_name: Some(self.name),
-            source: self.text.clone(),
+            source: self.text.to_string(),
             repr,
             cube_dim: self.cube_dim(),
             debug_info: None,

@@ -5,6 +5,7 @@
 
 use burn::backend::Autodiff;
 use burn::tensor::{Int, Tensor, TensorData};
+use halfbyte::lab::conformance;
 use halfbyte::nf4::{Nf4Data, quantize};
 use halfbyte::ops::{
     AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Sequences, causal_attention, cross_entropy,
@@ -146,31 +147,36 @@ pub fn products_match<B: Ops>(device: &B::Device) {
     }
 }
 
-/// Products with 4-bit weights in both directions: every remainder of the tiles and blocks, one row to many.
+/// The library's own suite, with values that nobody has seen.
+pub fn kernels_conform<B: Ops>(device: &B::Device) {
+    let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
+    let report = pollster::block_on(conformance::<B>(device, seed, |_| {})).expect("a device that can be read");
+    let failures: Vec<_> = report.failures().collect();
+    assert!(failures.is_empty(), "seed {seed}: {failures:#?}");
+    assert!(report.cases.len() > 300, "{} comparisons", report.cases.len());
+}
+
+/// Products with 4-bit weights as the model calls them, in both directions, and their gradients.
 pub fn nf4_products_match<B: Ops>(device: &B::Device) {
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let shapes = [[1, 1], [3, 5], [7, 64], [5, 65], [64, 129], [33, 127], [130, 257], [256, 64]];
-    for (i, shape) in shapes.into_iter().enumerate() {
-        let (block_size, double) = ([64, 128, 32][i % 3], i % 2 == 0);
-        let (data, weight) = random_weight(shape, block_size, double, &mut random);
+    for (i, shape) in [[1, 1], [5, 65], [33, 127], [130, 256]].into_iter().enumerate() {
+        let (data, weight) = random_weight(shape, [64, 128, 32][i % 3], i % 2 == 0, &mut random);
         let held = Nf4Weight::<Autodiff<B>>::upload(&data, device).expect("a valid weight");
-        for rows in [1, 2, 17, 65] {
-            for (product, taken) in [(Product::Forward, shape[1]), (Product::InputGradient, shape[0])] {
-                let matrix = match product {
-                    Product::Forward => weight.transposed(),
-                    Product::InputGradient => weight.clone(),
-                };
-                let x = Matrix::random(rows, taken, &mut random);
-                let name = format!("{product:?} of {rows} rows with {shape:?}, blocks of {block_size}");
-                let input = x.tensor::<Autodiff<B>>(device).require_grad();
-                let y = nf4_matmul(input.clone(), &held, product);
-                assert_close(&name, &values(y.clone().inner()), &x.times(&matrix).to_f32(), 1e-5);
-                // The product is linear: its gradient is the weighting times the other orientation.
-                let weighting = Matrix::random(rows, matrix.columns, &mut random);
-                let gradients = (y * weighting.tensor(device)).sum().backward();
-                let found = values(input.grad(&gradients).expect("a gradient"));
-                assert_close(&name, &found, &weighting.times(&matrix.transposed()).to_f32(), 1e-5);
-            }
+        for (rows, product) in
+            [1, 65].into_iter().flat_map(|n| [Product::Forward, Product::InputGradient].map(|p| (n, p)))
+        {
+            let (taken, given) = product.widths(shape);
+            let matrix = if product == Product::Forward { weight.transposed() } else { weight.clone() };
+            let x = Matrix::random(rows, taken, &mut random);
+            let name = format!("{product:?} of {rows} rows with {shape:?}");
+            let input = x.tensor::<Autodiff<B>>(device).require_grad();
+            let y = nf4_matmul(input.clone(), &held, product);
+            assert_close(&name, &values(y.clone().inner()), &x.times(&matrix).to_f32(), 1e-5);
+            // The product is linear: its gradient is the weighting times the other orientation.
+            let weighting = Matrix::random(rows, given, &mut random);
+            let gradients = (y * weighting.tensor(device)).sum().backward();
+            let found = values(input.grad(&gradients).expect("a gradient"));
+            assert_close(&name, &found, &weighting.times(&matrix.transposed()).to_f32(), 1e-5);
         }
     }
 }

@@ -10,7 +10,7 @@ pub(crate) struct Step {
     /// What the summary calls it.
     pub(crate) name: &'static str,
     words: Vec<String>,
-    variables: Vec<(&'static str, &'static str)>,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Step {
@@ -25,8 +25,8 @@ impl Step {
     }
 
     /// The same with an environment variable set.
-    pub(crate) fn with(mut self, variable: &'static str, value: &'static str) -> Self {
-        self.variables.push((variable, value));
+    pub(crate) fn with(mut self, variable: &'static str, value: impl Into<String>) -> Self {
+        self.variables.push((variable, value.into()));
         self
     }
 
@@ -57,7 +57,7 @@ impl Step {
 
     fn command(&self, root: &Path) -> Command {
         let mut command = Command::new(&self.words[0]);
-        command.args(&self.words[1..]).current_dir(root).envs(self.variables.iter().copied());
+        command.args(&self.words[1..]).current_dir(root).envs(self.variables.iter().map(|(name, value)| (name, value)));
         // What `cargo run` tells this program about its own package must not reach other packages' builds.
         for (key, _) in std::env::vars_os() {
             let name = key.to_string_lossy();

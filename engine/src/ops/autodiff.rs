@@ -13,7 +13,7 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 
 use super::fused::primitive;
-use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product};
+use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product, Variant};
 
 #[derive(Debug)]
 struct Matmul;
@@ -45,7 +45,7 @@ impl<B: Ops> Backward<B, 1> for Nf4Matmul {
 
     fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (weight, product) = step.state;
-        unary::<B, _>(step.parents, step.node, grads, |grad| B::nf4_matmul(grad, &weight, product.flipped()));
+        unary::<B, _>(step.parents, step.node, grads, |grad| B::nf4_matmul(grad, &weight, product.flipped(), None));
     }
 }
 
@@ -191,15 +191,22 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         <Self as AutodiffBackend>::from_inner(B::nf4_dequantize(&inner(weight)))
     }
 
-    fn nf4_matmul(x: FloatTensor<Self>, weight: &Nf4Primitive<Self>, product: Product) -> FloatTensor<Self> {
+    fn nf4_matmul(
+        x: FloatTensor<Self>,
+        weight: &Nf4Primitive<Self>,
+        product: Product,
+        variant: Option<Variant>,
+    ) -> FloatTensor<Self> {
         let weight = inner(weight);
-        match Nf4Matmul.prepare::<C>([x.node.clone()]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let y = B::nf4_matmul(x.primitive, &weight, product);
-                prep.finish((weight, product), y)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::nf4_matmul(x.primitive, &weight, product)),
+        let y = B::nf4_matmul(x.primitive, &weight, product, variant);
+        match Nf4Matmul.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((weight, product), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
         }
+    }
+
+    fn nf4_variants(shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
+        B::nf4_variants(shape, rows, product)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {

@@ -2,10 +2,45 @@
 
 use burn::tensor::ops::FloatTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
-use halfbyte_shaders::SourceRuntime;
+use halfbyte_shaders::{Nf4, SourceRuntime};
 
-use super::{Nf4Primitive, Ops};
+use super::{Nf4Primitive, Ops, Product, Variant};
 use crate::nf4::NF4_TABLE;
+
+fn nf4<R, F, I, BT>(weight: &Nf4Primitive<CubeBackend<R, F, I, BT>>) -> Nf4<R>
+where
+    R: SourceRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+    let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
+    Nf4 { codes, absmax, header, shape, table: &NF4_TABLE }
+}
+
+impl From<Variant> for halfbyte_shaders::Variant {
+    fn from(variant: Variant) -> Self {
+        match variant {
+            Variant::Decoded => Self::Decoded,
+            Variant::Skinny => Self::Skinny,
+            Variant::SkinnyShared => Self::SkinnyShared,
+            Variant::Tiled => Self::Tiled,
+            Variant::TiledBf16 => Self::TiledBf16,
+        }
+    }
+}
+
+impl From<halfbyte_shaders::Variant> for Variant {
+    fn from(variant: halfbyte_shaders::Variant) -> Self {
+        match variant {
+            halfbyte_shaders::Variant::Decoded => Self::Decoded,
+            halfbyte_shaders::Variant::Skinny => Self::Skinny,
+            halfbyte_shaders::Variant::SkinnyShared => Self::SkinnyShared,
+            halfbyte_shaders::Variant::Tiled => Self::Tiled,
+            halfbyte_shaders::Variant::TiledBf16 => Self::TiledBf16,
+        }
+    }
+}
 
 impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for CubeBackend<R, F, I, BT> {
     fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -13,6 +48,20 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     }
 
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self> {
-        halfbyte_shaders::nf4_dequantize(&weight.codes, &weight.absmax, &weight.header, weight.shape, &NF4_TABLE)
+        halfbyte_shaders::nf4_dequantize(&nf4(weight))
+    }
+
+    fn nf4_matmul(
+        x: FloatTensor<Self>,
+        weight: &Nf4Primitive<Self>,
+        product: Product,
+        variant: Option<Variant>,
+    ) -> FloatTensor<Self> {
+        halfbyte_shaders::nf4_matmul(x, nf4(weight), product == Product::InputGradient, variant.map(Into::into))
+    }
+
+    fn nf4_variants(shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
+        let variants = halfbyte_shaders::variants::<R>(shape, rows, product == Product::InputGradient);
+        variants.into_iter().map(Into::into).collect()
     }
 }

@@ -7,30 +7,30 @@ use burn_fusion::stream::{Operation, OperationStreams};
 use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
-use super::{Nf4Primitive, Ops};
+use super::{Nf4Primitive, Ops, Product, Variant};
 
 /// What reaches the tensors when a fusion stream runs.
 type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
 
 /// An operation with one result, waiting in a fusion stream; `run` is the operation on the backend beneath.
-struct Waiting<B: FusionBackend, const N: usize> {
+struct Waiting<F, const N: usize> {
     description: CustomOpIr,
-    run: Run<B, N>,
+    run: F,
 }
 
-type Run<B, const N: usize> = fn(&mut Handles<B>, &[TensorIr; N], &TensorIr) -> FloatTensor<B>;
-
-impl<B: FusionBackend, const N: usize> std::fmt::Debug for Waiting<B, N> {
+impl<F, const N: usize> std::fmt::Debug for Waiting<F, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.description.fmt(f)
     }
 }
 
-impl<B: FusionBackend, const N: usize> Operation<B::FusionRuntime> for Waiting<B, N> {
-    fn execute(&self, handles: &mut Handles<B>) {
+impl<R: FusionRuntime, F, const N: usize> Operation<R> for Waiting<F, N>
+where
+    F: Fn(&mut HandleContainer<R::FusionHandle>, &[TensorIr; N], &TensorIr) + Send + Sync,
+{
+    fn execute(&self, handles: &mut HandleContainer<R::FusionHandle>) {
         let (inputs, [out]) = self.description.as_fixed::<N, 1>();
-        let result = (self.run)(handles, inputs, out);
-        handles.register_float_tensor::<B>(&out.id, result);
+        (self.run)(handles, inputs, out);
     }
 }
 
@@ -39,32 +39,58 @@ fn register<B: FusionBackend, const N: usize>(
     name: &'static str,
     inputs: [FusionTensor<B::FusionRuntime>; N],
     shape: Shape,
-    run: Run<B, N>,
+    run: impl Fn(&mut Handles<B>, &[TensorIr; N]) -> FloatTensor<B> + Send + Sync + 'static,
 ) -> FloatTensor<Fusion<B>> {
     let client: GlobalFusionClient<B::FusionRuntime> = inputs[0].client.clone();
     let streams = OperationStreams::with_inputs(inputs.each_ref());
     let out = TensorIr::uninit(client.create_empty_handle(), shape, DType::F32);
     let description = CustomOpIr::new(name, &inputs.map(FusionTensor::into_ir), &[out]);
-    let operation = Waiting::<B, N> { description: description.clone(), run };
+    let run = move |handles: &mut Handles<B>, inputs: &[TensorIr; N], out: &TensorIr| {
+        let result = run(handles, inputs);
+        handles.register_float_tensor::<B>(&out.id, result);
+    };
+    let operation = Waiting { description: description.clone(), run };
     client.register(streams, OperationIr::Custom(description), operation).output()
+}
+
+/// A weight whose buffers an operation takes.
+fn weight<B: FusionBackend>(handles: &mut Handles<B>, buffers: [&TensorIr; 3], shape: [usize; 2]) -> Nf4Primitive<B> {
+    let [codes, absmax, header] = buffers.map(|buffer| handles.get_int_tensor::<B>(buffer));
+    Nf4Primitive { codes, absmax, header, shape }
 }
 
 impl<B: FusionBackend + Ops> Ops for Fusion<B> {
     fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
         let (mut shape, rank) = (lhs.shape(), lhs.shape().num_dims());
         shape[rank - 1] = rhs.shape()[rank - 1];
-        register::<B, 2>("matmul", [lhs, rhs], shape, |handles, inputs, _| {
-            let [lhs, rhs] = inputs.each_ref().map(|input| handles.get_float_tensor::<B>(input));
-            B::matmul(lhs, rhs)
+        register::<B, 2>("matmul", [lhs, rhs], shape, |handles, [lhs, rhs]| {
+            let lhs = handles.get_float_tensor::<B>(lhs);
+            B::matmul(lhs, handles.get_float_tensor::<B>(rhs))
         })
     }
 
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self> {
         let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
-        register::<B, 3>("nf4_dequantize", [codes, absmax, header], shape.into(), |handles, inputs, out| {
-            let [codes, absmax, header] = inputs.each_ref().map(|input| handles.get_int_tensor::<B>(input));
-            let shape = [out.shape[0], out.shape[1]];
-            B::nf4_dequantize(&Nf4Primitive { codes, absmax, header, shape })
+        register::<B, 3>("nf4_dequantize", [codes, absmax, header], shape.into(), move |handles, buffers| {
+            B::nf4_dequantize(&self::weight::<B>(handles, buffers.each_ref(), shape))
         })
+    }
+
+    fn nf4_matmul(
+        x: FloatTensor<Self>,
+        weight: &Nf4Primitive<Self>,
+        product: Product,
+        variant: Option<Variant>,
+    ) -> FloatTensor<Self> {
+        let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
+        let result = [x.shape()[0], product.widths(shape).1].into();
+        register::<B, 4>("nf4_matmul", [x, codes, absmax, header], result, move |handles, [x, buffers @ ..]| {
+            let x = handles.get_float_tensor::<B>(x);
+            B::nf4_matmul(x, &self::weight::<B>(handles, buffers.each_ref(), shape), product, variant)
+        })
+    }
+
+    fn nf4_variants(shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
+        B::nf4_variants(shape, rows, product)
     }
 }

@@ -40,7 +40,7 @@ impl<B: Ops> Frozen<B> {
     /// Either product of rows of activations with the weight.
     fn product(&self, x: FloatTensor<B>, product: Product) -> FloatTensor<B> {
         match (self, product) {
-            (Self::Nf4(weight), product) => B::nf4_matmul(x, weight, product),
+            (Self::Nf4(weight), product) => B::nf4_matmul(x, weight, product, None),
             (Self::Dense(weight), Product::Forward) => B::matmul(x, B::float_swap_dims(weight.clone(), 0, 1)),
             (Self::Dense(weight), Product::InputGradient) => B::matmul(x, weight.clone()),
         }

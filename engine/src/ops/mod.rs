@@ -16,14 +16,16 @@ mod lora;
 mod tensors;
 mod weight;
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{Tensor, TensorMetadata};
 
 pub use attention::{AttentionShape, Masking, Sequences, Span};
 pub(crate) use autodiff::backward_from;
 pub use lora::{Branch, Frozen, LoraGradients};
-pub use tensors::{causal_attention, cross_entropy, lora_linear, matmul, nf4_matmul, rms_norm, rotate, swiglu};
+pub use tensors::{
+    causal_attention, cross_entropy, lora_linear, matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate, swiglu,
+};
 pub use weight::Nf4Weight;
 
 /// An NF4 weight of shape `[out, in]` as a backend holds it: bytes in bitsandbytes' layout, viewed as 32-bit words.
@@ -45,9 +47,9 @@ pub struct Nf4Primitive<B: Backend> {
 /// Which product of an NF4 weight `W` of shape `[out, in]` is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Product {
-    /// `x · Wᵀ`: `[.., in] -> [.., out]`, the linear layer's forward pass.
+    /// `x · Wᵀ`: `[rows, in] -> [rows, out]`, the linear layer's forward pass.
     Forward,
-    /// `dy · W`: `[.., out] -> [.., in]`, the gradient of its input.
+    /// `dy · W`: `[rows, out] -> [rows, in]`, the gradient of its input.
     InputGradient,
 }
 
@@ -59,6 +61,29 @@ impl Product {
             Self::InputGradient => Self::Forward,
         }
     }
+
+    /// The columns that it takes and those that it gives, for a weight of this shape.
+    pub fn widths(self, [out, input]: [usize; 2]) -> (usize, usize) {
+        match self {
+            Self::Forward => (input, out),
+            Self::InputGradient => (out, input),
+        }
+    }
+}
+
+/// How a product with a 4-bit weight is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// The weight is decoded into a scratch tensor, which the backend's dense product takes.
+    Decoded,
+    /// A few rows, bound by reading the weight: each code is read once and nothing is written back.
+    Skinny,
+    /// The same on a GPU without subgroups.
+    SkinnyShared,
+    /// Many rows, bound by arithmetic: decoded tile by tile on the way into the product.
+    Tiled,
+    /// The same on CUDA's tensor cores, activations and weights rounded to bf16. Never chosen for f32 activations.
+    TiledBf16,
 }
 
 /// The operations on 4-bit weights and the fused blocks of a decoder layer, for a backend.
@@ -74,30 +99,17 @@ pub trait Ops: Backend {
     /// The whole weight, decoded: f32 `[out, in]`.
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self>;
 
-    /// The product of activations with a weight that stays in 4 bits; leading dimensions of `x` are rows.
-    ///
-    /// By default the weight is decoded into a scratch tensor, multiplied by the backend's dense product, and the scratch
-    /// goes back to the backend's memory pool, where the next layer's decode takes it again.
-    fn nf4_matmul(x: FloatTensor<Self>, weight: &Nf4Primitive<Self>, product: Product) -> FloatTensor<Self> {
-        let scratch = Self::nf4_dequantize(weight);
-        let rhs = match product {
-            Product::Forward => Self::float_swap_dims(scratch, 0, 1),
-            Product::InputGradient => scratch,
-        };
-        let shape = x.shape();
-        let [out, input] = weight.shape;
-        let (taken, given) = match product {
-            Product::Forward => (input, out),
-            Product::InputGradient => (out, input),
-        };
-        let rows = shape.num_elements() / taken;
-        let y = Self::matmul(Self::float_reshape(x, [rows, taken].into()), rhs);
-        let mut dims = shape.to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = given;
-        }
-        Self::float_reshape(y, dims.into())
-    }
+    /// The product of rows of activations `[rows, taken]` with a weight that stays in 4 bits, by one of the
+    /// [`nf4_variants`](Self::nf4_variants), or by the one that the backend takes for the fastest in f32.
+    fn nf4_matmul(
+        x: FloatTensor<Self>,
+        weight: &Nf4Primitive<Self>,
+        product: Product,
+        variant: Option<Variant>,
+    ) -> FloatTensor<Self>;
+
+    /// The variants that can compute a product of `rows` rows with a weight of this shape.
+    fn nf4_variants(shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant>;
 
     /// [`rms_norm`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {

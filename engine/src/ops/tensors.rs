@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 
 use super::fused::{primitive, tensor};
-use super::{AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product};
+use super::{AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Variant};
 
 /// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
 ///
@@ -12,9 +12,19 @@ pub fn matmul<B: Ops, const D: usize>(lhs: Tensor<B, D>, rhs: Tensor<B, D>) -> T
     tensor(B::matmul(primitive(lhs), primitive(rhs)))
 }
 
-/// `x · Wᵀ` or `dy · W` with `W` in 4 bits; the leading dimensions of `x` are kept.
-pub fn nf4_matmul<B: Ops, const D: usize>(x: Tensor<B, D>, weight: &Nf4Weight<B>, product: Product) -> Tensor<B, D> {
-    tensor(B::nf4_matmul(primitive(x), &weight.0, product))
+/// `x · Wᵀ`, `[rows, in] -> [rows, out]`, or `dy · W`, `[rows, out] -> [rows, in]`, with `W` in 4 bits.
+pub fn nf4_matmul<B: Ops>(x: Tensor<B, 2>, weight: &Nf4Weight<B>, product: Product) -> Tensor<B, 2> {
+    tensor(B::nf4_matmul(primitive(x), &weight.0, product, None))
+}
+
+/// [`nf4_matmul`] by a variant of one's own choice, for tests and measurements.
+pub fn nf4_matmul_by<B: Ops>(
+    variant: Variant,
+    x: Tensor<B, 2>,
+    weight: &Nf4Weight<B>,
+    product: Product,
+) -> Tensor<B, 2> {
+    tensor(B::nf4_matmul(primitive(x), &weight.0, product, Some(variant)))
 }
 
 /// Root-mean-square normalisation, `x / sqrt(mean(x²) + eps) * weight` (arXiv:1910.07467): `x` `[tokens, hidden]`,

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must pass before a change goes in, in order, timed, stopping at the first failure.
 
 mod advisories;
+mod cuda;
 mod lengths;
 mod tools;
 
@@ -56,6 +57,7 @@ fn checks(quick: bool) -> Vec<Check> {
     ];
     if !quick {
         checks.extend([
+            ("CUDA kernels, without a GPU", Box::new(cuda::check) as Box<_>),
             command(
                 Step::line(
                     "documentation",

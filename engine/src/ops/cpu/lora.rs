@@ -31,7 +31,7 @@ fn rows_of(x: &[f32], width: usize) -> View<'_> {
 /// Either product of rows with a frozen weight.
 fn frozen(x: &[f32], weight: &Frozen<Flex>, [out, input]: [usize; 2], side: Product) -> Vec<f32> {
     match weight {
-        Frozen::Nf4(weight) => nf4::matmul(x, weight, side),
+        Frozen::Nf4(weight) => nf4::matmul(x, weight, side, None),
         Frozen::Dense(weight) => {
             let weight = weight.to_contiguous();
             let dense = View::new(floats(&weight), 0, [out, input], [input, 1]);

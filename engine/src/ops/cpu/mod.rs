@@ -13,7 +13,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
-use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product};
+use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product, Variant};
 
 /// A contiguous tensor's floats.
 fn floats(tensor: &FlexTensor) -> &[f32] {
@@ -42,14 +42,21 @@ impl Ops for Flex {
         write(nf4::dequantize(weight), weight.shape)
     }
 
-    fn nf4_matmul(x: FloatTensor<Self>, weight: &Nf4Primitive<Self>, product: Product) -> FloatTensor<Self> {
-        let mut shape = x.shape().to_vec();
-        let y = read([x], |[x]| nf4::matmul(x, weight, product));
-        let [out, input] = weight.shape;
-        if let Some(last) = shape.last_mut() {
-            *last = if product == Product::Forward { out } else { input };
+    fn nf4_matmul(
+        x: FloatTensor<Self>,
+        weight: &Nf4Primitive<Self>,
+        product: Product,
+        variant: Option<Variant>,
+    ) -> FloatTensor<Self> {
+        let shape = [x.shape()[0], product.widths(weight.shape).1];
+        write(read([x], |[x]| nf4::matmul(x, weight, product, variant)), shape)
+    }
+
+    fn nf4_variants(_: [usize; 2], _: usize, product: Product) -> Vec<Variant> {
+        match product {
+            Product::Forward => vec![Variant::Decoded, Variant::Skinny, Variant::Tiled],
+            Product::InputGradient => vec![Variant::Decoded, Variant::Tiled],
         }
-        write(y, shape)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {

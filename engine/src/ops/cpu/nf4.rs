@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::matrix::{self, Threads, View, with_scratch};
 use super::rows::dot;
 use crate::nf4;
-use crate::ops::{Nf4Primitive, Product};
+use crate::ops::{Nf4Primitive, Product, Variant};
 
 /// Elements of a weight that are decoded at a time: 1 MiB of f32, which a second-level cache holds.
 const TILE: usize = 1 << 18;
@@ -82,12 +82,9 @@ impl<'a> HostWeight<'a> {
     }
 
     /// Either product for many rows: one tile of whole weight rows at a time, through one reused scratch.
-    fn tiled(&self, x: &[f32], rows: usize, product: Product) -> Vec<f32> {
-        let (width, result) = match product {
-            Product::Forward => (self.input, self.out),
-            Product::InputGradient => (self.out, self.input),
-        };
-        let features = (TILE / self.input.max(1)).clamp(1, self.out.max(1));
+    fn tiled(&self, x: &[f32], rows: usize, product: Product, tile: usize) -> Vec<f32> {
+        let (width, result) = product.widths([self.out, self.input]);
+        let features = (tile / self.input.max(1)).clamp(1, self.out.max(1));
         let mut y = Vec::new();
         with_scratch(features * self.input, |scratch| {
             for first in (0..self.out).step_by(features) {
@@ -123,12 +120,25 @@ pub(super) fn dequantize(weight: &Nf4Primitive<Flex>) -> Vec<f32> {
 }
 
 /// The product of the rows of `x` with the weight.
-pub(super) fn matmul(x: &[f32], weight: &Nf4Primitive<Flex>, product: Product) -> Vec<f32> {
+pub(super) fn matmul(x: &[f32], weight: &Nf4Primitive<Flex>, product: Product, variant: Option<Variant>) -> Vec<f32> {
     let host = HostWeight::new(weight);
-    let width = if product == Product::Forward { host.input } else { host.out };
+    let (width, _) = product.widths(weight.shape);
     assert!(x.len().is_multiple_of(width), "nf4_matmul: the last dimension of x must be {width}");
-    match (product, x.len() / width) {
-        (Product::Forward, rows) if rows <= SKINNY_ROWS => host.skinny(x, rows),
-        (_, rows) => host.tiled(x, rows, product),
+    let rows = x.len() / width;
+    if rows == 0 {
+        return Vec::new();
+    }
+    let fastest = match product {
+        Product::Forward if rows <= SKINNY_ROWS => Variant::Skinny,
+        _ => Variant::Tiled,
+    };
+    match (variant.unwrap_or(fastest), product) {
+        (Variant::Skinny, Product::Forward) => host.skinny(x, rows),
+        (Variant::Skinny | Variant::SkinnyShared | Variant::TiledBf16, _) => {
+            panic!("nf4_matmul: the CPU has no such variant of this product")
+        }
+        // A tile as large as the weight.
+        (Variant::Decoded, _) => host.tiled(x, rows, product, usize::MAX),
+        (Variant::Tiled, _) => host.tiled(x, rows, product, TILE),
     }
 }

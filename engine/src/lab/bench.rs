@@ -1,0 +1,144 @@
+//! How fast a backend's kernels are on the shapes of a model, beside the ceilings of the device.
+
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Distribution, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use crate::nf4::{Absmax, NESTED_BLOCK_SIZE, Nf4Data};
+use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_matmul_by};
+use crate::{Error, Result};
+
+/// How long one measurement runs at least, after one run that is not counted.
+const LEAST: Duration = Duration::from_millis(300);
+/// Bytes that the copy reads, and writes: more than caches hold, and what WebGPU lets every device bind.
+const COPIED: usize = 64 << 20;
+const BLOCK_SIZE: usize = 64;
+
+/// What a device can do at best.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Ceilings {
+    /// Bytes read and written by a copy, in GB/s.
+    pub copy: f64,
+    /// The backend's own dense f32 product, tuned by itself, in GFLOP/s.
+    pub dense: f64,
+}
+
+/// One kernel on one shape.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measurement {
+    /// The operation, and which variant of it.
+    pub kernel: String,
+    /// `[out, in]` of the weight.
+    pub shape: [usize; 2],
+    /// Rows of activations.
+    pub rows: usize,
+    /// Of one run.
+    pub seconds: f64,
+    /// Bytes of the weight (4-bit, or f32 for a dense product), the activations and the result per second, in GB/s.
+    pub bandwidth: f64,
+    /// In GFLOP/s, a multiplication and an addition being two.
+    pub arithmetic: f64,
+}
+
+/// Runs `run` for a while; seconds of one run.
+fn time<B: Ops, T>(device: &B::Device, mut run: impl FnMut() -> T) -> Result<f64> {
+    let sync = || {
+        B::sync(device)
+            .map_err(|e| Error::Device { device: format!("{device:?}"), reason: format!("a kernel failed: {e:?}") })
+    };
+    // The first compiles, the second shows how many it takes.
+    run();
+    sync()?;
+    let start = Instant::now();
+    run();
+    sync()?;
+    let once = start.elapsed().max(Duration::from_nanos(100));
+    let count = (LEAST.as_secs_f64() / once.as_secs_f64()).ceil().clamp(1.0, 10_000.0) as u32;
+    let start = Instant::now();
+    for _ in 0..count {
+        run();
+    }
+    sync()?;
+    Ok(start.elapsed().as_secs_f64() / f64::from(count))
+}
+
+/// Measures the device itself; the dense product is of `rows` rows with a weight of this shape.
+///
+/// # Errors
+/// When a kernel fails on the device.
+pub fn ceilings<B: Ops>(device: &B::Device, [out, input]: [usize; 2], rows: usize) -> Result<Ceilings> {
+    // Not an elementwise operation: fusion would drop one whose result nobody reads.
+    let half = || Tensor::<B, 1>::ones([COPIED / 8], device);
+    let halves = vec![half(), half()];
+    let copy = time::<B, _>(device, || Tensor::cat(halves.clone(), 0))?;
+    drop(halves);
+    let x = Tensor::<B, 2>::random([rows, input], Distribution::Default, device);
+    let w = Tensor::<B, 2>::random([input, out], Distribution::Default, device);
+    let dense = time::<B, _>(device, || x.clone().matmul(w.clone()))?;
+    Ok(Ceilings { copy: 2.0 * COPIED as f64 / copy / 1e9, dense: 2.0 * (rows * out * input) as f64 / dense / 1e9 })
+}
+
+/// Measures the products of `rows` rows with a weight of this shape: every variant in both directions, and the dense f32
+/// product beside them.
+///
+/// # Errors
+/// When a kernel fails on the device.
+pub fn measure<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Result<Vec<Measurement>> {
+    let [out, input] = shape;
+    let data = random_weight(shape);
+    let weight = Nf4Weight::<B>::upload(&data, device)?;
+    let mut measurements = Vec::new();
+    let mut add = |kernel: String, weight_bytes: usize, seconds: f64| {
+        let bytes = weight_bytes + 4 * rows * (out + input);
+        let (bandwidth, arithmetic) = (bytes as f64 / seconds / 1e9, 2.0 * (rows * out * input) as f64 / seconds / 1e9);
+        measurements.push(Measurement { kernel, shape, rows, seconds, bandwidth, arithmetic });
+    };
+    for product in [Product::Forward, Product::InputGradient] {
+        let (taken, _) = product.widths(shape);
+        let x = Tensor::<B, 2>::random([rows, taken], Distribution::Default, device);
+        for variant in B::nf4_variants(shape, rows, product) {
+            let seconds = time::<B, _>(device, || nf4_matmul_by(variant, x.clone(), &weight, product))?;
+            let bytes = match variant {
+                // Read packed, written and read again as f32.
+                Variant::Decoded => data.byte_size() + 8 * out * input,
+                _ => data.byte_size(),
+            };
+            add(format!("nf4_matmul {product:?} {variant:?}"), bytes, seconds);
+        }
+        let dense = Tensor::<B, 2>::random(shape, Distribution::Default, device);
+        let seconds = time::<B, _>(device, || match product {
+            Product::Forward => matmul(x.clone(), dense.clone().transpose()),
+            Product::InputGradient => matmul(x.clone(), dense.clone()),
+        })?;
+        add(format!("matmul {product:?}, f32"), 4 * out * input, seconds);
+    }
+    let seconds = time::<B, _>(device, || weight.dequantize())?;
+    let bytes = data.byte_size() + 4 * out * input;
+    let bandwidth = bytes as f64 / seconds / 1e9;
+    measurements.push(Measurement {
+        kernel: "nf4_dequantize".into(),
+        shape,
+        rows: 0,
+        seconds,
+        bandwidth,
+        arithmetic: 0.0,
+    });
+    Ok(measurements)
+}
+
+/// Random codes and scales: quantizing as many random weights would take longer than the measurement.
+fn random_weight(shape: [usize; 2]) -> Nf4Data {
+    let count = shape[0] * shape[1];
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut bytes = |length: usize| {
+        let mut bytes = vec![0u8; length];
+        random.fill_bytes(&mut bytes);
+        bytes
+    };
+    let (packed, codes) = (bytes(count.div_ceil(2)), bytes(count.div_ceil(BLOCK_SIZE)));
+    let nested = vec![0.01; codes.len().div_ceil(NESTED_BLOCK_SIZE)];
+    Nf4Data { shape, block_size: BLOCK_SIZE, packed, absmax: Absmax::Double { codes, nested, offset: 0.02 } }
+}

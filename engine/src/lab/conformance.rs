@@ -1,0 +1,208 @@
+//! Whether a backend's products and decode are right: every variant on adversarial shapes against the plain code of
+//! [`crate::nf4`] in f64.
+
+use burn::tensor::{Tensor, TensorData};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use crate::Result;
+use crate::files::read;
+use crate::nf4::quantize;
+use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_matmul_by};
+
+/// What f32 results may be off by, `||found - expected|| / ||expected||`.
+const TOLERANCE: f64 = 1e-5;
+/// The same where operands are rounded to bf16.
+const BF16_TOLERANCE: f64 = 1e-2;
+/// Weights `[out, in]`: single elements, primes, rows that begin inside a byte, a word or a block, tiles and their remainders.
+const WEIGHTS: [[usize; 2]; 11] =
+    [[1, 1], [3, 5], [7, 64], [5, 65], [33, 127], [64, 129], [4, 8], [67, 136], [130, 256], [1028, 24], [24, 1032]];
+/// Rows of activations: none, the limits of the skinny kernel, tiles and their remainders.
+const ROWS: [usize; 9] = [0, 1, 2, 7, 16, 17, 64, 65, 131];
+/// Dense products `[m, k, n]`.
+const DENSE: [[usize; 3]; 6] = [[1, 1, 1], [1, 8, 64], [1, 104, 20], [17, 8, 33], [65, 40, 24], [129, 200, 66]];
+
+/// One comparison.
+#[derive(Clone, Debug, Serialize)]
+pub struct Case {
+    /// The operation, and which variant of it.
+    pub kernel: String,
+    /// The shapes, and what is special about them.
+    pub shapes: String,
+    /// `||found - expected|| / ||expected||`; infinite where the result is not a number.
+    pub error: f64,
+    /// How large it may be.
+    pub tolerance: f64,
+}
+
+impl Case {
+    /// Whether the error is small enough.
+    pub fn passed(&self) -> bool {
+        self.error <= self.tolerance
+    }
+}
+
+/// A suite's results.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Conformance {
+    /// All comparisons, in the order in which they were made.
+    pub cases: Vec<Case>,
+}
+
+impl Conformance {
+    /// The comparisons that failed.
+    pub fn failures(&self) -> impl Iterator<Item = &Case> {
+        self.cases.iter().filter(|case| !case.passed())
+    }
+
+    /// Each kernel with its number of comparisons, how many passed, and the worst error.
+    pub fn by_kernel(&self) -> Vec<(&str, usize, usize, f64)> {
+        let mut kernels: Vec<(&str, usize, usize, f64)> = Vec::new();
+        for case in &self.cases {
+            if kernels.iter().all(|kernel| kernel.0 != case.kernel) {
+                kernels.push((&case.kernel, 0, 0, 0.0));
+            }
+            for (_, count, passed, worst) in kernels.iter_mut().filter(|kernel| kernel.0 == case.kernel) {
+                *count += 1;
+                *passed += usize::from(case.passed());
+                *worst = worst.max(case.error);
+            }
+        }
+        kernels
+    }
+}
+
+/// Runs the suite; `seed` decides all values, `progress` sees each comparison.
+///
+/// # Errors
+/// When the device cannot be read. A wrong result is no error: it is in the report.
+pub async fn conformance<B: Ops>(
+    device: &B::Device,
+    seed: u64,
+    mut progress: impl FnMut(&Case),
+) -> Result<Conformance> {
+    let mut suite =
+        Suite::<B> { device: device.clone(), random: ChaCha8Rng::seed_from_u64(seed), report: Conformance::default() };
+    for [m, k, n] in DENSE {
+        suite.dense(m, k, n).await?;
+        suite.report.cases.last().into_iter().for_each(&mut progress);
+    }
+    for (i, shape) in WEIGHTS.into_iter().enumerate() {
+        let (block_size, double_quant) = ([64, 128, 32][i % 3], i % 2 == 0);
+        let begun = suite.report.cases.len();
+        suite.weight(shape, block_size, double_quant, &ROWS).await?;
+        suite.report.cases[begun..].iter().for_each(&mut progress);
+    }
+    let begun = suite.report.cases.len();
+    suite.weight([40, 72], 64, true, &[4097]).await?;
+    suite.report.cases[begun..].iter().for_each(&mut progress);
+    Ok(suite.report)
+}
+
+struct Suite<B: Ops> {
+    device: B::Device,
+    random: ChaCha8Rng,
+    report: Conformance,
+}
+
+/// A row-major matrix.
+struct Matrix {
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl Matrix {
+    /// `self · other` in f64, `other` transposed or not.
+    fn times(&self, other: &Self, transposed: bool) -> Vec<f64> {
+        let columns = if transposed { other.values.len() / other.columns } else { other.columns };
+        let at = |k: usize, j: usize| other.values[if transposed { j * other.columns + k } else { k * columns + j }];
+        let row =
+            |row: &[f32], j: usize| row.iter().enumerate().map(|(k, x)| f64::from(*x) * f64::from(at(k, j))).sum();
+        self.values.chunks(self.columns).flat_map(|x| (0..columns).map(move |j| row(x, j))).collect()
+    }
+}
+
+impl<B: Ops> Suite<B> {
+    fn random(&mut self, rows: usize, columns: usize) -> Matrix {
+        let values = (0..rows * columns).map(|_| self.random.random_range(-1.0f32..1.0)).collect();
+        Matrix { columns, values }
+    }
+
+    fn upload(&self, matrix: &Matrix) -> Tensor<B, 2> {
+        let rows = matrix.values.len() / matrix.columns;
+        Tensor::from_data(TensorData::new(matrix.values.clone(), [rows, matrix.columns]), &self.device)
+    }
+
+    /// Fills memory with NaN and gives it back, so that a result which is not written whole is not right by chance.
+    async fn poison(&self, length: usize) -> Result<()> {
+        let poison = Tensor::<B, 1>::full([length.max(1)], f32::NAN, &self.device);
+        read(poison.narrow(0, 0, 1)).await.map(|_| ())
+    }
+
+    async fn compare(
+        &mut self,
+        (kernel, tolerance): (String, f64),
+        shapes: String,
+        found: Tensor<B, 2>,
+        expected: &[f64],
+    ) -> Result<()> {
+        let found = read(found).await?;
+        let difference: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+        let norm: f64 = expected.iter().map(|b| b * b).sum();
+        let error = match (found.len() == expected.len(), (difference / norm.max(f64::MIN_POSITIVE)).sqrt()) {
+            (true, error) if error.is_finite() => error,
+            _ => f64::INFINITY,
+        };
+        self.report.cases.push(Case { kernel, shapes, error, tolerance });
+        Ok(())
+    }
+
+    async fn dense(&mut self, m: usize, k: usize, n: usize) -> Result<()> {
+        let (a, b) = (self.random(m, k), self.random(k, n));
+        self.poison(m * n).await?;
+        let found = matmul(self.upload(&a), self.upload(&b));
+        self.compare(("matmul".into(), TOLERANCE), format!("[{m}, {k}] x [{k}, {n}]"), found, &a.times(&b, false)).await
+    }
+
+    /// The decode of a weight, and its products by every variant.
+    async fn weight(&mut self, shape: [usize; 2], block_size: usize, double: bool, rows: &[usize]) -> Result<()> {
+        let [out, input] = shape;
+        let values = self.random(out, input).values;
+        let data = quantize(&values, shape, block_size, double)?;
+        let weight = Nf4Weight::<B>::upload(&data, &self.device)?;
+        let dense = Matrix { columns: input, values: data.dequantize() };
+        let scales = if double { "double" } else { "plain" };
+        let about = format!("[{out}, {input}], {scales} scales of {block_size}");
+        self.poison(out * input).await?;
+        let expected: Vec<f64> = dense.values.iter().map(|v| f64::from(*v)).collect();
+        self.compare(("nf4_dequantize".into(), TOLERANCE), about.clone(), weight.dequantize(), &expected).await?;
+        for (rows, product) in
+            rows.iter().flat_map(|rows| [Product::Forward, Product::InputGradient].map(|p| (*rows, p)))
+        {
+            let (taken, given) = product.widths(shape);
+            let x = self.random(rows, taken);
+            let expected = x.times(&dense, product == Product::Forward);
+            for variant in B::nf4_variants(shape, rows, product) {
+                // The rows as they lie, out of the middle of a larger tensor, and as columns of a transposed one.
+                let layouts = ["", ", a slice", ", transposed"];
+                for layout in layouts.into_iter().take(if rows == 0 { 1 } else { layouts.len() }) {
+                    let operand = match layout {
+                        "" => self.upload(&x),
+                        ", transposed" => self.upload(&x).transpose().mul_scalar(1.0).transpose(),
+                        _ => {
+                            let around = Tensor::zeros([1, taken], &self.device);
+                            Tensor::cat(vec![around.clone(), self.upload(&x), around], 0).narrow(0, 1, rows)
+                        }
+                    };
+                    self.poison(rows * given).await?;
+                    let found = nf4_matmul_by(variant, operand, &weight, product);
+                    let tolerance = if variant == Variant::TiledBf16 { BF16_TOLERANCE } else { TOLERANCE };
+                    let kernel = (format!("nf4_matmul {product:?} {variant:?}"), tolerance);
+                    self.compare(kernel, format!("{rows} rows{layout}, {about}"), found, &expected).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

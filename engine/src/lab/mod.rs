@@ -1,0 +1,8 @@
+//! Tests and measurements of a device's kernels, as values that a program can show: the `selftest` and `bench` commands, a
+//! page for testing GPUs.
+
+mod bench;
+mod conformance;
+
+pub use bench::{Ceilings, Measurement, ceilings, measure};
+pub use conformance::{Case, Conformance, conformance};

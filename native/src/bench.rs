@@ -1,0 +1,84 @@
+//! `halfbyte bench`: how fast this device's kernels are on the layers of a model.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use halfbyte::files::write_atomic;
+use halfbyte::lab::{Measurement, ceilings, measure};
+use halfbyte::ops::Ops;
+use halfbyte_memory::{names, preset};
+use serde_json::json;
+
+use crate::device::{self, Choice, Job};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// A known model, whose layer shapes are measured
+    #[arg(long, default_value = "llama-3.1-8b")]
+    model: String,
+    /// Rows of activations: a few for decoding, many for training
+    #[arg(long, value_delimiter = ',', default_value = "1,4,16,512")]
+    rows: Vec<usize>,
+    /// Device to measure
+    #[arg(long, value_enum, default_value = "auto")]
+    device: Choice,
+    /// File for all figures
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let model = preset(&arguments.model).ok_or_else(|| {
+        anyhow!("`{}` is no known model; known are: {}", arguments.model, names().collect::<Vec<_>>().join(", "))
+    })?;
+    let mut shapes: Vec<[usize; 2]> = model.linears().iter().map(|l| [l.out as usize, l.input as usize]).collect();
+    shapes.sort_unstable();
+    shapes.dedup();
+    device::run(arguments.device, Bench { arguments, shapes })
+}
+
+struct Bench {
+    arguments: Arguments,
+    shapes: Vec<[usize; 2]>,
+}
+
+impl Job for Bench {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+        let Bench { arguments, shapes } = self;
+        let most = arguments.rows.iter().copied().max().unwrap_or(1).max(1);
+        let ceilings = ceilings::<B>(&device, shapes[0], most)?;
+        println!("{name}; {}", arguments.model);
+        println!(
+            "ceilings: copy {:.1} GB/s; the backend's dense f32 product, {most} rows, {:?}: {:.1} GFLOP/s",
+            ceilings.copy, shapes[0], ceilings.dense
+        );
+        println!("| kernel | weight | rows | ms | GB/s | of copy | GFLOP/s | of dense |");
+        println!("|---|---|---|---|---|---|---|---|");
+        let mut all: Vec<Measurement> = Vec::new();
+        for (shape, rows) in shapes.iter().flat_map(|shape| arguments.rows.iter().map(|rows| (*shape, *rows))) {
+            for m in measure::<B>(&device, shape, rows.max(1))? {
+                let share = |part: f64, whole: f64| format!("{:.0} %", 100.0 * part / whole);
+                println!(
+                    "| {} | {:?} | {} | {:.3} | {:.1} | {} | {:.1} | {} |",
+                    m.kernel,
+                    m.shape,
+                    m.rows,
+                    1e3 * m.seconds,
+                    m.bandwidth,
+                    share(m.bandwidth, ceilings.copy),
+                    m.arithmetic,
+                    share(m.arithmetic, ceilings.dense)
+                );
+                all.push(m);
+            }
+        }
+        if let Some(path) = arguments.json {
+            let report = json!({"device": name, "model": arguments.model, "ceilings": ceilings, "measurements": all});
+            write_atomic(path, serde_json::to_string_pretty(&report)?.as_bytes())?;
+        }
+        Ok(())
+    }
+}

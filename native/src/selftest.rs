@@ -1,0 +1,66 @@
+//! `halfbyte selftest`: whether this device computes what it should.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use halfbyte::files::write_atomic;
+use halfbyte::lab::conformance;
+use halfbyte::ops::Ops;
+use pollster::block_on;
+use serde_json::json;
+
+use crate::device::{self, Choice, Job};
+use crate::progress::spinner;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Device to test
+    #[arg(long, value_enum, default_value = "auto")]
+    device: Choice,
+    /// Seed of the values; without it a fresh one
+    #[arg(long)]
+    seed: Option<u64>,
+    /// File for the whole report
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    device::run(arguments.device, SelfTest(arguments))
+}
+
+struct SelfTest(Arguments);
+
+impl Job for SelfTest {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+        let fresh = || std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
+        let seed = self.0.seed.unwrap_or_else(fresh);
+        println!("{name}; seed {seed}");
+        let bar = spinner("testing");
+        let report = block_on(conformance::<B>(&device, seed, |case| {
+            bar.set_message(format!("{} {}", case.kernel, case.shapes));
+        }))?;
+        bar.finish_and_clear();
+        println!("{:<36} {:>12} {:>12}", "kernel", "passed", "worst error");
+        for (kernel, count, passed, worst) in report.by_kernel() {
+            println!("{kernel:<36} {:>12} {worst:>12.1e}", format!("{passed}/{count}"));
+        }
+        for case in report.failures() {
+            println!(
+                "FAILED {} on {}: error {:.1e}, allowed {:.0e}",
+                case.kernel, case.shapes, case.error, case.tolerance
+            );
+        }
+        if let Some(path) = self.0.json {
+            let report = json!({"device": name, "seed": seed, "cases": report.cases});
+            write_atomic(path, serde_json::to_string_pretty(&report)?.as_bytes())?;
+        }
+        match report.failures().count() {
+            0 => Ok(()),
+            failures => bail!("{failures} of {} comparisons failed on {name}", report.cases.len()),
+        }
+    }
+}

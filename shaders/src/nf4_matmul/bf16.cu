@@ -1,0 +1,214 @@
+// A product with an NF4 weight W[out, in] on tensor cores: y[rows, out] = x[rows, in] · Wᵀ, or transposed, as the
+// gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16 once per tile, sums and y are f32.
+//
+// Grid: x = ceil(columns of y / 128), y = ceil(rows / 128); 256 threads. Tiles of x arrive asynchronously two steps
+// ahead; the codes of W wait in registers for one step: each thread decodes just what it loads. For sm_80 and up.
+typedef unsigned int u32;
+typedef unsigned short bf16;
+struct Info { u32 rows, out, in, unused; };
+
+__constant__ float NF4[16] = { {{ nf4_table }} };
+constexpr u32 MAP = 4, NESTED = 260;
+constexpr bool TRANSPOSED = {{ gradient }};
+constexpr u32 THREADS = {{ threads }};
+constexpr u32 TILE_ROWS = 128, TILE_COLUMNS = 128, TILE_DEPTH = 32, STAGES = 3;
+static_assert(THREADS == 256, "8 warps, each with 64 x 32 elements of y; each thread decodes 16 codes of a step");
+
+struct Weight {
+    const u32 *codes, *absmax, *header;
+    const float* map;
+    float offset;
+    u32 count, log2_block;
+    bool nested;
+};
+
+// A scale as it is loaded. To finish it is to wait for memory, so that is done late.
+struct Scale { u32 code; float nested; };
+
+__device__ __forceinline__ Scale fetch_scale(const Weight& w, u32 element) {
+    const u32 block = element >> w.log2_block;
+    if (!w.nested) return { w.absmax[block], 0.0f };
+    return { ((const unsigned char*)w.absmax)[block], __uint_as_float(w.header[NESTED + block / 256]) };
+}
+
+__device__ __forceinline__ float finish_scale(const Weight& w, Scale scale) {
+    // Two roundings, as the reference does it: a fused multiply-add would change the last bit.
+    if (w.nested) return __fadd_rn(__fmul_rn(w.map[scale.code], scale.nested), w.offset);
+    return __uint_as_float(scale.code);
+}
+
+// Eight codes from any position on, the first one in the top nibble.
+__device__ __forceinline__ u32 codes_at(const Weight& w, u32 first) {
+    const u32 words = w.count / 8 + (w.count % 8 != 0), word = first / 8;
+    const u32 high = word < words ? __byte_perm(w.codes[word], 0, 0x0123) : 0;
+    const u32 low = word + 1 < words ? __byte_perm(w.codes[word + 1], 0, 0x0123) : 0;
+    return __funnelshift_l(low, high, 4 * (first % 8));
+}
+
+// Tiles are made of chunks of 16 bytes. Within a line of shared memory the chunks are permuted, so that the eight rows
+// of a matrix lie in different banks.
+__device__ __forceinline__ u32 deep_at(u32 row, u32 chunk) { return row * TILE_DEPTH + (chunk ^ (row / 2 % 4)) * 8; }
+__device__ __forceinline__ u32 wide_at(u32 row, u32 chunk) { return row * TILE_COLUMNS + (chunk ^ (row % 8)) * 8; }
+
+constexpr u32 X_TILE = TILE_ROWS * TILE_DEPTH, W_TILE = TILE_COLUMNS * TILE_DEPTH;
+
+// Two chunks of each thread. ALIGNED: all of a chunk is inside of x or none is, and it can be copied as a whole.
+template <bool ALIGNED>
+__device__ __forceinline__ void start_x(bf16* tile, const bf16* x, const Info& info, u32 step) {
+    const u32 depth = TRANSPOSED ? info.out : info.in;
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        const u32 tile_row = threadIdx.x / 4 + 64 * i, chunk = threadIdx.x % 4;
+        const u32 row = blockIdx.y * TILE_ROWS + tile_row, k = step * TILE_DEPTH + chunk * 8;
+        const bool inside = row < info.rows && k < depth;
+        const bf16* from = inside ? x + (size_t)row * depth + k : x;
+        bf16* to = tile + deep_at(tile_row, chunk);
+        if (ALIGNED) {
+            copy_async(to, from, inside);
+        } else {
+#pragma unroll
+            for (u32 j = 0; j < 8; j++) to[j] = inside && k + j < depth ? from[j] : 0;
+        }
+    }
+}
+
+// What one thread loads of W for one step: 16 codes with their scales before and from `left` on.
+struct Fetched {
+    u32 packed[2], left;
+    Scale scale, after;
+};
+
+// ALIGNED: the codes are two whole words of one block.
+template <bool ALIGNED>
+__device__ __forceinline__ Fetched fetch_w(const Weight& w, const Info& info, u32 step) {
+    Fetched fetched = {};
+    const u32 start = step * TILE_DEPTH, left_column = blockIdx.x * TILE_COLUMNS;
+    const u32 row = TRANSPOSED ? start + threadIdx.x / 8 : left_column + threadIdx.x / 2;
+    const u32 column = TRANSPOSED ? left_column + threadIdx.x % 8 * 16 : start + threadIdx.x % 2 * 16;
+    // What lies past the end needs no zeros here: it meets zeros of x, or columns that are not stored.
+    if (row >= info.out || column >= info.in) return fetched;
+    const u32 first = row * info.in + column;
+    fetched.scale = fetch_scale(w, first);
+    if (ALIGNED) {
+        const uint2 pair = *(const uint2*)(w.codes + first / 8);
+        fetched.packed[0] = pair.x, fetched.packed[1] = pair.y;
+    } else {
+        fetched.packed[0] = codes_at(w, first);
+        fetched.packed[1] = codes_at(w, first + 8);
+        fetched.left = (1u << w.log2_block) - (first & ((1u << w.log2_block) - 1));
+        const bool two = fetched.left < 16 && w.count - first > fetched.left;
+        fetched.after = two ? fetch_scale(w, first + fetched.left) : fetched.scale;
+    }
+    return fetched;
+}
+
+template <bool ALIGNED>
+__device__ __forceinline__ void decode_w(bf16* tile, const Weight& w, const Fetched& fetched, float level) {
+    const float scale = finish_scale(w, fetched.scale), after = ALIGNED ? scale : finish_scale(w, fetched.after);
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        float value[8];
+#pragma unroll
+        for (u32 j = 0; j < 8; j++) {
+            // In memory order the first element of a byte is the high nibble.
+            const u32 shift = ALIGNED ? 8 * (j / 2) + 4 * (1 - j % 2) : 28 - 4 * j;
+            // A shuffle looks at five bits only, and the fifth chooses between two copies of the table.
+            value[j] = __shfl_sync(0xffffffff, level, fetched.packed[i] >> shift);
+            value[j] *= ALIGNED || 8 * i + j < fetched.left ? scale : after;
+        }
+        const u32 at = TRANSPOSED ? wide_at(threadIdx.x / 8, threadIdx.x % 8 * 2 + i)
+                                  : deep_at(threadIdx.x / 2, threadIdx.x % 2 * 2 + i);
+        *(uint4*)(tile + at) = make_uint4(pack_bf16(value[0], value[1]), pack_bf16(value[2], value[3]),
+                                          pack_bf16(value[4], value[5]), pack_bf16(value[6], value[7]));
+    }
+}
+
+__device__ __forceinline__ void multiply(const bf16* x_tile, const bf16* w_tile, float (&sum)[4][4][4]) {
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 top = warp / 4 * 64, left = warp % 4 * 32;
+#pragma unroll
+    for (u32 k = 0; k < TILE_DEPTH; k += 16) {
+        u32 a[4][4], b[2][4];
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) load_matrices(a[i], x_tile + deep_at(top + 16 * i + lane % 16, k / 8 + lane / 16));
+#pragma unroll
+        for (u32 j = 0; j < 2; j++) {
+            const u32 column = left + 16 * j;
+            if (TRANSPOSED) load_matrices_transposed(b[j], w_tile + wide_at(k + lane % 16, column / 8 + lane / 16));
+            else load_matrices(b[j], w_tile + deep_at(column + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
+        }
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) multiply_add(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+    }
+}
+
+template <bool ALIGNED>
+__device__ __forceinline__ void accumulate(const bf16* x, const Weight& w, const Info& info, bf16* x_tiles,
+                                           bf16* w_tiles, float (&sum)[4][4][4]) {
+    const float level = NF4[threadIdx.x % 16];
+    const u32 depth = TRANSPOSED ? info.out : info.in, steps = (depth - 1) / TILE_DEPTH + 1;
+    // A group of copies per step, an empty one where there is no step: the wait below counts groups.
+    start_x<ALIGNED>(x_tiles, x, info, 0);
+    commit_copies();
+    if (steps > 1) start_x<ALIGNED>(x_tiles + X_TILE, x, info, 1);
+    commit_copies();
+    decode_w<ALIGNED>(w_tiles, w, fetch_w<ALIGNED>(w, info, 0), level);
+    await_copies_but_one();
+    __syncthreads();
+    u32 now = 0, ahead = 2;
+    for (u32 step = 0; step < steps; step++) {
+        const bool more = step + 1 < steps;
+        Fetched fetched;
+        if (more) fetched = fetch_w<ALIGNED>(w, info, step + 1);
+        // The tiles that are written here were last read before the barrier that ended the step before.
+        if (step + 2 < steps) start_x<ALIGNED>(x_tiles + ahead * X_TILE, x, info, step + 2);
+        commit_copies();
+        multiply(x_tiles + now * X_TILE, w_tiles + step % 2 * W_TILE, sum);
+        if (more) decode_w<ALIGNED>(w_tiles + (step + 1) % 2 * W_TILE, w, fetched, level);
+        now = now + 1 < STAGES ? now + 1 : 0;
+        ahead = ahead + 1 < STAGES ? ahead + 1 : 0;
+        await_copies_but_one();
+        __syncthreads();
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+nf4_matmul_bf16(const u32* __restrict__ codes, const u32* __restrict__ absmax, const u32* __restrict__ header,
+                const bf16* __restrict__ x, float* __restrict__ y, const __grid_constant__ Info info) {
+    __shared__ __align__(128) bf16 x_tiles[STAGES * X_TILE];
+    __shared__ __align__(128) bf16 w_tiles[2 * W_TILE];
+    __shared__ float map[256];
+    const Weight w = { codes, absmax, header, map, __uint_as_float(header[3]), header[0], header[1], header[2] != 0 };
+    if (w.nested) {
+        for (u32 i = threadIdx.x; i < 256; i += THREADS) map[i] = __uint_as_float(header[MAP + i]);
+        __syncthreads();
+    }
+    float sum[4][4][4] = {};
+    const u32 depth = TRANSPOSED ? info.out : info.in, columns = TRANSPOSED ? info.in : info.out;
+    // Buffers begin at aligned addresses, but a view of one need not.
+    if (info.in % 16 == 0 && depth % 8 == 0 && ((size_t)x | (size_t)codes) % 16 == 0)
+        accumulate<true>(x, w, info, x_tiles, w_tiles, sum);
+    else accumulate<false>(x, w, info, x_tiles, w_tiles, sum);
+
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const bool vector = columns % 2 == 0 && (size_t)y % 8 == 0;
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) {
+        const u32 row = blockIdx.y * TILE_ROWS + warp / 4 * 64 + i * 8 + lane / 4;
+        if (row >= info.rows) continue;
+#pragma unroll
+        for (u32 j = 0; j < 4; j++) {
+            const u32 column = blockIdx.x * TILE_COLUMNS + warp % 4 * 32 + j * 8 + lane % 4 * 2;
+            float* to = y + (size_t)row * columns + column;
+            const float low = sum[i / 2][j][i % 2 * 2], high = sum[i / 2][j][i % 2 * 2 + 1];
+            if (vector) {
+                if (column < columns) *(float2*)to = make_float2(low, high);
+            } else {
+                if (column < columns) to[0] = low;
+                if (column + 1 < columns) to[1] = high;
+            }
+        }
+    }
+}

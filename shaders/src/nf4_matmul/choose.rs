@@ -1,0 +1,50 @@
+//! Which variant computes a product: each is timed at the first product of a class of shapes, the fastest is remembered for
+//! the device, on disk too (CubeCL's autotuner).
+
+use burn_cubecl::CubeTuneId;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::AutotuneKey;
+use cubecl::tune::{LocalTuner, Tunable, TunableSet, TuneGroup, local_tuner};
+use serde::{Deserialize, Serialize};
+
+use super::{Operands, Variant, variants};
+use crate::SourceRuntime;
+
+/// A class of shapes.
+#[derive(Hash, Eq, PartialEq, Debug, Clone, Serialize, Deserialize, AutotuneKey)]
+struct ProductKey {
+    gradient: bool,
+    out: usize,
+    input: usize,
+    #[autotune(anchor)]
+    rows: usize,
+}
+
+fn key<R: SourceRuntime>(operands: &Operands<R>) -> ProductKey {
+    let [out, input] = operands.weight.shape;
+    ProductKey::new(operands.gradient, out, input, operands.rows())
+}
+
+/// Runs the product by the fastest variant.
+pub(super) fn run<R: SourceRuntime>(operands: Operands<R>) -> CubeTensor<R> {
+    static TUNER: LocalTuner<ProductKey, CubeTuneId> = local_tuner!("nf4-matmul");
+    let tunables = TUNER.init(|| {
+        let inputs = |_: &ProductKey, operands: &Operands<R>| Operands { y: operands.y.copy(), ..operands.clone() };
+        [Variant::Decoded, Variant::Skinny, Variant::SkinnyShared, Variant::Tiled].into_iter().fold(
+            TunableSet::new(key::<R>, inputs),
+            |set, variant| {
+                let run = move |operands: Operands<R>| match operands.variants().contains(&variant) {
+                    true => Ok::<_, String>(operands.run(variant)),
+                    false => Err(format!("{variant:?} can't compute this product")),
+                };
+                let possible = TuneGroup::<ProductKey>::new("possible", move |key| {
+                    let can = variants::<R>([key.out, key.input], key.rows, key.gradient).contains(&variant);
+                    if can { 1 } else { -1 }
+                });
+                set.with(Tunable::new(&format!("{variant:?}"), run).group(&possible, |_| 1))
+            },
+        )
+    });
+    let (client, device) = (operands.x.client.clone(), operands.x.device.clone());
+    TUNER.execute(&CubeTuneId::new(&client, &device), &client, tunables, operands)
+}

@@ -1,0 +1,125 @@
+//! Products of activations with an NF4 weight: the ways to compute them, and which one is taken.
+
+mod choose;
+mod tiled;
+
+use burn_backend::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::features::Plane;
+
+pub use tiled::{bf16_source, source};
+
+use crate::nf4_skinny::{MAX_ROWS, nf4_skinny};
+use crate::{Language, Nf4, SourceRuntime, matmul, nf4_dequantize};
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// The weight is decoded into a scratch tensor, which a dense product takes.
+    Decoded,
+    /// A few rows, each packed word read once; sums go through subgroups where the device has them.
+    Skinny,
+    /// The same with sums through workgroup memory, which every device has.
+    SkinnyShared,
+    /// Many rows, decoded on the way into tiles in workgroup memory.
+    Tiled,
+    /// The same on tensor cores, the activations rounded to bf16: only by its name.
+    TiledBf16,
+}
+
+/// The variants by which this runtime can compute a product of `rows` rows, the one that always can first.
+pub fn variants<R: SourceRuntime>([out, input]: [usize; 2], rows: usize, gradient: bool) -> Vec<Variant> {
+    // CUDA's kernels take any shape.
+    let cuda = R::LANGUAGE == Language::Cuda;
+    let words = cuda || input.is_multiple_of(8);
+    let skinny = words && !gradient && rows <= MAX_ROWS;
+    let tiled = words && (cuda || !gradient || out.is_multiple_of(4));
+    let all = [
+        (Variant::Decoded, true),
+        (Variant::Skinny, skinny),
+        (Variant::SkinnyShared, skinny && !cuda),
+        (Variant::Tiled, tiled),
+        (Variant::TiledBf16, cuda),
+    ];
+    all.into_iter().filter_map(|(variant, can)| can.then_some(variant)).collect()
+}
+
+/// `x` `[rows, in]` times the transposed weight, `[rows, out]`; or for the gradient of an input `x` `[rows, out]` times the
+/// weight, `[rows, in]`. By the given variant, or by the fastest one on this device.
+///
+/// # Panics
+/// When the shapes do not fit, or the variant can't compute them: see [`variants`].
+pub fn nf4_matmul<R: SourceRuntime>(
+    x: CubeTensor<R>,
+    weight: Nf4<R>,
+    gradient: bool,
+    variant: Option<Variant>,
+) -> CubeTensor<R> {
+    let [out, input] = weight.shape;
+    let (width, columns) = if gradient { (out, input) } else { (input, out) };
+    let rows = x.meta.shape()[0];
+    assert_eq!(x.meta.shape()[1], width, "nf4_matmul: x has rows of another width than the weight takes");
+    let shape = [rows, columns].into();
+    if rows * columns == 0 || width == 0 {
+        return zeros(x.device.clone(), shape, DType::F32);
+    }
+    let x = into_contiguous(x);
+    let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
+    let operands = Operands { x, weight, y, gradient };
+    match (variant, R::PROVEN) {
+        (Some(variant), _) => {
+            assert!(operands.variants().contains(&variant), "nf4_matmul: {variant:?} can't compute this product");
+            operands.run(variant)
+        }
+        (None, true) => choose::run(operands),
+        (None, false) => operands.run(Variant::Decoded),
+    }
+}
+
+/// What a product takes and where it goes.
+#[derive(Clone, Debug)]
+struct Operands<R: SourceRuntime> {
+    x: CubeTensor<R>,
+    weight: Nf4<R>,
+    y: CubeTensor<R>,
+    gradient: bool,
+}
+
+impl<R: SourceRuntime> Operands<R> {
+    fn rows(&self) -> usize {
+        self.x.meta.shape()[0]
+    }
+
+    /// Those that can compute this product on this device: a scratch tensor may be larger than what it binds.
+    fn variants(&self) -> Vec<Variant> {
+        let [out, input] = self.weight.shape;
+        let mut variants = variants::<R>(self.weight.shape, self.rows(), self.gradient);
+        if (4 * out * input) as u64 > self.x.client.properties().memory.max_page_size && variants.len() > 1 {
+            variants.retain(|variant| *variant != Variant::Decoded);
+        }
+        variants
+    }
+
+    /// Computes the product; the result is `y`, but for a dense product, which makes its own.
+    fn run(self, variant: Variant) -> CubeTensor<R> {
+        match variant {
+            Variant::Decoded => {
+                let mut dense = nf4_dequantize(&self.weight);
+                if !self.gradient {
+                    dense.meta.swap(0, 1);
+                }
+                return matmul(self.x, dense);
+            }
+            Variant::Skinny => {
+                let subgroups = self.x.client.properties().features.plane.contains(Plane::Ops);
+                nf4_skinny(&self.x, &self.weight, &self.y, subgroups);
+            }
+            Variant::SkinnyShared => nf4_skinny(&self.x, &self.weight, &self.y, false),
+            Variant::Tiled => tiled::launch(&self.x, &self.weight, &self.y, self.gradient),
+            Variant::TiledBf16 => tiled::launch_bf16(&self.x, &self.weight, &self.y, self.gradient),
+        }
+        self.y
+    }
+}

@@ -1,0 +1,69 @@
+//! f32 to NF4 on the device, with one f32 scale per block, bit for bit as the plain code does it. Quantizing the scales again
+//! is left to the host: it is a 64th of the work, and its mean depends on the order of torch's additions.
+
+use burn_backend::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::source::{Sources, grid};
+use crate::{Language, Source, SourceRuntime};
+
+/// The smallest scale that is divided by.
+const TINY: f32 = 1e-38;
+
+/// Threads of a workgroup.
+fn threads(language: Language) -> u32 {
+    match language {
+        Language::Wgsl => 64,
+        Language::Cuda => 256,
+    }
+}
+
+static SOURCES: Sources<Language> = Sources::new();
+
+/// The kernel's source; `table` holds the 16 levels of NF4.
+pub fn source(language: Language, table: &[f32; 16]) -> Source {
+    SOURCES.get(language, |_| {
+        let list =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
+        let values = [
+            ("nf4_table", list(&mut table.iter().copied())),
+            ("bounds", list(&mut table.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0))),
+            ("tiny", TINY.to_bits().to_string()),
+        ];
+        let template = match language {
+            Language::Wgsl => include_str!("kernel.wgsl"),
+            Language::Cuda => include_str!("kernel.cu"),
+        };
+        Source::fill("nf4_quantize", language, threads(language), template, &values)
+    })
+}
+
+/// Quantizes the f32 elements of `weights` in blocks of `block_size`, a power of two from 32 to 4096: the codes, eight to a
+/// `U32` word, and the scales, f32. The scale of a block with a weight that is NaN or infinite is NaN or infinite, and its
+/// codes are arbitrary.
+pub fn nf4_quantize<R: SourceRuntime>(
+    weights: CubeTensor<R>,
+    block_size: usize,
+    table: &[f32; 16],
+) -> [CubeTensor<R>; 2] {
+    let weights = into_contiguous(weights);
+    let count = weights.meta.shape().num_elements();
+    let blocks = count.div_ceil(block_size);
+    let empty = |length: usize, dtype| {
+        empty_device_contiguous_dtype(weights.client.clone(), weights.device.clone(), [length].into(), dtype)
+    };
+    let (codes, absmax) = (empty(count.div_ceil(8), DType::U32), empty(blocks, DType::F32));
+    if count > 0 {
+        let at_once = match R::LANGUAGE {
+            Language::Wgsl => threads(R::LANGUAGE) as usize,
+            // A warp, or a part of one, takes a block.
+            Language::Cuda => threads(R::LANGUAGE) as usize / (block_size / 8).min(32),
+        };
+        let info = Some([count as u32, block_size as u32, 0, 0]);
+        let grid = grid(blocks.div_ceil(at_once) as u32);
+        source(R::LANGUAGE, table).launch(grid, &[&weights, &codes, &absmax], info);
+    }
+    [codes, absmax]
+}

@@ -1,0 +1,53 @@
+// Instructions that CUDA C++ has no function for. This text is put before every kernel that reads a weight, and
+// tests/cuda/ptx.h has a twin of each function for the host. All but the loads of codes are for sm_80 and up.
+typedef unsigned int u32;
+typedef unsigned short bf16;
+
+// Codes that no one reads again: they must not push x out of the first-level cache.
+__device__ __forceinline__ void load_codes(u32 (&packed)[4], const u32* from) {
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(packed[0]), "=r"(packed[1]), "=r"(packed[2]), "=r"(packed[3]) : "l"(from));
+}
+
+__device__ __forceinline__ void load_codes(u32 (&packed)[2], const u32* from) {
+    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(packed[0]), "=r"(packed[1]) : "l"(from));
+}
+
+// Two numbers rounded to nearest even, the first in the low half.
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+// Starts a copy of 16 bytes to shared memory; of zeros, if not `inside`.
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
+}
+
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until all groups of copies but the last one have arrived.
+__device__ __forceinline__ void await_copies_but_one() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
+
+// Four matrices of 8 x 8; eight lanes each give the addresses of the rows of one.
+__device__ __forceinline__ void load_matrices(u32 (&to)[4], const bf16* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
+}
+
+__device__ __forceinline__ void load_matrices_transposed(u32 (&to)[4], const bf16* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"((u32)__cvta_generic_to_shared(row)) : "memory");
+}
+
+// sum[16, 8] += a[16, 16] · b[16, 8].
+__device__ __forceinline__ void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b_low, u32 b_high) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));
+}

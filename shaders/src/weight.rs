@@ -1,0 +1,52 @@
+//! A weight in NF4 on a GPU.
+
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::{Language, Source, SourceRuntime};
+
+/// The buffers of a weight, laid out as `halfbyte::ops::Nf4Primitive` says.
+#[derive(Clone, Debug)]
+pub struct Nf4<R: SourceRuntime> {
+    /// Eight codes to a word.
+    pub codes: CubeTensor<R>,
+    /// A scale per block.
+    pub absmax: CubeTensor<R>,
+    /// Length, block size, and how scales are decoded.
+    pub header: CubeTensor<R>,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+    /// The 16 levels of NF4.
+    pub table: &'static [f32; 16],
+}
+
+impl<R: SourceRuntime> Nf4<R> {
+    /// Its buffers and then others, in the order in which kernels take them.
+    pub(crate) fn buffers<'a>(&'a self, others: &[&'a CubeTensor<R>]) -> Vec<&'a CubeTensor<R>> {
+        [&[&self.codes, &self.absmax, &self.header], others].concat()
+    }
+}
+
+/// What is put before every CUDA kernel that reads a weight.
+pub const PTX: &str = include_str!("ptx.cu");
+
+/// A kernel that reads a weight: in WGSL the buffers and the decode are put before it.
+pub(crate) fn reader(
+    name: &'static str,
+    language: Language,
+    threads: u32,
+    [wgsl, cuda]: [&str; 2],
+    table: &[f32; 16],
+    values: &[(&'static str, String)],
+) -> Source {
+    let levels: Vec<String> = table.iter().map(|level| format!("{level:?}")).collect();
+    let values = [&[("nf4_table", levels.join(", "))], values].concat();
+    match language {
+        Language::Wgsl => {
+            // Extensions are enabled before anything else.
+            let enable = values.iter().find(|(name, _)| *name == "enable").map_or("", |(_, value)| value);
+            let template = format!("{enable}\n{}\n{wgsl}", include_str!("weight.wgsl"));
+            Source::fill(name, language, threads, &template, &values)
+        }
+        Language::Cuda => Source::fill(name, language, threads, &format!("{PTX}\n{cuda}"), &values),
+    }
+}

@@ -1,0 +1,62 @@
+//! CUDA kernels compute the right numbers, without a GPU: `tests/cuda` runs them on the host, as C++.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+use std::path::Path;
+use std::process::Command;
+
+use halfbyte::nf4::NF4_TABLE;
+use halfbyte_shaders::{
+    Language, PTX, Source, nf4_matmul_bf16_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
+};
+
+/// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
+fn run(program: &str, source: &Source, what: &str) {
+    let name = format!("{} {what}", source.name);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [kernel, binary] = ["kernel.cu", "test"].map(|file| folder.path().join(file));
+    // The instructions that these functions wrap exist on a GPU only; the host has functions of its own.
+    std::fs::write(&kernel, source.text.replacen(PTX, "", 1)).expect("the temporary folder can be written to");
+    let compiled = Command::new("c++")
+        // tests/cuda/device.h says what for.
+        .args(["-std=c++17", "-O1", "-ffp-contract=off"])
+        .args(["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"])
+        .arg(format!("-D{}", source.name.to_uppercase()))
+        .arg(format!("-DKERNEL=\"{}\"", kernel.display()))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda").join(program))
+        .arg("-o")
+        .arg(&binary)
+        .output()
+        .unwrap_or_else(|error| panic!("a C++ compiler is needed to test CUDA kernels: c++ can't be started: {error}"));
+    assert!(compiled.status.success(), "{name}:\n{}", String::from_utf8_lossy(&compiled.stderr));
+    let tested = Command::new(&binary).output().expect("what was just compiled can be started");
+    let output = [tested.stdout, tested.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(tested.status.success(), "{name}, {}:\n{output}", tested.status);
+    println!("{name}: {}", output.trim_end());
+}
+
+#[test]
+fn products_of_a_few_rows_are_those_in_f64() {
+    for rows in [1, 2, 4, 8, 16] {
+        let source = nf4_skinny_source(Language::Cuda, &NF4_TABLE, rows, true);
+        run("products.cpp", &source, &format!("for {rows} rows"));
+    }
+}
+
+#[test]
+fn products_and_gradients_are_those_in_f64() {
+    for (gradient, what) in [(false, "forward"), (true, "gradient")] {
+        run("products.cpp", &nf4_matmul_source(Language::Cuda, &NF4_TABLE, gradient), what);
+    }
+}
+
+#[test]
+fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
+    for (gradient, what) in [(false, "forward"), (true, "gradient")] {
+        run("products.cpp", &nf4_matmul_bf16_source(&NF4_TABLE, gradient), what);
+    }
+}
+
+#[test]
+fn quantizing_gives_the_bits_of_the_plain_code() {
+    run("quantize.cpp", &nf4_quantize_source(Language::Cuda, &NF4_TABLE), "of all block sizes");
+}

@@ -1,0 +1,254 @@
+// CUDA on the host, for the test of kernels without a GPU: as much of the language as they use, and a scheduler that is
+// as unkind as the rules of CUDA allow.
+//
+// The threads of a block are fibers on one thread of the host. Warps run in random order, each a random way, and shared
+// memory is NaN when a block begins, so a missing barrier gives wrong results sooner or later. For x86-64 Linux only.
+//
+// Compile with -ffp-contract=off, or the compiler fuses what the kernels keep apart, and with -fsanitize=alignment
+// -fsanitize-undefined-trap-on-error, or no one minds a vector at an address where a GPU can't load it.
+#pragma once
+
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "memory.h"
+
+typedef unsigned int u32;
+typedef unsigned short bf16;
+
+// Keywords.
+#define __global__
+#define __device__ static
+#define __forceinline__ inline
+#define __constant__ static const
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+// In a section of its own, whose bounds the linker knows.
+#define __shared__ static __attribute__((section("shared_memory")))
+extern char __start_shared_memory[] __attribute__((weak)), __stop_shared_memory[] __attribute__((weak));
+
+// Types.
+struct __align__(8) uint2 { u32 x, y; };
+struct __align__(16) uint4 { u32 x, y, z, w; };
+struct __align__(8) float2 { float x, y; };
+struct __align__(16) float4 { float x, y, z, w; };
+struct uint3 { u32 x, y, z; };
+static inline float2 make_float2(float x, float y) { return { x, y }; }
+static inline float4 make_float4(float x, float y, float z, float w) { return { x, y, z, w }; }
+static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return { x, y, z, w }; }
+
+// Arithmetic.
+static inline u32 max(u32 a, u32 b) { return a > b ? a : b; }
+static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
+static inline float __frcp_rn(float a) { return 1.0f / a; }
+
+static inline float __uint_as_float(u32 bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline u32 __float_as_uint(float value) {
+    u32 bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+static inline u32 __byte_perm(u32 low, u32 high, u32 selector) {
+    const uint64_t bytes = (uint64_t)high << 32 | low;
+    u32 result = 0;
+    for (u32 i = 0; i < 4; i++) result |= (u32)(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return result;
+}
+
+static inline u32 __funnelshift_l(u32 low, u32 high, u32 shift) {
+    return (u32)((((uint64_t)high << 32 | low) << shift % 32) >> 32);
+}
+
+static uint3 threadIdx, blockIdx, gridDim;
+
+namespace device {
+
+constexpr size_t STACK = 1 << 16;
+constexpr u32 WARP = 32, MAX_THREADS = 1024, MAX_MESSAGE = 32;
+
+enum class State { Ready, AtBarrier, Exchanging, Done };
+
+// An asynchronous copy: where 16 bytes go, and where they come from, or null for zeros.
+struct Copy { void* to; const void* from; };
+
+struct Fiber {
+    void* stack_pointer;
+    std::vector<uint64_t> stack;
+    State state;
+    u32 exchanges;
+    const char* instruction;
+    // Copies that were started since the last commit, and the groups that were committed but not waited for.
+    std::vector<Copy> open_group;
+    std::deque<std::vector<Copy>> groups;
+};
+
+static std::vector<Fiber> fibers;
+static Fiber* running;
+static void* scheduler;
+static std::function<void()> kernel;
+static std::mt19937 order(1);
+
+// Puts the registers that a call keeps on the stack, and goes on where the other stack was left in the same way.
+extern "C" void switch_stacks(void** leave, void* enter);
+asm(R"(
+    .text
+    .globl switch_stacks
+switch_stacks:
+    push %rbx
+    push %rbp
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rsp, (%rdi)
+    mov %rsi, %rsp
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbp
+    pop %rbx
+    ret
+)");
+
+static void pause(State state) {
+    Fiber& fiber = *running;
+    fiber.state = state;
+    switch_stacks(&fiber.stack_pointer, scheduler);
+}
+
+static void run_kernel() {
+    kernel();
+    pause(State::Done);
+}
+
+static void reset(Fiber& fiber) {
+    fiber.stack.resize(STACK / 8);
+    // As switch_stacks leaves it: six registers and where to return to. A call expects a stack that lies 8 bytes off a
+    // multiple of 16, which it does when the return address has been popped from one.
+    const uintptr_t top = (uintptr_t)(fiber.stack.data() + STACK / 8) / 16 * 16 - 16;
+    void** entry = (void**)top;
+    entry[0] = (void*)run_kernel;
+    fiber.stack_pointer = entry - 6;
+    fiber.state = State::Ready;
+    fiber.exchanges = 0;
+    fiber.open_group.clear();
+    fiber.groups.clear();
+}
+
+// Messages between the lanes of a warp. Two tables take turns: a lane may write to the next before all have read this.
+alignas(16) static char messages[MAX_THREADS / WARP][2][WARP * MAX_MESSAGE];
+
+// What all lanes of the warp brought to this instruction, for which they wait.
+template <class T>
+static const T* exchange(const char* instruction, const T& mine) {
+    static_assert(sizeof(T) <= MAX_MESSAGE, "the table is too small");
+    T* table = (T*)messages[threadIdx.x / WARP][running->exchanges++ % 2];
+    table[threadIdx.x % WARP] = mine;
+    running->instruction = instruction;
+    pause(State::Exchanging);
+    return table;
+}
+
+// Runs each lane that can run to its next meeting with others; whether there was one, or the lanes met.
+static bool run_warp(u32 warp, bool backwards) {
+    bool progress = false;
+    for (u32 i = 0; i < WARP; i++) {
+        threadIdx.x = warp * WARP + (backwards ? WARP - 1 - i : i);
+        running = &fibers[threadIdx.x];
+        if (running->state != State::Ready) continue;
+        switch_stacks(&scheduler, running->stack_pointer);
+        progress = true;
+    }
+    Fiber* lanes = &fibers[warp * WARP];
+    if (!std::all_of(lanes, lanes + WARP, [](Fiber& f) { return f.state == State::Exchanging; })) return progress;
+    for (u32 i = 0; i < WARP; i++) {
+        const char* other = lanes[i].instruction;
+        if (other != lanes[0].instruction) fail("lanes diverged between %s and %s", lanes[0].instruction, other);
+        lanes[i].state = State::Ready;
+    }
+    return true;
+}
+
+static void run_block() {
+    std::vector<u32> warps(fibers.size() / WARP);
+    std::iota(warps.begin(), warps.end(), 0);
+    for (Fiber& fiber : fibers) reset(fiber);
+    if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+    for (;;) {
+        bool progress = false;
+        std::shuffle(warps.begin(), warps.end(), order);
+        const bool backwards = order() % 2;
+        for (u32 warp : warps) {
+            u32 meetings = 1 + order() % 40;
+            for (; meetings > 0 && run_warp(warp, backwards); meetings--) progress = true;
+        }
+        if (progress) continue;
+        const auto in = [](State state) {
+            return std::count_if(fibers.begin(), fibers.end(), [=](Fiber& f) { return f.state == state; });
+        };
+        const size_t waiting = in(State::AtBarrier), done = in(State::Done);
+        if (done == fibers.size()) return;
+        // Threads that have returned are not waited for.
+        if (waiting + done < fibers.size()) fail("diverged: %zu threads at a barrier, %zu returned", waiting, done);
+        for (Fiber& fiber : fibers)
+            if (fiber.state == State::AtBarrier) fiber.state = State::Ready;
+    }
+}
+
+// Runs a kernel over a grid, block by block.
+static void launch(u32 columns, u32 rows, u32 threads, std::function<void()> body) {
+    signal(SIGSEGV, [](int) { fail("accessed memory outside of all buffers"); });
+    signal(SIGILL, [](int) { fail("accessed a vector at an address that is not aligned"); });
+    kernel = body;
+    gridDim = { columns, rows, 1 };
+    fibers.resize(threads);
+    for (u32 i = 0; i < columns * rows; i++) {
+        blockIdx = { i % columns, i / columns, 0 };
+        run_block();
+    }
+}
+
+}  // namespace device
+
+// Between threads.
+static inline void __syncthreads() { device::pause(device::State::AtBarrier); }
+
+static inline void check_mask(u32 mask) {
+    if (mask != 0xffffffff) device::fail("only whole warps are supported");
+}
+
+template <class T>
+static inline T __shfl_sync(u32 mask, T value, u32 lane) {
+    check_mask(mask);
+    return device::exchange("shfl", value)[lane % 32];
+}
+
+template <class T>
+static inline T __shfl_xor_sync(u32 mask, T value, u32 offset) {
+    check_mask(mask);
+    const u32 lane = threadIdx.x % 32 ^ offset;
+    return device::exchange("shfl.xor", value)[lane];
+}
+
+static inline bool __any_sync(u32 mask, bool vote) {
+    check_mask(mask);
+    const bool* votes = device::exchange("vote", vote);
+    return std::any_of(votes, votes + 32, [](bool yes) { return yes; });
+}

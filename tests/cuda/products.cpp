@@ -1,0 +1,192 @@
+// Compares a kernel for products with an NF4 weight to the product in f64, on shapes that fit its tiles badly.
+//
+// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and the macro of its entry point:
+// NF4_SKINNY, NF4_MATMUL or NF4_MATMUL_BF16.
+#include "ptx.h"
+
+#include KERNEL
+
+// Launched as shaders/src/nf4_skinny/mod.rs and shaders/src/nf4_matmul/tiled.rs do it.
+#if defined NF4_SKINNY
+typedef float Activation;
+constexpr auto ENTRY = nf4_skinny;
+constexpr bool GRADIENT = false;
+constexpr size_t MAX_ROWS = ROWS, COLUMNS_AT_ONCE = ROWS <= 2 ? 8 : ROWS == 4 ? 16 : 32, ROWS_AT_ONCE = ROWS;
+#elif defined NF4_MATMUL
+typedef float Activation;
+constexpr auto ENTRY = nf4_matmul;
+constexpr bool GRADIENT = TRANSPOSED;
+constexpr size_t MAX_ROWS = 130, COLUMNS_AT_ONCE = 64, ROWS_AT_ONCE = 128;
+#elif defined NF4_MATMUL_BF16
+typedef bf16 Activation;
+constexpr auto ENTRY = nf4_matmul_bf16;
+constexpr bool GRADIENT = TRANSPOSED;
+constexpr size_t MAX_ROWS = 130, COLUMNS_AT_ONCE = 128, ROWS_AT_ONCE = 128;
+#endif
+
+// The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
+constexpr double TOLERANCE = 2e-6;
+
+struct Case {
+    size_t rows, out, in;
+    u32 log2_block;
+    bool nested;
+    // How many elements the buffers begin after an aligned address.
+    size_t x_shift = 0, y_shift = 0, codes_shift = 0;
+};
+
+static std::mt19937 noise(7);
+
+// From -1 to 1.
+static float uniform() { return (float)(noise() >> 8) / (1 << 23) - 1; }
+
+static float as_activation(float value, float) { return value; }
+static bf16 as_activation(float value, bf16) { return device::to_bf16(value); }
+static float as_float(float value) { return value; }
+static float as_float(bf16 value) { return device::from_bf16(value); }
+static Activation round(float value) { return as_activation(value, Activation()); }
+
+static size_t ceil_divide(size_t a, size_t b) { return (a + b - 1) / b; }
+
+// A weight as engine/src/nf4 stores it, and what it decodes to.
+struct Quantized {
+    std::vector<u32> codes, absmax, header;
+    std::vector<float> dense;
+};
+
+// Scales, as they are stored and as they decode. Of double-quantized ones the header holds map and outer scales.
+static std::vector<float> make_scales(Quantized& w, size_t blocks, bool nested) {
+    std::vector<float> scales(blocks);
+    if (!nested) {
+        for (float& scale : scales) {
+            scale = std::fabs(uniform()) * 0.1f + 0.01f;
+            w.absmax.push_back(__float_as_uint(scale));
+        }
+        return scales;
+    }
+    const float offset = 0.05f;
+    w.header[3] = __float_as_uint(offset);
+    std::vector<float> map(256), outer(ceil_divide(blocks, 256));
+    for (float& value : map) w.header.push_back(__float_as_uint(value = uniform()));
+    for (float& value : outer) w.header.push_back(__float_as_uint(value = std::fabs(uniform()) * 0.04f));
+    w.absmax.resize(ceil_divide(blocks, 4));
+    for (size_t block = 0; block < blocks; block++) {
+        const u32 code = noise() % 256;
+        w.absmax[block / 4] |= code << 8 * (block % 4);
+        scales[block] = map[code] * outer[block / 256] + offset;
+    }
+    return scales;
+}
+
+static Quantized make_weight(const Case& c) {
+    const size_t count = c.out * c.in;
+    Quantized w;
+    w.header = { (u32)count, c.log2_block, c.nested, 0 };
+    const std::vector<float> scales = make_scales(w, ceil_divide(count, 1u << c.log2_block), c.nested);
+    w.codes.resize(ceil_divide(count, 8));
+    for (size_t i = 0; i < count; i++) {
+        const u32 code = noise() % 16;
+        // The first element of a byte is the high nibble.
+        w.codes[i / 8] |= code << (8 * (i % 8 / 2) + 4 * (1 - i % 2));
+        w.dense.push_back(as_float(round(NF4[code] * scales[i >> c.log2_block])));
+    }
+    return w;
+}
+
+static void launch(const Case& c, const Quantized& w, const std::vector<Activation>& x, device::Buffer<float>& y) {
+    const device::Buffer<u32> codes(w.codes, c.codes_shift), absmax(w.absmax), header(w.header);
+    const device::Buffer<Activation> input(x, c.x_shift);
+    const Info info = { (u32)c.rows, (u32)c.out, (u32)c.in, 0 };
+    size_t grid_x = ceil_divide(GRADIENT ? c.in : c.out, COLUMNS_AT_ONCE), grid_y = ceil_divide(c.rows, ROWS_AT_ONCE);
+    // The kernel for a few rows takes its blocks from both dimensions, and more than there is work for.
+    if (ROWS_AT_ONCE < 128 && grid_x > 3) grid_x = ceil_divide(grid_x, grid_y = 3);
+    device::launch((u32)grid_x, (u32)grid_y, THREADS, [&] {
+        ENTRY(codes.data, absmax.data, header.data, input.data, y.data, info);
+    });
+}
+
+// Runs a case; its largest error.
+static double run(const Case& c) {
+    char name[160];
+    snprintf(name, sizeof name, "rows %zu, out %zu, in %zu, block %u, %s scales, x + %zu, y + %zu, codes + %zu", c.rows,
+             c.out, c.in, 1u << c.log2_block, c.nested ? "double" : "plain", c.x_shift, c.y_shift, c.codes_shift);
+    device::test_case = name;
+    const size_t depth = GRADIENT ? c.out : c.in, columns = GRADIENT ? c.in : c.out;
+    const Quantized w = make_weight(c);
+    std::vector<Activation> x(c.rows * depth);
+    for (Activation& value : x) value = round(uniform());
+    device::Buffer<float> y(c.rows * columns, c.y_shift);
+    launch(c, w, x, y);
+    y.check_surroundings("y");
+
+    double worst = 0;
+    for (size_t row = 0; row < c.rows; row++)
+        for (size_t column = 0; column < columns; column++) {
+            double sum = 0, magnitude = 0;
+            for (size_t k = 0; k < depth; k++) {
+                const float weight = GRADIENT ? w.dense[k * c.in + column] : w.dense[column * c.in + k];
+                const double product = (double)as_float(x[row * depth + k]) * weight;
+                sum += product;
+                magnitude += std::fabs(product);
+            }
+            const float got = y.data[row * columns + column];
+            const double error = std::fabs(got - sum) / (magnitude + 1e-30);
+            // Not the other way round: NaN must fail.
+            if (!(error <= TOLERANCE)) device::fail("y[%zu, %zu] is %g, not %g", row, column, got, sum);
+            worst = std::max(worst, error);
+        }
+    return worst;
+}
+
+static u32 any_block() { return 5 + noise() % 8; }
+static bool any_kind() { return noise() % 2; }
+
+static std::vector<Case> cases() {
+    std::vector<Case> cases = { { 1, 1, 1, 5, false }, { 1, 1, 1, 5, true } };
+    const auto add = [&](size_t rows, size_t out, size_t in) {
+        // Each kind of scale with small blocks, which rows that are no multiple of 8 long cut anywhere.
+        cases.push_back({ rows, out, in, 5, false });
+        cases.push_back({ rows, out, in, 5 + u32(noise() % 3), true });
+        cases.push_back({ rows, out, in, any_block(), any_kind() });
+    };
+    for (size_t rows = 1; rows <= std::min<size_t>(MAX_ROWS, 17); rows++) {
+        add(rows, 13 + rows % 3, 41 - rows);
+        add(rows, 24, 64);
+    }
+    if (MAX_ROWS <= 16) {
+        // Few features, and inner dimensions around the numbers of elements that are staged at a time.
+        const size_t depths[] = { 1,   2,    7,    8,    31,   32,   33,   63,   64,   65,  96,
+                                  127, 160,  257,  513,  1000, 1023, 1024, 1056, 2048, 2080, 4096, 4128, 4133, 8224 };
+        for (size_t in : depths)
+            for (size_t out : { 1, 4, 5, 13, 33, 67 })
+                for (size_t rows : { size_t(1), MAX_ROWS / 2 + 1, MAX_ROWS })
+                    if (in * out * MAX_ROWS < 600000) add(rows, out, in);
+    } else {
+        const size_t shapes[][3] = {
+            { 1, 64, 64 }, { 5, 13, 8 }, { 16, 8, 13 }, { 130, 33, 36 }, { 129, 130, 132 }, { 130, 72, 144 },
+            { 7, 257, 16 }, { 9, 16, 257 }, { 128, 128, 128 }, { 130, 131, 127 }, { 2, 100, 100 }, { 4, 65, 200 },
+            { 15, 24, 1000 }, { 15, 1000, 24 }, { 1, 3, 1001 }, { 8, 1001, 3 }, { 12, 17, 320 }, { 12, 320, 17 },
+            { 1, 250, 66 }, { 1, 66, 250 }, { 11, 264, 264 }, { 3, 4, 8 }, { 3, 8, 4 }, { 3, 2, 16 }, { 3, 16, 2 },
+            { 130, 300, 128 }, { 64, 136, 40 }, { 17, 31, 29 }, { 33, 96, 48 }, { 130, 1, 1 }, { 130, 257, 263 },
+        };
+        for (const auto& [rows, out, in] : shapes) add(rows, out, in);
+    }
+    // Whole blocks of 4096 and one that is short.
+    cases.push_back({ 1, 3, 4096, 12, true });
+    cases.push_back({ 1, 5, 1000, 12, false });
+    const size_t rows = std::min<size_t>(MAX_ROWS, 9);
+    for (u32 log2_block = 5; log2_block <= 12; log2_block++) cases.push_back({ rows, 43, 128, log2_block, true });
+    for (size_t shift = 1; shift < 4; shift++) {
+        cases.push_back({ rows, 40, 64, 5, any_kind(), shift, 0, 0 });
+        cases.push_back({ rows, 40, 64, 6, any_kind(), 0, shift, 0 });
+        cases.push_back({ rows, 40, 64, 7, any_kind(), 0, 0, shift });
+    }
+    return cases;
+}
+
+int main() {
+    const std::vector<Case> all = cases();
+    double worst = 0;
+    for (const Case& c : all) worst = std::max(worst, run(c));
+    printf("%zu products, the largest error %.1e of the sum of absolute values\n", all.size(), worst);
+}

@@ -1,0 +1,69 @@
+//! CUDA kernels compile for every architecture that is supported, without a GPU, and keep their values in registers.
+
+use std::ffi::{CStr, CString};
+
+use cudarc::nvrtc::{result, sys};
+use halfbyte::nf4::NF4_TABLE;
+use halfbyte_shaders::{
+    Language, Source, nf4_dequantize_source, nf4_matmul_bf16_source, nf4_matmul_source, nf4_quantize_source,
+    nf4_skinny_source,
+};
+
+const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
+
+/// Every kernel with every option, under a name of its own.
+fn kernels() -> Vec<(String, Source)> {
+    let (cuda, table) = (Language::Cuda, &NF4_TABLE);
+    let mut kernels = vec![
+        ("nf4_dequantize".to_string(), nf4_dequantize_source(cuda, table)),
+        ("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)),
+    ];
+    for rows in [1, 2, 4, 8, 16] {
+        kernels.push((format!("nf4_skinny, {rows} rows"), nf4_skinny_source(cuda, table, rows, true)));
+    }
+    for gradient in [false, true] {
+        let of = if gradient { "gradient" } else { "forward" };
+        kernels.push((format!("nf4_matmul {of}"), nf4_matmul_source(cuda, table, gradient)));
+        kernels.push((format!("nf4_matmul_bf16 {of}"), nf4_matmul_bf16_source(table, gradient)));
+    }
+    kernels
+}
+
+/// Compiles as the runtime does; whether it went well, and what the compiler said.
+fn compile(source: &Source, architecture: &str) -> (bool, String) {
+    let text = CString::new(&*source.text).expect("a source without NUL");
+    let options = [format!("--gpu-architecture={architecture}"), "--ptxas-options=-v".to_string()];
+    let program = result::create_program(&text, None).expect("a program");
+    // SAFETY: the program is valid until it is destroyed, which is the last thing done with it.
+    unsafe {
+        let compiled = result::compile_program(program, &options).is_ok();
+        let log = result::get_program_log(program).expect("a log");
+        result::destroy_program(program).expect("it is destroyed once");
+        (compiled, CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned())
+    }
+}
+
+/// The number before `unit` in the compiler's report.
+fn number(log: &str, unit: &str) -> Option<u32> {
+    let before = log.split(unit).next().filter(|before| before.len() < log.len())?;
+    before.split_whitespace().next_back()?.parse().ok()
+}
+
+#[test]
+#[ignore = "needs NVRTC, which `cargo xtask test` brings"]
+fn every_kernel_compiles_without_spilling() {
+    // SAFETY: only tries to open a shared library.
+    assert!(unsafe { sys::is_culib_present() }, "NVRTC is not on the library path");
+    println!("{:<26} {:<8} {:>9} {:>12} {:>6}", "kernel", "for", "registers", "shared bytes", "spills");
+    for (name, source) in kernels() {
+        for architecture in ARCHITECTURES {
+            let (compiled, log) = compile(&source, architecture);
+            assert!(compiled, "{name} for {architecture}:\n{log}");
+            let registers = number(&log, "registers").unwrap_or_else(|| panic!("no report on {name}: {log}"));
+            let shared = number(&log, "bytes smem").unwrap_or(0);
+            let spills = number(&log, "bytes spill stores").unwrap_or(0);
+            println!("{name:<26} {architecture:<8} {registers:>9} {shared:>12} {spills:>6}");
+            assert_eq!(spills, 0, "{name} spills registers on {architecture}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Kernels that the engine does not reach on every device, called as the shaders' crate offers them.
+
+use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{BoolElement, CubeBackend};
+use halfbyte::nf4::{Absmax, NF4_TABLE, quantize};
+use halfbyte_shaders::{Nf4, SourceRuntime, nf4_quantize, nf4_skinny};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::assert_close;
+use crate::reference::values;
+
+/// A backend without fusion, whose tensors are those of CubeCL.
+type Plain<R, BT> = CubeBackend<R, f32, i32, BT>;
+
+fn upload<R: SourceRuntime, BT: BoolElement>(values: &[f32], device: &R::Device) -> CubeTensor<R> {
+    let data = TensorData::new(values.to_vec(), [values.len()]);
+    Tensor::<Plain<R, BT>, 1>::from_data(data, device).into_primitive().tensor()
+}
+
+fn words<R: SourceRuntime, BT: BoolElement>(words: &[u32], device: &R::Device) -> CubeTensor<R> {
+    let data = TensorData::new(words.to_vec(), [words.len()]);
+    Tensor::<Plain<R, BT>, 1, Int>::from_data(data, (device, DType::U32)).into_primitive()
+}
+
+fn floats<R: SourceRuntime, BT: BoolElement>(tensor: CubeTensor<R>) -> Vec<f32> {
+    values(Tensor::<Plain<R, BT>, 1>::from_primitive(TensorPrimitive::Float(tensor)))
+}
+
+/// Weights of all sizes: usual ones, huge ones, some below the smallest normal number, and long runs of zeros.
+fn weights(count: usize, random: &mut ChaCha8Rng) -> Vec<f32> {
+    let mut scale = 1.0;
+    let value = |i: usize| {
+        if i % 64 == 0 {
+            scale = [1.0, 0.02, 3e38, 1e38, 1e-20, 1.5e-38, 1e-38, 1e-41, 0.0][random.random_range(0..9)];
+        }
+        random.random_range(-1.0f32..1.0) * scale
+    };
+    (0..count).map(value).collect()
+}
+
+/// Codes and scales of weights of every length and kind, bit by bit.
+pub fn quantizing_is_exact<R: SourceRuntime, BT: BoolElement>(device: &R::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(8);
+    for count in [1, 2, 7, 8, 31, 63, 64, 65, 127, 4096, 5003, 70_001] {
+        for block_size in [32, 64, 128, 4096] {
+            let weights = weights(count, &mut random);
+            let expected = quantize(&weights, [1, count], block_size, false).expect("finite weights");
+            let Absmax::Plain(scales) = expected.absmax else { panic!("plain scales were asked for") };
+            let [codes, absmax] = nf4_quantize(upload::<R, BT>(&weights, device), block_size, &NF4_TABLE);
+            let codes = Tensor::<Plain<R, BT>, 1, Int>::from_primitive(codes).into_data();
+            let bits = |scales: &[f32]| scales.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            let what = format!("{count} weights in blocks of {block_size}");
+            assert_eq!(bits(&floats::<R, BT>(absmax)), bits(&scales), "scales of {what}");
+            assert_eq!(codes.as_bytes()[..count.div_ceil(2)], expected.packed, "codes of {what}");
+        }
+    }
+}
+
+/// Products of a few rows with sums through subgroups, which a software device has but does not speak of.
+pub fn subgroups_sum_right<R: SourceRuntime, BT: BoolElement>(device: &R::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(9);
+    for ([out, input], rows) in [([4, 8], 1), ([9, 136], 3), ([130, 1032], 16), ([33, 512], 2)] {
+        let mut random = |count: usize| (0..count).map(|_| random.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
+        let (data, x) =
+            (quantize(&random(out * input), [out, input], 64, false).expect("finite"), random(rows * input));
+        let Absmax::Plain(scales) = &data.absmax else { panic!("plain scales were asked for") };
+        let mut packed = data.packed.clone();
+        packed.resize(packed.len().next_multiple_of(4), 0);
+        let packed: Vec<u32> = packed.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let weight = Nf4 {
+            codes: words::<R, BT>(&packed, device),
+            absmax: words::<R, BT>(&scales.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), device),
+            header: words::<R, BT>(&[(out * input) as u32, 6, 0, 0], device),
+            shape: data.shape,
+            table: &NF4_TABLE,
+        };
+        let two = |values: &[f32], shape: [usize; 2]| {
+            let data = TensorData::new(values.to_vec(), shape);
+            Tensor::<Plain<R, BT>, 2>::from_data(data, device).into_primitive().tensor()
+        };
+        let y = two(&vec![f32::NAN; rows * out], [rows, out]);
+        nf4_skinny(&two(&x, [rows, input]), &weight, &y, true);
+        let dense = data.dequantize();
+        let dot =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
+        let expected: Vec<f32> = x.chunks(input).flat_map(|x| dense.chunks(input).map(move |w| dot(x, w))).collect();
+        let found = values(Tensor::<Plain<R, BT>, 2>::from_primitive(TensorPrimitive::Float(y)));
+        assert_close(&format!("{rows} rows with [{out}, {input}]"), &found, &expected, 1e-5);
+    }
+}

@@ -1,0 +1,47 @@
+//! Every WGSL kernel is valid, and stays within what WebGPU grants every device: a driver that refuses one drops the
+//! submission and leaves old data in the result.
+
+use halfbyte::nf4::NF4_TABLE;
+use halfbyte_shaders::{
+    Language, Source, nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
+};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::{AddressSpace, front::wgsl};
+
+/// WebGPU's default limits.
+const WORKGROUP_BYTES: u32 = 16_384;
+const STORAGE_BUFFERS: usize = 8;
+const INVOCATIONS: u32 = 256;
+
+fn kernels() -> Vec<Source> {
+    let (language, table) = (Language::Wgsl, &NF4_TABLE);
+    let mut kernels = vec![nf4_dequantize_source(language, table), nf4_quantize_source(language, table)];
+    for rows in [1, 2, 4, 8, 16] {
+        kernels.extend([true, false].map(|subgroups| nf4_skinny_source(language, table, rows, subgroups)));
+    }
+    kernels.extend([false, true].map(|gradient| nf4_matmul_source(language, table, gradient)));
+    kernels
+}
+
+#[test]
+fn kernels_are_valid_and_small_enough() {
+    for Source { name, text, threads, .. } in kernels() {
+        let module = wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
+        // No capability but subgroups, and those only in the variants that say so.
+        let capabilities = match text.contains("subgroup_size") {
+            true => Capabilities::SUBGROUP,
+            false => Capabilities::empty(),
+        };
+        let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+        validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
+        let globals = |wanted: fn(AddressSpace) -> bool| {
+            module.global_variables.iter().filter(move |(_, global)| wanted(global.space))
+        };
+        let workgroup = globals(|space| space == AddressSpace::WorkGroup);
+        let bytes: u32 = workgroup.map(|(_, global)| module.types[global.ty].inner.size(module.to_ctx())).sum();
+        assert!(bytes <= WORKGROUP_BYTES, "{name}: {bytes} bytes of workgroup storage");
+        let storage = globals(|space| matches!(space, AddressSpace::Storage { .. })).count();
+        assert!(storage <= STORAGE_BUFFERS, "{name}: {storage} storage buffers");
+        assert!(threads <= INVOCATIONS, "{name}: {threads} invocations");
+    }
+}
