@@ -6,7 +6,8 @@ use std::process::Command;
 
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, PTX, Source, nf4_matmul_bf16_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
+    Language, PTX, Source, nf4_dequantize_source, nf4_matmul_bf16_source, nf4_matmul_source, nf4_quantize_source,
+    nf4_skinny_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -59,4 +60,9 @@ fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
 #[test]
 fn quantizing_gives_the_bits_of_the_plain_code() {
     run("quantize.cpp", &nf4_quantize_source(Language::Cuda, &NF4_TABLE), "of all block sizes");
+}
+
+#[test]
+fn dequantizing_gives_the_bits_of_the_plain_code() {
+    run("dequantize.cpp", &nf4_dequantize_source(Language::Cuda, &NF4_TABLE), "of all block sizes");
 }

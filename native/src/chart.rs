@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
+use halfbyte::files::write_atomic;
 use plotters::prelude::*;
 
 /// Draws the training loss per step, and the held-out losses (step, loss), as SVG.
 pub(crate) fn draw(path: &Path, losses: &[f64], held_out: &[(usize, f64)]) -> Result<()> {
     let highest = losses.iter().copied().chain(held_out.iter().map(|p| p.1)).fold(0.1, f64::max);
     let failed = |e: &dyn std::fmt::Display| anyhow!("cannot draw {}: {e}", path.display());
-    let root = SVGBackend::new(path, (720, 360)).into_drawing_area();
+    let mut svg = String::new();
+    let root = SVGBackend::with_string(&mut svg, (720, 360)).into_drawing_area();
     root.fill(&WHITE).map_err(|e| failed(&e))?;
     let mut chart = ChartBuilder::on(&root)
         .margin(12)
@@ -27,5 +29,7 @@ pub(crate) fn draw(path: &Path, losses: &[f64], held_out: &[(usize, f64)]) -> Re
     held.label("held out").legend(|(x, y)| Circle::new((x + 8, y), 4, RED.filled()));
     let labels = &mut chart.configure_series_labels();
     labels.background_style(WHITE).border_style(BLACK).draw().map_err(|e| failed(&e))?;
-    root.present().map_err(|e| failed(&e))
+    root.present().map_err(|e| failed(&e))?;
+    drop((chart, root));
+    Ok(write_atomic(path, svg.as_bytes())?)
 }

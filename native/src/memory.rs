@@ -24,8 +24,8 @@ pub(crate) struct Arguments {
     /// AdamW with 8-bit state
     #[arg(long)]
     adamw_8bit: bool,
-    /// Bytes of dense weights and activations: 2 for bf16, 4 for f32
-    #[arg(long, default_value_t = 2)]
+    /// Bytes of dense weights and activations: 4 for f32, which this version computes in, 2 for bf16
+    #[arg(long, default_value_t = 4)]
     dtype_bytes: u64,
 }
 

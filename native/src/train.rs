@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use halfbyte::data::Dataset;
 use halfbyte::files::{save_adapter, write_atomic};
 use halfbyte::generate::Sampling;
@@ -14,6 +14,8 @@ use halfbyte::train::{Recipe, Trainer, load_recipe, parse_override};
 use pollster::block_on;
 use serde_json::json;
 use toml::Value;
+
+use clap::ValueEnum;
 
 use crate::chart;
 use crate::device::{self, Choice, Job};
@@ -65,8 +67,14 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// What the flags put in place of the recipe's keys.
     fn overrides(&self) -> halfbyte::Result<Vec<(String, Value)>> {
-        let strings =
-            [("model", &self.model), ("data.train", &self.train), ("data.test", &self.test), ("output", &self.output)];
+        let device = self.device.and_then(|choice| Some(choice.to_possible_value()?.get_name().to_string()));
+        let strings = [
+            ("model", &self.model),
+            ("data.train", &self.train),
+            ("data.test", &self.test),
+            ("output", &self.output),
+            ("device", &device),
+        ];
         let integers = [
             ("lora.r", self.rank),
             ("training.epochs", self.epochs),
@@ -85,8 +93,7 @@ impl Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let recipe: Recipe = load_recipe(&arguments.recipe, &arguments.overrides()?)?;
-    let choice = arguments.device.map_or_else(|| Choice::parse(&recipe.device), Ok)?;
-    device::run(choice, Train(recipe))
+    device::run(Choice::parse(&recipe.device)?, Train(recipe))
 }
 
 struct Train(Recipe);
@@ -154,23 +161,26 @@ fn dataset(path: &str, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Dataset
     Ok(dataset)
 }
 
-/// Trains to the end; each step's loss. A step that is not finite ends the run with the state before it saved.
+/// Trains to the end; each step's loss. Whatever ends the run early, the last good adapter is saved.
 fn steps<B: Ops>(trainer: &mut Trainer<B>, progress: &mut Progress, recipe: &Recipe) -> Result<Vec<f64>> {
     let mut losses = Vec::new();
-    loop {
+    let ended = loop {
         match block_on(trainer.step()) {
             Ok(Some(metrics)) => {
-                progress.step(&metrics)?;
                 losses.push(metrics.loss);
+                if let Err(error) = progress.step(&metrics) {
+                    break error;
+                }
             }
             Ok(None) => return Ok(losses),
-            Err(error) => {
-                progress.finish();
-                let saved = save(trainer, recipe)?;
-                return Err(error).with_context(|| format!("stopped; the last good adapter is in {}", saved.display()));
-            }
+            Err(error) => break error.into(),
         }
-    }
+    };
+    progress.finish();
+    Err(match save(trainer, recipe) {
+        Ok(saved) => ended.context(format!("stopped; the last good adapter is in {}", saved.display())),
+        Err(error) => ended.context(format!("stopped, and the adapter could not be saved: {error:#}")),
+    })
 }
 
 fn save<B: Ops>(trainer: &mut Trainer<B>, recipe: &Recipe) -> Result<PathBuf> {

@@ -5,6 +5,7 @@
 #include "ptx.h"
 
 #include KERNEL
+#include "weight.h"
 
 // Launched as shaders/src/nf4_skinny/mod.rs and shaders/src/nf4_matmul/tiled.rs do it.
 #if defined NF4_SKINNY
@@ -35,63 +36,11 @@ struct Case {
     size_t x_shift = 0, y_shift = 0, codes_shift = 0;
 };
 
-static std::mt19937 noise(7);
-
-// From -1 to 1.
-static float uniform() { return (float)(noise() >> 8) / (1 << 23) - 1; }
-
 static float as_activation(float value, float) { return value; }
 static bf16 as_activation(float value, bf16) { return device::to_bf16(value); }
 static float as_float(float value) { return value; }
 static float as_float(bf16 value) { return device::from_bf16(value); }
 static Activation round(float value) { return as_activation(value, Activation()); }
-
-static size_t ceil_divide(size_t a, size_t b) { return (a + b - 1) / b; }
-
-// A weight as engine/src/nf4 stores it, and what it decodes to.
-struct Quantized {
-    std::vector<u32> codes, absmax, header;
-    std::vector<float> dense;
-};
-
-// Scales, as they are stored and as they decode. Of double-quantized ones the header holds map and outer scales.
-static std::vector<float> make_scales(Quantized& w, size_t blocks, bool nested) {
-    std::vector<float> scales(blocks);
-    if (!nested) {
-        for (float& scale : scales) {
-            scale = std::fabs(uniform()) * 0.1f + 0.01f;
-            w.absmax.push_back(__float_as_uint(scale));
-        }
-        return scales;
-    }
-    const float offset = 0.05f;
-    w.header[3] = __float_as_uint(offset);
-    std::vector<float> map(256), outer(ceil_divide(blocks, 256));
-    for (float& value : map) w.header.push_back(__float_as_uint(value = uniform()));
-    for (float& value : outer) w.header.push_back(__float_as_uint(value = std::fabs(uniform()) * 0.04f));
-    w.absmax.resize(ceil_divide(blocks, 4));
-    for (size_t block = 0; block < blocks; block++) {
-        const u32 code = noise() % 256;
-        w.absmax[block / 4] |= code << 8 * (block % 4);
-        scales[block] = map[code] * outer[block / 256] + offset;
-    }
-    return scales;
-}
-
-static Quantized make_weight(const Case& c) {
-    const size_t count = c.out * c.in;
-    Quantized w;
-    w.header = { (u32)count, c.log2_block, c.nested, 0 };
-    const std::vector<float> scales = make_scales(w, ceil_divide(count, 1u << c.log2_block), c.nested);
-    w.codes.resize(ceil_divide(count, 8));
-    for (size_t i = 0; i < count; i++) {
-        const u32 code = noise() % 16;
-        // The first element of a byte is the high nibble.
-        w.codes[i / 8] |= code << (8 * (i % 8 / 2) + 4 * (1 - i % 2));
-        w.dense.push_back(as_float(round(NF4[code] * scales[i >> c.log2_block])));
-    }
-    return w;
-}
 
 static void launch(const Case& c, const Quantized& w, const std::vector<Activation>& x, device::Buffer<float>& y) {
     const device::Buffer<u32> codes(w.codes, c.codes_shift), absmax(w.absmax), header(w.header);
@@ -112,7 +61,8 @@ static double run(const Case& c) {
              c.out, c.in, 1u << c.log2_block, c.nested ? "double" : "plain", c.x_shift, c.y_shift, c.codes_shift);
     device::test_case = name;
     const size_t depth = GRADIENT ? c.out : c.in, columns = GRADIENT ? c.in : c.out;
-    const Quantized w = make_weight(c);
+    Quantized w = make_weight(c.out * c.in, c.log2_block, c.nested);
+    for (float& value : w.dense) value = as_float(round(value));
     std::vector<Activation> x(c.rows * depth);
     for (Activation& value : x) value = round(uniform());
     device::Buffer<float> y(c.rows * columns, c.y_shift);

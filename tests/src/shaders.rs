@@ -32,7 +32,7 @@ fn floats<R: SourceRuntime, BT: BoolElement>(tensor: CubeTensor<R>) -> Vec<f32> 
 fn weights(count: usize, random: &mut ChaCha8Rng) -> Vec<f32> {
     let mut scale = 1.0;
     let value = |i: usize| {
-        if i % 64 == 0 {
+        if i.is_multiple_of(64) {
             scale = [1.0, 0.02, 3e38, 1e38, 1e-20, 1.5e-38, 1e-38, 1e-41, 0.0][random.random_range(0..9)];
         }
         random.random_range(-1.0f32..1.0) * scale

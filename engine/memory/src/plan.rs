@@ -109,7 +109,7 @@ pub struct Plan {
 
 impl Plan {
     fn sum(&self, phase: Phase) -> u64 {
-        self.lines.iter().filter(|line| line.phase == phase).map(|line| line.bytes).sum()
+        self.lines.iter().filter(|line| line.phase == phase).fold(0, |sum, line| sum.saturating_add(line.bytes))
     }
 
     /// What stays for the whole run.
@@ -119,7 +119,7 @@ impl Plan {
 
     /// The most that exists at once.
     pub fn peak(&self) -> u64 {
-        self.persistent() + self.sum(Phase::Layers).max(self.sum(Phase::Loss))
+        self.persistent().saturating_add(self.sum(Phase::Layers).max(self.sum(Phase::Loss)))
     }
 }
 
@@ -131,6 +131,11 @@ pub(crate) fn nf4_bytes(elements: u64, run: &Run) -> u64 {
     elements.div_ceil(2) + scales
 }
 
+/// A product that ends at the largest number rather than beyond it: no machine has what either asks for.
+fn product<const N: usize>(factors: [u64; N]) -> u64 {
+    factors.into_iter().fold(1, u64::saturating_mul)
+}
+
 /// Parameters that the run trains.
 fn trained(model: &ModelShape, run: &Run) -> u64 {
     if run.method == Method::Full {
@@ -138,7 +143,8 @@ fn trained(model: &ModelShape, run: &Run) -> u64 {
     }
     let adapted = |name: &str| run.targets.is_empty() || run.targets.iter().any(|t| t == name);
     let linears = model.linears();
-    model.layers * linears.iter().filter(|l| adapted(l.name)).map(|l| run.rank * (l.out + l.input)).sum::<u64>()
+    let sides = linears.iter().filter(|l| adapted(l.name)).map(|l| l.out + l.input).sum();
+    product([model.layers, run.rank, sides])
 }
 
 /// The activations that one layer's graph keeps for its backward pass, per token: the inputs of its norms (2), the
@@ -165,46 +171,48 @@ pub fn plan(model: &ModelShape, run: &Run) -> Plan {
         let formula = format!("{linear} weights x (1/2 B code + {scales})");
         line("base weights, NF4", Phase::Always, model.layers * layer, formula);
     } else {
-        line("base weights", Phase::Always, linear * dense, format!("{linear} weights x {dense} B"));
+        line("base weights", Phase::Always, product([linear, dense]), format!("{linear} weights x {dense} B"));
     }
-    line("embedding, head, norms", Phase::Always, other * dense, format!("{other} weights x {dense} B"));
+    line("embedding, head, norms", Phase::Always, product([other, dense]), format!("{other} weights x {dense} B"));
     let count = trained(model, run);
     if run.method != Method::Full {
-        line("adapters", Phase::Always, count * F32, format!("{count} = r ({}) x (in + out) x 4 B", run.rank));
+        let formula =
+            format!("{count} = r ({}) x (in + out), x 4 B, as they are and as they were a step before", run.rank);
+        line("adapters", Phase::Always, product([2, count, F32]), formula);
     }
-    line("gradients", Phase::Always, count * F32, format!("{count} trained x 4 B"));
+    line("gradients", Phase::Always, product([count, F32]), format!("{count} trained x 4 B"));
     match run.optimizer {
         Optimizer::AdamW => {
-            line("optimizer", Phase::Always, 2 * count * F32, format!("{count} trained x 2 moments x 4 B"));
+            line("optimizer", Phase::Always, product([2, count, F32]), format!("{count} trained x 2 moments x 4 B"));
         }
         Optimizer::AdamW8bit => {
-            let bytes = 2 * (count + F32 * count.div_ceil(256));
+            let bytes = product([2, count.saturating_add(product([F32, count.div_ceil(256)]))]);
             line("optimizer", Phase::Always, bytes, format!("{count} trained x 2 moments x (1 + 4/256) B"));
         }
     }
-    let (tokens, bytes) = (run.batch * run.length, run.activation_bytes);
-    let graph = tokens * graph_per_token(model) * bytes;
-    let inputs = model.layers * tokens * model.hidden_size * bytes;
+    let (tokens, bytes) = (run.batch.saturating_mul(run.length), run.activation_bytes);
+    let graph = product([tokens, graph_per_token(model), bytes]);
+    let inputs = product([model.layers, tokens, model.hidden_size, bytes]);
     let formula = format!("{} layers x {tokens} tokens x {} x {bytes} B", model.layers, model.hidden_size);
     if run.recompute {
         line("layer inputs", Phase::Layers, inputs, formula.clone());
         line("layer inputs", Phase::Loss, inputs, formula);
         let formula =
             format!("{tokens} tokens x {} x {bytes} B, and as much again for gradients", graph_per_token(model));
-        line("one layer's graph", Phase::Layers, 2 * graph, formula);
+        line("one layer's graph", Phase::Layers, product([2, graph]), formula);
     } else {
         let formula = format!("{} layers x {tokens} tokens x {} x {bytes} B", model.layers, graph_per_token(model));
-        line("all layers' graphs", Phase::Layers, model.layers * graph, formula.clone());
+        line("all layers' graphs", Phase::Layers, product([model.layers, graph]), formula.clone());
         line("one layer's gradients", Phase::Layers, graph, formula.clone());
-        line("all layers' graphs", Phase::Loss, model.layers * graph, formula);
+        line("all layers' graphs", Phase::Loss, product([model.layers, graph]), formula);
     }
     if run.method == Method::Qlora {
         let largest = model.linears().iter().map(|l| l.elements()).max().unwrap_or(0);
-        line("decode scratch", Phase::Layers, largest * bytes, format!("largest weight: {largest} x {bytes} B"));
+        line("decode scratch", Phase::Layers, largest * F32, format!("largest weight: {largest} x 4 B"));
     }
     let chunk = run.loss_chunk.min(tokens);
     let formula = format!("{chunk} tokens x {} vocabulary x 2 x 4 B", model.vocab_size);
-    line("logits and their gradient", Phase::Loss, 2 * chunk * model.vocab_size * F32, formula);
+    line("logits and their gradient", Phase::Loss, product([2, chunk, model.vocab_size, F32]), formula);
     Plan { lines }
 }
 
@@ -246,6 +254,12 @@ mod tests {
         assert!(
             peak("llama-3.1-8b", &Run { optimizer: Optimizer::AdamW8bit, ..run.clone() }) < peak("llama-3.1-8b", &run)
         );
+    }
+
+    #[test]
+    fn nonsense_needs_more_than_any_machine_has() {
+        let run = Run { batch: u64::MAX, length: u64::MAX, rank: u64::MAX, ..Run::default() };
+        assert_eq!(peak("llama-3.1-8b", &run), u64::MAX);
     }
 
     #[test]

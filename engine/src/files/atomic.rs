@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// A sibling of `path` with `suffix` after its name.
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(suffix);
+/// A hidden sibling of `path`, under a name that is nobody else's.
+fn sibling(path: &Path, what: &str) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".halfbyte-{what}"));
     path.with_file_name(name)
 }
 
@@ -30,7 +31,7 @@ fn sync_parent(path: &Path) {
 /// When the file cannot be written; the old content is then still there.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
-    let temporary = sibling(path, ".partial");
+    let temporary = sibling(path, "partial");
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
@@ -45,30 +46,61 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Fills a folder by `fill`, which writes into a temporary one, and puts it in place of `path` by a rename. What stood
-/// there before is gone only after the new folder is whole; a process killed between the two renames leaves it as
-/// `NAME.previous`.
+/// Fills a folder by `fill`, which writes into a hidden one beside it, and puts it in place of `path` once it is whole. On
+/// Linux the two change places at once. Elsewhere the old folder is moved aside first; a process killed between those
+/// two renames leaves it hidden, and the next call brings it back.
 ///
 /// # Errors
 /// Those of `fill`, and those of the file system; `path` is then as it was.
 pub fn replace_folder(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let path = path.as_ref();
-    let (temporary, previous) = (sibling(path, ".partial"), sibling(path, ".previous"));
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).map_err(|e| failed(&temporary, "remove what an earlier run left", e))?;
+    let (temporary, previous) = (sibling(path, "partial"), sibling(path, "previous"));
+    if previous.exists() && !path.exists() {
+        fs::rename(&previous, path).map_err(|e| failed(path, "bring it back from an earlier run", e))?;
+    }
+    for left in [&temporary, &previous] {
+        if left.exists() {
+            fs::remove_dir_all(left).map_err(|e| failed(left, "remove what an earlier run left", e))?;
+        }
     }
     fs::create_dir_all(&temporary).map_err(|e| failed(&temporary, "create it", e))?;
-    fill(&temporary)?;
-    if path.exists() {
-        if previous.exists() {
-            fs::remove_dir_all(&previous).map_err(|e| failed(&previous, "remove it", e))?;
-        }
-        fs::rename(path, &previous).map_err(|e| failed(path, "move it aside", e))?;
+    let placed = fill(&temporary).and_then(|()| place(&temporary, path, &previous));
+    // What is left under these names is the old folder, or one that was not finished.
+    for left in [&temporary, &previous] {
+        let _ = fs::remove_dir_all(left);
     }
-    fs::rename(&temporary, path).map_err(|e| failed(path, "put the new folder in its place", e))?;
     sync_parent(path);
-    let _ = fs::remove_dir_all(&previous);
-    Ok(())
+    placed
+}
+
+/// Gives a whole folder its name.
+fn place(whole: &Path, path: &Path, previous: &Path) -> Result<()> {
+    let failed = |e| failed(path, "put the new folder in its place", e);
+    if !path.exists() {
+        return fs::rename(whole, path).map_err(failed);
+    }
+    if exchange(whole, path) {
+        return Ok(());
+    }
+    fs::rename(path, previous).map_err(failed)?;
+    fs::rename(whole, path).map_err(|e| {
+        let _ = fs::rename(previous, path);
+        failed(e)
+    })
+}
+
+/// Lets two paths change places at once; whether the system can.
+fn exchange(a: &Path, b: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (a, b);
+        false
+    }
 }
 
 #[cfg(test)]
@@ -90,5 +122,10 @@ mod tests {
         replace_folder(&path, |folder| write_atomic(folder.join("weights"), b"newer")).unwrap();
         assert_eq!(fs::read(path.join("weights")).unwrap(), b"newer");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "nothing temporary is left");
+        // Killed between two renames.
+        fs::rename(&path, sibling(&path, "previous")).unwrap();
+        let failing = replace_folder(&path, |_| Err(Error::Invalid("again".into())));
+        assert!(failing.is_err());
+        assert_eq!(fs::read(path.join("weights")).unwrap(), b"newer");
     }
 }

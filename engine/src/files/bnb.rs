@@ -66,9 +66,17 @@ pub fn nf4_weight(file: &Checkpoint, name: &str, shape: [usize; 2]) -> Result<Op
             }
         }
     };
+    for (part, expected) in [("quant_map", &NF4_TABLE[..]), ("nested_quant_map", &dynamic_map()[..])] {
+        let part = format!("{name}.{part}");
+        if file.contains(&part) && file.floats(&part, &[expected.len()])? != expected {
+            return Err(failed(format!(
+                "`{part}` is not the map of NF4 that bitsandbytes writes; nothing else is supported"
+            )));
+        }
+    }
     let packed = file.tensor(name)?.bytes.to_vec();
     let data = Nf4Data { shape, block_size: state.blocksize, packed, absmax };
-    data.validate()?;
+    data.validate().map_err(|e| failed(e.to_string()))?;
     Ok(Some(data))
 }
 
@@ -140,6 +148,7 @@ impl Shards<'_> {
             .collect();
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
         safetensors::serialize_to_file(views?, Some(metadata), &path).map_err(failed)?;
+        std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|e| Error::file(&path, e))?;
         self.weight_map.extend(self.pending.drain(..).map(|(name, ..)| (name, self.written)));
         self.total += std::mem::take(&mut self.bytes);
         Ok(())
@@ -199,7 +208,8 @@ pub fn quantize_folder(
             shapes.insert(format!("model.layers.{layer}.{name}.weight"), shape);
         }
     }
-    raw["quantization_config"] = json!({
+    let Some(keys) = raw.as_object_mut() else { return Err(Error::file(&config_path, "is not a JSON object")) };
+    let quantization = json!({
         "quant_method": "bitsandbytes",
         "load_in_4bit": true,
         "load_in_8bit": false,
@@ -209,6 +219,10 @@ pub fn quantize_folder(
         "bnb_4bit_quant_storage": "uint8",
         "llm_int8_skip_modules": ["lm_head"],
     });
+    keys.insert("quantization_config".into(), quantization);
+    if let Some(missing) = shapes.keys().find(|name| !file.contains(name)) {
+        return Err(Error::file(input, format!("tensor `{missing}` is missing; is the download complete?")));
+    }
     replace_folder(output, |folder| {
         let mut shards = Shards { folder, pending: vec![], bytes: 0, total: 0, weight_map: vec![], written: 0 };
         for name in file.names() {
@@ -239,7 +253,8 @@ pub fn quantize_folder(
         for name in beside.iter().chain(&["special_tokens_map.json"]) {
             let from = input.join(name);
             if from.exists() {
-                std::fs::copy(&from, folder.join(name)).map_err(|e| Error::file(&from, e))?;
+                let bytes = std::fs::read(&from).map_err(|e| Error::file(&from, e))?;
+                write_atomic(folder.join(name), &bytes)?;
             }
         }
         Ok(())

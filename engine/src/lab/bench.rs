@@ -82,7 +82,7 @@ pub fn ceilings<B: Ops>(device: &B::Device, [out, input]: [usize; 2], rows: usiz
 }
 
 /// Measures the products of `rows` rows with a weight of this shape: every variant in both directions, and the dense f32
-/// product beside them.
+/// product beside them, where the device can hold a dense weight of this size.
 ///
 /// # Errors
 /// When a kernel fails on the device.
@@ -99,7 +99,9 @@ pub fn measure<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Re
     for product in [Product::Forward, Product::InputGradient] {
         let (taken, _) = product.widths(shape);
         let x = Tensor::<B, 2>::random([rows, taken], Distribution::Default, device);
-        for variant in B::nf4_variants(shape, rows, product) {
+        let variants = B::nf4_variants(device, shape, rows, product);
+        let dense_fits = variants.contains(&Variant::Decoded);
+        for variant in variants {
             let seconds = time::<B, _>(device, || nf4_matmul_by(variant, x.clone(), &weight, product))?;
             let bytes = match variant {
                 // Read packed, written and read again as f32.
@@ -108,12 +110,18 @@ pub fn measure<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Re
             };
             add(format!("nf4_matmul {product:?} {variant:?}"), bytes, seconds);
         }
+        if !dense_fits {
+            continue;
+        }
         let dense = Tensor::<B, 2>::random(shape, Distribution::Default, device);
         let seconds = time::<B, _>(device, || match product {
             Product::Forward => matmul(x.clone(), dense.clone().transpose()),
             Product::InputGradient => matmul(x.clone(), dense.clone()),
         })?;
         add(format!("matmul {product:?}, f32"), 4 * out * input, seconds);
+    }
+    if !B::nf4_variants(device, shape, rows, Product::Forward).contains(&Variant::Decoded) {
+        return Ok(measurements);
     }
     let seconds = time::<B, _>(device, || weight.dequantize())?;
     let bytes = data.byte_size() + 4 * out * input;

@@ -183,7 +183,7 @@ impl<B: Ops> Suite<B> {
             let (taken, given) = product.widths(shape);
             let x = self.random(rows, taken);
             let expected = x.times(&dense, product == Product::Forward);
-            for variant in B::nf4_variants(shape, rows, product) {
+            for variant in B::nf4_variants(&self.device, shape, rows, product) {
                 // The rows as they lie, out of the middle of a larger tensor, and as columns of a transposed one.
                 let layouts = ["", ", a slice", ", transposed"];
                 for layout in layouts.into_iter().take(if rows == 0 { 1 } else { layouts.len() }) {

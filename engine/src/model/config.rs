@@ -124,16 +124,17 @@ impl ModelConfig {
             return Err(Error::key(path, "hidden_act", format!("`{act}` is not supported; Llama models use `silu`")));
         }
         let kv_heads = raw.num_key_value_heads.unwrap_or(raw.num_attention_heads);
-        for (key, value) in [
-            ("vocab_size", raw.vocab_size),
-            ("hidden_size", raw.hidden_size),
-            ("intermediate_size", raw.intermediate_size),
-            ("num_hidden_layers", raw.num_hidden_layers),
-            ("num_attention_heads", raw.num_attention_heads),
-            ("num_key_value_heads", kv_heads),
+        // Larger ones are no model's, and would overflow the sums made of them.
+        for (key, value, most) in [
+            ("vocab_size", raw.vocab_size, 1 << 24),
+            ("hidden_size", raw.hidden_size, 1 << 20),
+            ("intermediate_size", raw.intermediate_size, 1 << 20),
+            ("num_hidden_layers", raw.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", raw.num_attention_heads, 1 << 12),
+            ("num_key_value_heads", kv_heads, 1 << 12),
         ] {
-            if value == 0 || value > 1 << 24 {
-                return Err(Error::key(path, key, format!("{value} is out of range; it must lie in 1..=16777216")));
+            if value == 0 || value > most {
+                return Err(Error::key(path, key, format!("{value} is out of range; it must lie in 1..={most}")));
             }
         }
         if !raw.num_attention_heads.is_multiple_of(kv_heads) {
@@ -141,7 +142,7 @@ impl ModelConfig {
             return Err(Error::key(path, "num_key_value_heads", reason));
         }
         let head_dim = raw.head_dim.unwrap_or(raw.hidden_size / raw.num_attention_heads);
-        if head_dim == 0 || !head_dim.is_multiple_of(2) || head_dim > 1 << 16 {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) || head_dim > 1 << 12 {
             return Err(Error::key(
                 path,
                 "head_dim",

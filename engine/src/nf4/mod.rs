@@ -73,12 +73,20 @@ impl Nf4Data {
             Err(Error::Invalid(format!("NF4 weight {shape:?}: {what} has {found} elements; expected {expected}")))
         };
         fits("packed", self.packed.len(), count.div_ceil(2))?;
-        match &self.absmax {
-            Absmax::Plain(values) => fits("absmax", values.len(), blocks),
-            Absmax::Double { codes, nested, .. } => {
-                fits("absmax", codes.len(), blocks)?;
-                fits("nested_absmax", nested.len(), blocks.div_ceil(NESTED_BLOCK_SIZE))
+        let (scales, offset) = match &self.absmax {
+            Absmax::Plain(values) => {
+                fits("absmax", values.len(), blocks)?;
+                (values, 0.0)
             }
+            Absmax::Double { codes, nested, offset } => {
+                fits("absmax", codes.len(), blocks)?;
+                fits("nested_absmax", nested.len(), blocks.div_ceil(NESTED_BLOCK_SIZE))?;
+                (nested, *offset)
+            }
+        };
+        match scales.iter().all(|scale| scale.is_finite()) && offset.is_finite() {
+            true => Ok(()),
+            false => Err(Error::Invalid(format!("NF4 weight {:?}: a scale is NaN or infinite", self.shape))),
         }
     }
 

@@ -205,8 +205,8 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
-    fn nf4_variants(shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
-        B::nf4_variants(shape, rows, product)
+    fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
+        B::nf4_variants(device, shape, rows, product)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {

@@ -60,8 +60,8 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         halfbyte_shaders::nf4_matmul(x, nf4(weight), product == Product::InputGradient, variant.map(Into::into))
     }
 
-    fn nf4_variants(shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
-        let variants = halfbyte_shaders::variants::<R>(shape, rows, product == Product::InputGradient);
+    fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
+        let variants = halfbyte_shaders::variants(&R::client(device), shape, rows, product == Product::InputGradient);
         variants.into_iter().map(Into::into).collect()
     }
 }

@@ -90,7 +90,7 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         })
     }
 
-    fn nf4_variants(shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
-        B::nf4_variants(shape, rows, product)
+    fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
+        B::nf4_variants(device, shape, rows, product)
     }
 }

@@ -108,8 +108,8 @@ pub trait Ops: Backend {
         variant: Option<Variant>,
     ) -> FloatTensor<Self>;
 
-    /// The variants that can compute a product of `rows` rows with a weight of this shape.
-    fn nf4_variants(shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant>;
+    /// The variants by which a device can compute a product of `rows` rows with a weight of this shape; never none.
+    fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant>;
 
     /// [`rms_norm`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {

@@ -22,20 +22,23 @@ pub struct Optimization<B: Ops> {
     pub steps: usize,
     optimizer: AdamW<B>,
     seed: u64,
+    /// The model before the last step: a loss that is not a number shows that the step which led to it was the bad one.
+    before: Option<Transformer<B>>,
 }
 
 impl<B: Ops> Optimization<B> {
     /// An optimizer that has seen nothing; `seed` is that of dropout.
     pub fn new(model: Transformer<B>, config: TrainerConfig, seed: u64) -> Self {
         let optimizer = AdamW::new(config.adamw.clone());
-        Self { model, config, steps: 0, optimizer, seed }
+        Self { model, config, steps: 0, optimizer, seed, before: None }
     }
 
     /// Applies one step at this learning rate: the mean loss over the trained tokens of all micro-batches, and the
     /// gradient norm before clipping (`torch.nn.utils.clip_grad_norm_`).
     ///
     /// # Errors
-    /// [`Error::NonFinite`] when either is not a number; nothing was applied then.
+    /// [`Error::NonFinite`] when either is not a number; nothing was applied then, and where it is the loss, the step before is
+    /// undone.
     pub async fn step(&mut self, batches: &[Batch], rate: f64) -> Result<(f64, f64)> {
         let trained: usize = batches.iter().map(|b| b.targets.len()).sum();
         let weight = 1.0 / trained.max(1) as f64;
@@ -59,6 +62,11 @@ impl<B: Ops> Optimization<B> {
         let (loss, norm) = (f64::from(values[0]), f64::from(values[1]));
         for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
             if !value.is_finite() {
+                if !loss.is_finite()
+                    && let Some(before) = self.before.take()
+                {
+                    self.model = before;
+                }
                 let cure = "the step was not applied; lower learning_rate or max_grad_norm, or look at the data".into();
                 return Err(Error::NonFinite { step: self.steps + 1, what: what.into(), cure });
             }
@@ -67,13 +75,14 @@ impl<B: Ops> Optimization<B> {
         let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         self.optimizer.begin_step();
         let optimizer = &mut self.optimizer;
-        self.model = self.model.map(|path, parameter| match gradients.remove(path) {
+        let after = self.model.map(|path, parameter| match gradients.remove(path) {
             Some(gradient) => Parameter {
                 value: optimizer.update(path, parameter.value.clone(), gradient * clip, rate),
                 trainable: parameter.trainable,
             },
             None => parameter.clone(),
         });
+        self.before = Some(std::mem::replace(&mut self.model, after));
         self.steps += 1;
         Ok((loss, norm))
     }

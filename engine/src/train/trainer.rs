@@ -65,6 +65,16 @@ impl TrainerConfig {
         if self.gradient_accumulation_steps == 0 {
             return wrong("gradient_accumulation_steps", "must be at least 1");
         }
+        if self.batch_size.checked_mul(self.gradient_accumulation_steps).is_none() {
+            return wrong("batch_size", "times gradient_accumulation_steps is too large");
+        }
+        let AdamWConfig { beta1, beta2, eps, weight_decay } = &self.adamw;
+        if ![beta1, beta2].iter().all(|beta| (0.0..1.0).contains(*beta)) {
+            return wrong("adamw", "beta1 and beta2 must lie in 0..1");
+        }
+        if !(*eps > 0.0 && eps.is_finite() && *weight_decay >= 0.0 && weight_decay.is_finite()) {
+            return wrong("adamw", "eps must be a positive number and weight_decay 0 or more");
+        }
         if self.loss_chunk == 0 {
             return wrong("loss_chunk", "must be at least 1");
         }
@@ -130,8 +140,9 @@ impl<B: Ops> Trainer<B> {
         if model.parameter_counts().0 == 0 {
             return Err(Error::Invalid("the model has no trainable parameter; attach an adapter first".into()));
         }
+        data.check_vocabulary(model.config.vocab_size)?;
         let batches = Batches::new(data.examples.len(), config.batch_size, config.gradient_accumulation_steps, seed);
-        let all = batches.steps_per_epoch() * config.epochs;
+        let all = batches.steps_per_epoch().saturating_mul(config.epochs);
         let total = match (config.max_steps, config.epochs) {
             (0, _) => all,
             (limit, 0) => limit,
@@ -159,7 +170,7 @@ impl<B: Ops> Trainer<B> {
     /// One optimizer step; `None` after the last.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] when the loss or the gradient is not a number: the model is then as it was before the step.
+    /// [`Error::NonFinite`] when the loss or the gradient is not a number: the model is then the last one whose loss was one.
     pub async fn step(&mut self) -> Result<Option<Metrics>> {
         let step = self.optimization.steps;
         if step >= self.schedule.total {
@@ -185,7 +196,7 @@ impl<B: Ops> Trainer<B> {
     /// The loss over a data set, without dropout.
     ///
     /// # Errors
-    /// When the device cannot be read.
+    /// As [`evaluate`].
     pub async fn evaluate(&self, data: &Dataset) -> Result<Evaluation> {
         let TrainerConfig { batch_size, loss_chunk, .. } = self.optimization.config;
         evaluate(self.model(), data, batch_size, loss_chunk).await
@@ -195,13 +206,14 @@ impl<B: Ops> Trainer<B> {
 /// The loss of a model over a data set; never holds full logits.
 ///
 /// # Errors
-/// When the device cannot be read.
+/// On a token that the model does not know, or when the device cannot be read.
 pub async fn evaluate<B: Ops>(
     model: &Transformer<B>,
     data: &Dataset,
     batch_size: usize,
     loss_chunk: usize,
 ) -> Result<Evaluation> {
+    data.check_vocabulary(model.config.vocab_size)?;
     // Like lengths go together, so that a backend that pads inside its attention pads little.
     let mut examples: Vec<&Example> = data.examples.iter().collect();
     examples.sort_by_key(|example| example.tokens.len());

@@ -1,13 +1,15 @@
 //! Which variant computes a product: each is timed at the first product of a class of shapes, the fastest is remembered for
 //! the device, on disk too (CubeCL's autotuner).
 
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
 use burn_cubecl::CubeTuneId;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::AutotuneKey;
-use cubecl::tune::{LocalTuner, Tunable, TunableSet, TuneGroup, local_tuner};
+use cubecl::tune::{LocalTuner, Tunable, TunableSet, local_tuner};
 use serde::{Deserialize, Serialize};
 
-use super::{Operands, Variant, variants};
+use super::{Operands, Variant};
 use crate::SourceRuntime;
 
 /// A class of shapes.
@@ -25,25 +27,24 @@ fn key<R: SourceRuntime>(operands: &Operands<R>) -> ProductKey {
     ProductKey::new(operands.gradient, out, input, operands.rows())
 }
 
+/// What the kernels are made of: a choice on disk is not one between kernels that have changed since.
+const TEXTS: [&str; 3] =
+    [include_str!("kernel.wgsl"), include_str!("../nf4_skinny/kernel.wgsl"), include_str!("../weight.wgsl")];
+
 /// Runs the product by the fastest variant.
 pub(super) fn run<R: SourceRuntime>(operands: Operands<R>) -> CubeTensor<R> {
     static TUNER: LocalTuner<ProductKey, CubeTuneId> = local_tuner!("nf4-matmul");
     let tunables = TUNER.init(|| {
         let inputs = |_: &ProductKey, operands: &Operands<R>| Operands { y: operands.y.copy(), ..operands.clone() };
-        [Variant::Decoded, Variant::Skinny, Variant::SkinnyShared, Variant::Tiled].into_iter().fold(
-            TunableSet::new(key::<R>, inputs),
-            |set, variant| {
-                let run = move |operands: Operands<R>| match operands.variants().contains(&variant) {
-                    true => Ok::<_, String>(operands.run(variant)),
-                    false => Err(format!("{variant:?} can't compute this product")),
-                };
-                let possible = TuneGroup::<ProductKey>::new("possible", move |key| {
-                    let can = variants::<R>([key.out, key.input], key.rows, key.gradient).contains(&variant);
-                    if can { 1 } else { -1 }
-                });
-                set.with(Tunable::new(&format!("{variant:?}"), run).group(&possible, |_| 1))
-            },
-        )
+        let version = BuildHasherDefault::<DefaultHasher>::default().hash_one(TEXTS);
+        let all = [Variant::Decoded, Variant::Skinny, Variant::SkinnyShared, Variant::Tiled];
+        all.into_iter().fold(TunableSet::new(key::<R>, inputs), |set, variant| {
+            let run = move |operands: Operands<R>| match operands.variants().contains(&variant) {
+                true => Ok::<_, String>(operands.run(variant)),
+                false => Err(format!("{variant:?} can't compute this product")),
+            };
+            set.with(Tunable::new(&format!("{variant:?} {version:x}"), run))
+        })
     });
     let (client, device) = (operands.x.client.clone(), operands.x.device.clone());
     TUNER.execute(&CubeTuneId::new(&client, &device), &client, tunables, operands)

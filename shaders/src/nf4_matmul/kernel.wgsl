@@ -1,6 +1,6 @@
 // The product of many rows with a weight that is decoded on its way into the tile: y = x · Wᵀ, or, for the gradient of an
 // input, y = x · W. A workgroup of 128 makes 64 rows of 64 columns, each invocation 8 x 4 of them in registers; the grid is
-// column tiles by row tiles. Both sides of the weight are multiples of eight.
+// column tiles by row tiles. The weight's input features are a multiple of eight, its output features for the gradient of four.
 @group(0) @binding(3) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 // Rows of x, output features, input features, the first row of this dispatch.

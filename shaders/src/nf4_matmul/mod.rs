@@ -7,6 +7,7 @@ use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::ComputeClient;
 use cubecl::ir::features::Plane;
 
 pub use tiled::{bf16_source, source};
@@ -29,15 +30,22 @@ pub enum Variant {
     TiledBf16,
 }
 
-/// The variants by which this runtime can compute a product of `rows` rows, the one that always can first.
-pub fn variants<R: SourceRuntime>([out, input]: [usize; 2], rows: usize, gradient: bool) -> Vec<Variant> {
+/// The variants by which a device can compute a product of `rows` rows; never none.
+pub fn variants<R: SourceRuntime>(
+    client: &ComputeClient<R>,
+    [out, input]: [usize; 2],
+    rows: usize,
+    gradient: bool,
+) -> Vec<Variant> {
     // CUDA's kernels take any shape.
     let cuda = R::LANGUAGE == Language::Cuda;
     let words = cuda || input.is_multiple_of(8);
     let skinny = words && !gradient && rows <= MAX_ROWS;
     let tiled = words && (cuda || !gradient || out.is_multiple_of(4));
+    // The scratch tensor may be larger than what the device binds at once.
+    let decoded = 4 * (out * input) as u64 <= client.properties().memory.max_page_size || !tiled;
     let all = [
-        (Variant::Decoded, true),
+        (Variant::Decoded, decoded),
         (Variant::Skinny, skinny),
         (Variant::SkinnyShared, skinny && !cuda),
         (Variant::Tiled, tiled),
@@ -92,14 +100,8 @@ impl<R: SourceRuntime> Operands<R> {
         self.x.meta.shape()[0]
     }
 
-    /// Those that can compute this product on this device: a scratch tensor may be larger than what it binds.
     fn variants(&self) -> Vec<Variant> {
-        let [out, input] = self.weight.shape;
-        let mut variants = variants::<R>(self.weight.shape, self.rows(), self.gradient);
-        if (4 * out * input) as u64 > self.x.client.properties().memory.max_page_size && variants.len() > 1 {
-            variants.retain(|variant| *variant != Variant::Decoded);
-        }
-        variants
+        variants(&self.x.client, self.weight.shape, self.rows(), self.gradient)
     }
 
     /// Computes the product; the result is `y`, but for a dense product, which makes its own.

@@ -9,7 +9,7 @@ use crate::weight::reader;
 use crate::{Language, Nf4, Source, SourceRuntime};
 
 /// Multiplications of one WGSL dispatch at most: about 50 ms at 1 TFLOP/s, far from a browser's watchdog.
-const DISPATCH: usize = 1 << 34;
+const DISPATCH: u64 = 1 << 34;
 
 static SOURCES: Sources<(Language, bool)> = Sources::new();
 static BF16_SOURCES: Sources<bool> = Sources::new();
@@ -35,7 +35,7 @@ pub(super) fn launch<R: SourceRuntime>(x: &CubeTensor<R>, weight: &Nf4<R>, y: &C
     let [out, input] = weight.shape;
     let rows = x.meta.shape()[0];
     let (tile_rows, at_once) = match R::LANGUAGE {
-        Language::Wgsl => (64, (DISPATCH / (out * input)).next_multiple_of(64).clamp(64, 65_535 * 64)),
+        Language::Wgsl => (64, (DISPATCH / (out * input) as u64).next_multiple_of(64).clamp(64, 65_535 * 64) as usize),
         Language::Cuda => (128, rows),
     };
     for first in (0..rows).step_by(at_once) {

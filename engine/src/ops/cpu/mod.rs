@@ -52,7 +52,7 @@ impl Ops for Flex {
         write(read([x], |[x]| nf4::matmul(x, weight, product, variant)), shape)
     }
 
-    fn nf4_variants(_: [usize; 2], _: usize, product: Product) -> Vec<Variant> {
+    fn nf4_variants(_: &Self::Device, _: [usize; 2], _: usize, product: Product) -> Vec<Variant> {
         match product {
             Product::Forward => vec![Variant::Decoded, Variant::Skinny, Variant::Tiled],
             Product::InputGradient => vec![Variant::Decoded, Variant::Tiled],
