@@ -26,10 +26,10 @@ impl<R: SourceRuntime> Nf4<R> {
     }
 }
 
-/// What is put before every CUDA kernel that reads a weight.
+/// Instructions that are put before every CUDA kernel that reads a weight; the host emulation has twins of them.
 pub const PTX: &str = include_str!("ptx.cu");
 
-/// A kernel that reads a weight: in WGSL the buffers and the decode are put before it.
+/// A kernel that reads a weight: what such kernels have in common is put before it.
 pub(crate) fn reader(
     name: &'static str,
     language: Language,
@@ -47,6 +47,8 @@ pub(crate) fn reader(
             let template = format!("{enable}\n{}\n{wgsl}", include_str!("weight.wgsl"));
             Source::fill(name, language, threads, &template, &values)
         }
-        Language::Cuda => Source::fill(name, language, threads, &format!("{PTX}\n{cuda}"), &values),
+        Language::Cuda => {
+            Source::fill(name, language, threads, &format!("{PTX}\n{}\n{cuda}", include_str!("weight.cu")), &values)
+        }
     }
 }

@@ -1,8 +1,4 @@
 // Decodes a whole NF4 weight into f32: one thread takes one word of eight codes.
-typedef unsigned int u32;
-
-__constant__ float NF4[16] = { {{ nf4_table }} };
-constexpr u32 MAP = 4, NESTED = 260;
 
 __device__ float block_scale(const u32* absmax, const u32* header, u32 block) {
     if (header[2] == 0) return __uint_as_float(absmax[block]);

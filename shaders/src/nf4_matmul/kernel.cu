@@ -3,46 +3,10 @@
 //
 // Grid: x = ceil(columns of y / 64), y = ceil(rows / 128); 128 threads, each with 8 x 8 elements of y. What is loaded
 // for the next 16 steps of the inner dimension waits in registers while the present ones are multiplied.
-typedef unsigned int u32;
-struct Info { u32 rows, out, in, unused; };
-
-__constant__ float NF4[16] = { {{ nf4_table }} };
-constexpr u32 MAP = 4, NESTED = 260;
 constexpr bool TRANSPOSED = {{ gradient }};
 constexpr u32 THREADS = {{ threads }};
 constexpr u32 TILE_ROWS = 128, TILE_COLUMNS = 64, TILE_DEPTH = 16;
 static_assert(THREADS == 128, "each thread loads one word of codes and has 8 x 8 sums");
-
-struct Weight {
-    const u32 *codes, *absmax, *header;
-    const float* map;
-    float offset;
-    u32 count, log2_block;
-    bool nested;
-};
-
-// A scale as it is loaded. To finish it is to wait for memory, so that is done late.
-struct Scale { u32 code; float nested; };
-
-__device__ __forceinline__ Scale fetch_scale(const Weight& w, u32 element) {
-    const u32 block = element >> w.log2_block;
-    if (!w.nested) return { w.absmax[block], 0.0f };
-    return { ((const unsigned char*)w.absmax)[block], __uint_as_float(w.header[NESTED + block / 256]) };
-}
-
-__device__ __forceinline__ float finish_scale(const Weight& w, Scale scale) {
-    // Two roundings, as the reference does it: a fused multiply-add would change the last bit.
-    if (w.nested) return __fadd_rn(__fmul_rn(w.map[scale.code], scale.nested), w.offset);
-    return __uint_as_float(scale.code);
-}
-
-// Eight codes from any position on, the first one in the top nibble.
-__device__ __forceinline__ u32 codes_at(const Weight& w, u32 first) {
-    const u32 words = w.count / 8 + (w.count % 8 != 0), word = first / 8;
-    const u32 high = word < words ? __byte_perm(w.codes[word], 0, 0x0123) : 0;
-    const u32 low = word + 1 < words ? __byte_perm(w.codes[word + 1], 0, 0x0123) : 0;
-    return __funnelshift_l(low, high, 4 * (first % 8));
-}
 
 // What one thread loads for one step: a word of codes with the scales of its elements before and from `left` on, and
 // four times four elements of x.

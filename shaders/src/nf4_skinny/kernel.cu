@@ -4,11 +4,6 @@
 // features. With 256 threads a block has 8 of them for one or two rows, 16 for four and 32 for more.
 // The cost is the traffic of the codes, so all that each code needs beside its load is a shift, a shuffle and the
 // multiply-adds: the 16 levels lie in the lanes of the warp, and the scale is applied once per piece of 32 codes.
-typedef unsigned int u32;
-struct Info { u32 rows, out, in, unused; };
-
-__constant__ float NF4[16] = { {{ nf4_table }} };
-constexpr u32 MAP = 4, NESTED = 260;
 
 // Rows that there are accumulators for; info.rows is at most this.
 constexpr u32 ROWS = {{ rows }};
@@ -26,37 +21,6 @@ constexpr u32 SUMS = ROWS * FEATURES;
 static_assert(THREADS % (32 * SPLIT) == 0 && WARPS * SUMS <= ROWS * ROW, "no room for the sums of the warps");
 
 __device__ __forceinline__ u32 block_index() { return blockIdx.y * gridDim.x + blockIdx.x; }
-
-struct Weight {
-    const u32 *codes, *absmax, *header;
-    const float* map;
-    float offset;
-    u32 count, log2_block;
-    bool nested;
-};
-
-// A scale as it is loaded. To finish it is to wait for memory, so that is done late.
-struct Scale { u32 code; float nested; };
-
-__device__ __forceinline__ Scale fetch_scale(const Weight& w, u32 element) {
-    const u32 block = element >> w.log2_block;
-    if (!w.nested) return { w.absmax[block], 0.0f };
-    return { ((const unsigned char*)w.absmax)[block], __uint_as_float(w.header[NESTED + block / 256]) };
-}
-
-__device__ __forceinline__ float finish_scale(const Weight& w, Scale scale) {
-    // Two roundings, as the reference does it: a fused multiply-add would change the last bit.
-    if (w.nested) return __fadd_rn(__fmul_rn(w.map[scale.code], scale.nested), w.offset);
-    return __uint_as_float(scale.code);
-}
-
-// Eight codes from any position on, the first one in the top nibble.
-__device__ __forceinline__ u32 codes_at(const Weight& w, u32 first) {
-    const u32 words = w.count / 8 + (w.count % 8 != 0), word = first / 8;
-    const u32 high = word < words ? __byte_perm(w.codes[word], 0, 0x0123) : 0;
-    const u32 low = word + 1 < words ? __byte_perm(w.codes[word + 1], 0, 0x0123) : 0;
-    return __funnelshift_l(low, high, 4 * (first % 8));
-}
 
 // Adds this warp's part of the product to `sum`. ALIGNED: every piece is whole words of one row and of one block.
 template <bool ALIGNED>
