@@ -8,12 +8,13 @@ use super::rows::dot;
 use crate::nf4;
 use crate::ops::{Nf4Primitive, Product, Variant};
 
-/// Elements of a weight that are decoded at a time: 1 MiB of f32, which a second-level cache holds.
-const TILE: usize = 1 << 18;
+/// Elements of a weight that are decoded at a time, 64 MiB of f32. A tile that fits a cache is slower: the product packs the
+/// activations anew for each (`benches/results`).
+const TILE: usize = 1 << 24;
 /// Elements below which a decode or a product is not worth a second thread.
 const PARALLEL: usize = 1 << 15;
-/// Up to this many rows the product is bound by reading the weight: each of its rows is decoded into cache and used at once.
-const SKINNY_ROWS: usize = 8;
+/// Up to this many rows it is faster to decode each row of the weight into cache and use it at once (`benches/results`).
+const SKINNY_ROWS: usize = 40;
 
 /// A weight on the host, with its block scales decoded.
 struct HostWeight<'a> {
@@ -137,8 +138,37 @@ pub(super) fn matmul(x: &[f32], weight: &Nf4Primitive<Flex>, product: Product, v
         (Variant::Skinny | Variant::SkinnyShared | Variant::TiledBf16, _) => {
             panic!("nf4_matmul: the CPU has no such variant of this product")
         }
-        // A tile as large as the weight.
+        // One tile, as large as the weight.
         (Variant::Decoded, _) => host.tiled(x, rows, product, usize::MAX),
         (Variant::Tiled, _) => host.tiled(x, rows, product, TILE),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::nf4::quantize;
+    use crate::ops::Nf4Weight;
+
+    #[test]
+    fn tiles_make_up_the_whole() {
+        let shape = [37, 40];
+        let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
+        let data = quantize(&(0..37 * 40).map(value).collect::<Vec<_>>(), shape, 64, true).unwrap();
+        let weight = Nf4Weight::<Flex>::upload(&data, &Default::default()).unwrap();
+        let host = HostWeight::new(&weight.0);
+        for product in [Product::Forward, Product::InputGradient] {
+            let x: Vec<f32> = (0..9 * product.widths(shape).0).map(value).collect();
+            let whole = host.tiled(&x, 9, product, TILE);
+            for rows_of_weight in [1, 2, 5, 36] {
+                let parts = host.tiled(&x, 9, product, rows_of_weight * shape[1]);
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
+                assert!(
+                    whole.len() == parts.len() && whole.iter().zip(&parts).all(close),
+                    "{product:?}, {rows_of_weight}"
+                );
+            }
+        }
     }
 }
