@@ -6,15 +6,19 @@ use super::{NF4_TABLE, simd};
 ///
 /// Each value is `level * absmax` in f32, whichever instructions do it.
 pub fn decode(packed: &[u8], absmax: &[f32], block_size: usize, start: usize, out: &mut [f32]) {
-    let mut position = start;
-    let mut rest = out;
-    while !rest.is_empty() {
-        let block = position / block_size;
-        let length = rest.len().min((block + 1) * block_size - position);
-        let (piece, after) = rest.split_at_mut(length);
-        decode_piece(packed, absmax[block], position, piece);
-        position += length;
-        rest = after;
+    // A range may begin and end inside a block; what lies between is whole blocks, which begin at a whole byte.
+    let (head, rest) = out.split_at_mut((start.next_multiple_of(block_size) - start).min(out.len()));
+    if !head.is_empty() {
+        decode_piece(packed, absmax[start / block_size], start, head);
+    }
+    let position = start + head.len();
+    let (blocks, tail) = rest.split_at_mut(rest.len() / block_size * block_size);
+    let first = position / block_size;
+    let count = blocks.len() / block_size;
+    let bytes = &packed[position / 2..][..blocks.len() / 2];
+    simd::decode_blocks(bytes, &absmax[first..first + count], block_size, blocks);
+    if !tail.is_empty() {
+        decode_piece(packed, absmax[first + count], position + blocks.len(), tail);
     }
 }
 
@@ -27,7 +31,7 @@ fn decode_piece(packed: &[u8], scale: f32, start: usize, out: &mut [f32]) {
     }
     let from = start.div_ceil(2);
     let (pairs, tail) = body.split_at_mut(body.len() / 2 * 2);
-    simd::decode_pairs(&packed[from..from + pairs.len() / 2], scale, pairs);
+    simd::decode_blocks(&packed[from..from + pairs.len() / 2], &[scale], pairs.len().max(2), pairs);
     if let [last] = tail {
         *last = value(packed[from + pairs.len() / 2] >> 4);
     }

@@ -2,21 +2,35 @@
 
 use super::NF4_TABLE;
 
-/// Decodes two elements per byte: `out.len() == 2 * packed.len()`.
-pub(super) fn decode_pairs(packed: &[u8], scale: f32, out: &mut [f32]) {
+/// Decodes blocks of `block_size` elements, an even number, two to a byte, each with its scale:
+/// `out.len() == 2 * packed.len()`. Which instructions there are is asked once, not for every block.
+pub(super) fn decode_blocks(packed: &[u8], scales: &[f32], block_size: usize, out: &mut [f32]) {
     assert_eq!(out.len(), 2 * packed.len());
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has the instructions, and the lengths were compared above.
-            return unsafe { x86::avx512(packed, scale, out) };
+            // SAFETY: the processor has the instructions.
+            return unsafe { x86::blocks_avx512(packed, scales, block_size, out) };
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: as above.
-            return unsafe { x86::avx2(packed, scale, out) };
+            return unsafe { x86::blocks_avx2(packed, scales, block_size, out) };
         }
     }
-    portable(packed, scale, out);
+    for ((packed, scale), out) in blocks(packed, scales, block_size, out) {
+        portable(packed, *scale, out);
+    }
+}
+
+/// Each block's bytes, scale and elements.
+#[inline(always)]
+fn blocks<'a>(
+    packed: &'a [u8],
+    scales: &'a [f32],
+    block_size: usize,
+    out: &'a mut [f32],
+) -> impl Iterator<Item = ((&'a [u8], &'a f32), &'a mut [f32])> {
+    packed.chunks(block_size / 2).zip(scales).zip(out.chunks_mut(block_size))
 }
 
 /// The same without special instructions.
@@ -32,7 +46,27 @@ fn portable(packed: &[u8], scale: f32, out: &mut [f32]) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{NF4_TABLE, portable};
+    use super::{NF4_TABLE, blocks, portable};
+
+    /// # Safety
+    /// Needs AVX-512F.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn blocks_avx512(packed: &[u8], scales: &[f32], block_size: usize, out: &mut [f32]) {
+        for ((packed, scale), out) in blocks(packed, scales, block_size, out) {
+            // SAFETY: a block has two elements for each of its bytes.
+            unsafe { avx512(packed, *scale, out) };
+        }
+    }
+
+    /// # Safety
+    /// Needs AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn blocks_avx2(packed: &[u8], scales: &[f32], block_size: usize, out: &mut [f32]) {
+        for ((packed, scale), out) in blocks(packed, scales, block_size, out) {
+            // SAFETY: as above.
+            unsafe { avx2(packed, *scale, out) };
+        }
+    }
 
     /// Spreads eight bytes over sixteen nibbles in element order: the low half of each byte pair holds the high nibble.
     #[target_feature(enable = "sse2")]
@@ -45,8 +79,9 @@ mod x86 {
 
     /// # Safety
     /// Needs AVX-512F, and `out.len() == 2 * packed.len()`.
+    #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn avx512(packed: &[u8], scale: f32, out: &mut [f32]) {
+    unsafe fn avx512(packed: &[u8], scale: f32, out: &mut [f32]) {
         let vectors = packed.len() / 8;
         // SAFETY: reads 8 bytes and writes 16 floats per step, `vectors` times, inside the slices; the table has 16 floats.
         unsafe {
@@ -62,8 +97,9 @@ mod x86 {
 
     /// # Safety
     /// Needs AVX2, and `out.len() == 2 * packed.len()`.
+    #[inline]
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn avx2(packed: &[u8], scale: f32, out: &mut [f32]) {
+    unsafe fn avx2(packed: &[u8], scale: f32, out: &mut [f32]) {
         let vectors = packed.len() / 8;
         // SAFETY: reads 8 bytes and writes 16 floats per step, `vectors` times, inside the slices; the table has 16 floats.
         unsafe {
@@ -94,17 +130,21 @@ mod tests {
     #[test]
     fn every_path_gives_the_same_bits() {
         let packed: Vec<u8> = (0..1021u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        for scale in [0.0, 1e-40, 0.37, -2.5, 1e38] {
+        let scales: Vec<f32> = [0.0, 1e-40, 0.37, -2.5, 1e38].into_iter().cycle().take(64).collect();
+        for block_size in [32, 64, 2042] {
             let (mut expected, mut found) = (vec![0.0; 2042], vec![1.0; 2042]);
-            portable(&packed, scale, &mut expected);
-            decode_pairs(&packed, scale, &mut found);
-            assert!(expected.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits()));
+            for ((packed, scale), out) in blocks(&packed, &scales, block_size, &mut expected) {
+                portable(packed, *scale, out);
+            }
+            let same = |found: &[f32]| expected.iter().zip(found).all(|(a, b)| a.to_bits() == b.to_bits());
+            decode_blocks(&packed, &scales, block_size, &mut found);
+            assert!(same(&found), "blocks of {block_size}");
             #[cfg(target_arch = "x86_64")]
             if is_x86_feature_detected!("avx2") {
                 found.fill(1.0);
-                // SAFETY: the processor has the instructions, and the lengths fit.
-                unsafe { x86::avx2(&packed, scale, &mut found) };
-                assert!(expected.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits()));
+                // SAFETY: the processor has the instructions.
+                unsafe { x86::blocks_avx2(&packed, &scales, block_size, &mut found) };
+                assert!(same(&found), "blocks of {block_size} with AVX2");
             }
         }
     }

@@ -41,7 +41,7 @@ impl<'a> HostWeight<'a> {
             let decode = |(block, code): (usize, &u8)| {
                 f32::from_bits(map[*code as usize]) * f32::from_bits(nested[block / nf4::NESTED_BLOCK_SIZE]) + offset
             };
-            scales[..blocks].iter().enumerate().map(decode).collect()
+            scales[..blocks].par_iter().enumerate().with_min_len(PARALLEL).map(decode).collect()
         };
         let [out, input] = weight.shape;
         Self { packed: bytemuck::cast_slice(codes), absmax, block_size, out, input }
