@@ -139,6 +139,8 @@ def fixtures(folder, config, dtype, shard, lora):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(torch.randn_like(parameter) * 0.05)
+    # Not the path of the machine that makes the fixture.
+    model.peft_config["default"].base_model_name_or_path = folder.name
     model.save_pretrained(folder / "adapter")
     (folder / "adapter" / "README.md").unlink()
     model = PeftModel.from_pretrained(quantized(folder), folder / "adapter", is_trainable=True).train()
