@@ -55,7 +55,9 @@ enum Task {
 }
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has left its workspace")?;
+    // Asked at run time: checkouts that share a target folder share this program, and each means itself.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").context("run it as `cargo xtask`")?;
+    let root = Path::new(&package).parent().context("xtask has left its workspace")?;
     match Arguments::parse().task {
         Task::Test { quick } => test::run(root, quick),
         Task::Golden => golden::make(root),
