@@ -14,9 +14,13 @@ use crate::reference::values;
 /// A backend without fusion, whose tensors are those of CubeCL.
 type Plain<R, BT> = CubeBackend<R, f32, i32, BT>;
 
-fn upload<R: SourceRuntime, BT: BoolElement>(values: &[f32], device: &R::Device) -> CubeTensor<R> {
-    let data = TensorData::new(values.to_vec(), [values.len()]);
-    Tensor::<Plain<R, BT>, 1>::from_data(data, device).into_primitive().tensor()
+fn upload<R: SourceRuntime, BT: BoolElement, const D: usize>(
+    values: &[f32],
+    shape: [usize; D],
+    device: &R::Device,
+) -> CubeTensor<R> {
+    let data = TensorData::new(values.to_vec(), shape);
+    Tensor::<Plain<R, BT>, D>::from_data(data, device).into_primitive().tensor()
 }
 
 fn words<R: SourceRuntime, BT: BoolElement>(words: &[u32], device: &R::Device) -> CubeTensor<R> {
@@ -48,7 +52,7 @@ pub fn quantizing_is_exact<R: SourceRuntime, BT: BoolElement>(device: &R::Device
             let weights = weights(count, &mut random);
             let expected = quantize(&weights, [1, count], block_size, false).expect("finite weights");
             let Absmax::Plain(scales) = expected.absmax else { panic!("plain scales were asked for") };
-            let [codes, absmax] = nf4_quantize(upload::<R, BT>(&weights, device), block_size, &NF4_TABLE);
+            let [codes, absmax] = nf4_quantize(upload::<R, BT, 1>(&weights, [count], device), block_size, &NF4_TABLE);
             let codes = Tensor::<Plain<R, BT>, 1, Int>::from_primitive(codes).into_data();
             let bits = |scales: &[f32]| scales.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             let what = format!("{count} weights in blocks of {block_size}");
@@ -76,12 +80,8 @@ pub fn subgroups_sum_right<R: SourceRuntime, BT: BoolElement>(device: &R::Device
             shape: data.shape,
             table: &NF4_TABLE,
         };
-        let two = |values: &[f32], shape: [usize; 2]| {
-            let data = TensorData::new(values.to_vec(), shape);
-            Tensor::<Plain<R, BT>, 2>::from_data(data, device).into_primitive().tensor()
-        };
-        let y = two(&vec![f32::NAN; rows * out], [rows, out]);
-        nf4_skinny(&two(&x, [rows, input]), &weight, &y, true);
+        let y = upload::<R, BT, 2>(&vec![f32::NAN; rows * out], [rows, out], device);
+        nf4_skinny(&upload::<R, BT, 2>(&x, [rows, input], device), &weight, &y, true);
         let dense = data.dequantize();
         let dot =
             |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;

@@ -35,19 +35,6 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// Checks that a model with this vocabulary knows every token.
-    ///
-    /// # Errors
-    /// On the first token that it does not.
-    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
-        match self.examples.iter().flat_map(|e| &e.tokens).find(|token| **token as usize >= vocab_size) {
-            Some(token) => Err(Error::Invalid(format!(
-                "token {token} is outside the vocabulary of {vocab_size}; the tokenizer belongs to another model"
-            ))),
-            None => Ok(()),
-        }
-    }
-
     /// Tokens of all examples.
     pub fn token_count(&self) -> usize {
         self.examples.iter().map(|e| e.tokens.len()).sum()

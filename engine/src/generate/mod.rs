@@ -36,10 +36,7 @@ pub async fn generate<B: Ops>(
     if prompt.is_empty() {
         return Err(Error::Invalid("the prompt is empty".into()));
     }
-    if let Some(token) = prompt.iter().find(|t| **t as usize >= model.config.vocab_size) {
-        let reason = format!("token {token} is outside the vocabulary of {}", model.config.vocab_size);
-        return Err(Error::Invalid(format!("{reason}; the tokenizer belongs to another model")));
-    }
+    model.config.check_tokens(prompt)?;
     let mut sampler = Sampler::new(sampling.clone())?;
     let mut cache: Cache<B> = Vec::new();
     let mut tokens = prompt.to_vec();

@@ -77,33 +77,25 @@ impl Conformance {
 ///
 /// # Errors
 /// When the device cannot be read. A wrong result is no error: it is in the report.
-pub async fn conformance<B: Ops>(
-    device: &B::Device,
-    seed: u64,
-    mut progress: impl FnMut(&Case),
-) -> Result<Conformance> {
-    let mut suite =
-        Suite::<B> { device: device.clone(), random: ChaCha8Rng::seed_from_u64(seed), report: Conformance::default() };
+pub async fn conformance<B: Ops>(device: &B::Device, seed: u64, progress: impl FnMut(&Case)) -> Result<Conformance> {
+    let random = ChaCha8Rng::seed_from_u64(seed);
+    let mut suite = Suite::<B, _> { device: device.clone(), random, report: Conformance::default(), progress };
     for [m, k, n] in DENSE {
         suite.dense(m, k, n).await?;
-        suite.report.cases.last().into_iter().for_each(&mut progress);
     }
     for (i, shape) in WEIGHTS.into_iter().enumerate() {
         let (block_size, double_quant) = ([64, 128, 32][i % 3], i % 2 == 0);
-        let begun = suite.report.cases.len();
         suite.weight(shape, block_size, double_quant, &ROWS).await?;
-        suite.report.cases[begun..].iter().for_each(&mut progress);
     }
-    let begun = suite.report.cases.len();
     suite.weight([40, 72], 64, true, &[4097]).await?;
-    suite.report.cases[begun..].iter().for_each(&mut progress);
     Ok(suite.report)
 }
 
-struct Suite<B: Ops> {
+struct Suite<B: Ops, P> {
     device: B::Device,
     random: ChaCha8Rng,
     report: Conformance,
+    progress: P,
 }
 
 /// A row-major matrix.
@@ -123,7 +115,7 @@ impl Matrix {
     }
 }
 
-impl<B: Ops> Suite<B> {
+impl<B: Ops, P: FnMut(&Case)> Suite<B, P> {
     fn random(&mut self, rows: usize, columns: usize) -> Matrix {
         let values = (0..rows * columns).map(|_| self.random.random_range(-1.0f32..1.0)).collect();
         Matrix { columns, values }
@@ -154,7 +146,9 @@ impl<B: Ops> Suite<B> {
             (true, error) if error.is_finite() => error,
             _ => f64::INFINITY,
         };
-        self.report.cases.push(Case { kernel, shapes, error, tolerance });
+        let case = Case { kernel, shapes, error, tolerance };
+        (self.progress)(&case);
+        self.report.cases.push(case);
         Ok(())
     }
 

@@ -167,6 +167,20 @@ impl ModelConfig {
         })
     }
 
+    /// Checks that the embedding has a row for every token.
+    ///
+    /// # Errors
+    /// On the first token that it has none for.
+    pub fn check_tokens<'a>(&self, tokens: impl IntoIterator<Item = &'a u32>) -> Result<()> {
+        match tokens.into_iter().find(|token| **token as usize >= self.vocab_size) {
+            Some(token) => Err(Error::Invalid(format!(
+                "token {token} is outside the vocabulary of {}; the tokenizer belongs to another model",
+                self.vocab_size
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// The seven linear layers of a decoder layer: path inside the layer, `[out, in]`, and whether it has a bias.
     pub fn linears(&self) -> [(&'static str, [usize; 2], bool); 7] {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);

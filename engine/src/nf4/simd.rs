@@ -6,10 +6,11 @@ use super::NF4_TABLE;
 /// `out.len() == 2 * packed.len()`. Which instructions there are is asked once, not for every block.
 pub(super) fn decode_blocks(packed: &[u8], scales: &[f32], block_size: usize, out: &mut [f32]) {
     assert_eq!(out.len(), 2 * packed.len());
+    assert!(block_size.is_multiple_of(2), "a block of whole bytes");
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has the instructions.
+            // SAFETY: the processor has the instructions, and the sizes were compared above.
             return unsafe { x86::blocks_avx512(packed, scales, block_size, out) };
         }
         if is_x86_feature_detected!("avx2") {
@@ -49,7 +50,7 @@ mod x86 {
     use super::{NF4_TABLE, blocks, portable};
 
     /// # Safety
-    /// Needs AVX-512F.
+    /// Needs AVX-512F, an even `block_size`, and `out.len() == 2 * packed.len()`.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn blocks_avx512(packed: &[u8], scales: &[f32], block_size: usize, out: &mut [f32]) {
         for ((packed, scale), out) in blocks(packed, scales, block_size, out) {
@@ -59,7 +60,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// Needs AVX2.
+    /// Needs AVX2, an even `block_size`, and `out.len() == 2 * packed.len()`.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn blocks_avx2(packed: &[u8], scales: &[f32], block_size: usize, out: &mut [f32]) {
         for ((packed, scale), out) in blocks(packed, scales, block_size, out) {
@@ -142,7 +143,7 @@ mod tests {
             #[cfg(target_arch = "x86_64")]
             if is_x86_feature_detected!("avx2") {
                 found.fill(1.0);
-                // SAFETY: the processor has the instructions.
+                // SAFETY: the processor has the instructions, and the sizes fit.
                 unsafe { x86::blocks_avx2(&packed, &scales, block_size, &mut found) };
                 assert!(same(&found), "blocks of {block_size} with AVX2");
             }

@@ -140,7 +140,7 @@ impl<B: Ops> Trainer<B> {
         if model.parameter_counts().0 == 0 {
             return Err(Error::Invalid("the model has no trainable parameter; attach an adapter first".into()));
         }
-        data.check_vocabulary(model.config.vocab_size)?;
+        model.config.check_tokens(data.examples.iter().flat_map(|e| &e.tokens))?;
         let batches = Batches::new(data.examples.len(), config.batch_size, config.gradient_accumulation_steps, seed);
         let all = batches.steps_per_epoch().saturating_mul(config.epochs);
         let total = match (config.max_steps, config.epochs) {
@@ -213,7 +213,7 @@ pub async fn evaluate<B: Ops>(
     batch_size: usize,
     loss_chunk: usize,
 ) -> Result<Evaluation> {
-    data.check_vocabulary(model.config.vocab_size)?;
+    model.config.check_tokens(data.examples.iter().flat_map(|e| &e.tokens))?;
     // Like lengths go together, so that a backend that pads inside its attention pads little.
     let mut examples: Vec<&Example> = data.examples.iter().collect();
     examples.sort_by_key(|example| example.tokens.len());
