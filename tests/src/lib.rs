@@ -3,6 +3,7 @@
 pub mod consistency;
 pub mod operations;
 pub mod reference;
+#[cfg(feature = "gpu")]
 pub mod shaders;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! Training: layer-wise backpropagation, the loss over chunks of tokens, accumulation, the schedule and the loop.
 
 mod backprop;
+mod config;
 mod loss;
 mod optimization;
 mod recipe;
@@ -8,10 +9,11 @@ mod schedule;
 mod trainer;
 
 pub use backprop::{Recompute, Step, backpropagate, whole_graph};
+pub use config::TrainerConfig;
 pub use loss::{Targets, head_loss, loss_sum};
 pub use optimization::Optimization;
 pub use recipe::{
     DataConfig, PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe,
 };
 pub use schedule::Schedule;
-pub use trainer::{Evaluation, Metrics, Trainer, TrainerConfig, evaluate};
+pub use trainer::{Evaluation, Metrics, Trainer, evaluate};

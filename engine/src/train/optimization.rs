@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::backprop::backpropagate;
-use super::trainer::TrainerConfig;
+use super::config::TrainerConfig;
 use crate::data::Batch;
 use crate::files::read;
 use crate::lora::Dropout;

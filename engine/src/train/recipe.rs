@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::trainer::TrainerConfig;
+use super::config::TrainerConfig;
 use crate::data::TrainOn;
 use crate::lora::LoraConfig;
 use crate::{Error, Result};
