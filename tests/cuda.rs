@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
     Language, PTX, Source, nf4_dequantize_source, nf4_matmul_bf16_source, nf4_matmul_source, nf4_quantize_source,
@@ -12,6 +13,11 @@ use halfbyte_shaders::{
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
 fn run(program: &str, source: &Source, what: &str) {
+    run_with(program, source, what, &[]);
+}
+
+/// [`run`] with options for the compiler.
+fn run_with(program: &str, source: &Source, what: &str, options: &[&str]) {
     let name = format!("{} {what}", source.name);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let [kernel, binary] = ["kernel.cu", "test"].map(|file| folder.path().join(file));
@@ -22,6 +28,7 @@ fn run(program: &str, source: &Source, what: &str) {
         .args(["-std=c++17", "-O1", "-ffp-contract=off"])
         .args(["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"])
         .arg(format!("-D{}", source.name.to_uppercase()))
+        .args(options)
         .arg(format!("-DKERNEL=\"{}\"", kernel.display()))
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda").join(program))
         .arg("-o")
@@ -64,5 +71,8 @@ fn quantizing_gives_the_bits_of_the_plain_code() {
 
 #[test]
 fn dequantizing_gives_the_bits_of_the_plain_code() {
-    run("dequantize.cpp", &nf4_dequantize_source(Language::Cuda, &NF4_TABLE), "of all block sizes");
+    for (dtype, option) in [(DType::F32, "-DF32"), (DType::F16, "-DF16"), (DType::BF16, "-DBF16")] {
+        let source = nf4_dequantize_source(Language::Cuda, &NF4_TABLE, dtype);
+        run_with("dequantize.cpp", &source, &format!("of all block sizes into {dtype:?}"), &[option]);
+    }
 }

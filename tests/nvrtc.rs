@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 
+use burn::tensor::DType;
 use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
@@ -14,10 +15,10 @@ const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
 /// Every kernel with every option, under a name of its own.
 fn kernels() -> Vec<(String, Source)> {
     let (cuda, table) = (Language::Cuda, &NF4_TABLE);
-    let mut kernels = vec![
-        ("nf4_dequantize".to_string(), nf4_dequantize_source(cuda, table)),
-        ("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)),
-    ];
+    let mut kernels = vec![("nf4_quantize".to_string(), nf4_quantize_source(cuda, table))];
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        kernels.push((format!("nf4_dequantize {dtype:?}"), nf4_dequantize_source(cuda, table, dtype)));
+    }
     for rows in [1, 2, 4, 8, 16] {
         kernels.push((format!("nf4_skinny, {rows} rows"), nf4_skinny_source(cuda, table, rows, true)));
     }

@@ -29,6 +29,11 @@ fn quantizing_is_exact() {
 }
 
 #[test]
+fn parts_decode_into_every_type() {
+    shaders::parts_decode_into_every_type::<WgpuRuntime, u32>(&RASTERIZER);
+}
+
+#[test]
 fn subgroups_sum_right() {
     shaders::subgroups_sum_right::<WgpuRuntime, u32>(&RASTERIZER);
 }
@@ -36,6 +41,11 @@ fn subgroups_sum_right() {
 #[test]
 fn products_match() {
     operations::products_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn large_products_match() {
+    operations::large_products_match::<Wgpu>(&RASTERIZER);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Every WGSL kernel is valid, and stays within what WebGPU grants every device: a driver that refuses one drops the
 //! submission and leaves old data in the result.
 
+use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
     Language, Source, nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
@@ -15,7 +16,8 @@ const INVOCATIONS: u32 = 256;
 
 fn kernels() -> Vec<Source> {
     let (language, table) = (Language::Wgsl, &NF4_TABLE);
-    let mut kernels = vec![nf4_dequantize_source(language, table), nf4_quantize_source(language, table)];
+    let mut kernels = vec![nf4_quantize_source(language, table)];
+    kernels.extend([DType::F32, DType::F16].map(|dtype| nf4_dequantize_source(language, table, dtype)));
     for rows in [1, 2, 4, 8, 16] {
         kernels.extend([true, false].map(|subgroups| nf4_skinny_source(language, table, rows, subgroups)));
     }
@@ -27,11 +29,10 @@ fn kernels() -> Vec<Source> {
 fn kernels_are_valid_and_small_enough() {
     for Source { name, text, threads, .. } in kernels() {
         let module = wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
-        // No capability but subgroups, and those only in the variants that say so.
-        let capabilities = match text.contains("subgroup_size") {
-            true => Capabilities::SUBGROUP,
-            false => Capabilities::empty(),
-        };
+        // No capability but subgroups and f16, and those only in the variants that say so.
+        let mut capabilities = Capabilities::empty();
+        capabilities.set(Capabilities::SUBGROUP, text.contains("subgroup_size"));
+        capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16;"));
         let mut validator = Validator::new(ValidationFlags::all(), capabilities);
         validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
         let globals = |wanted: fn(AddressSpace) -> bool| {

@@ -4,6 +4,7 @@
 pub mod backends;
 pub mod data;
 mod error;
+pub mod failure;
 pub mod files;
 pub mod generate;
 pub mod lab;

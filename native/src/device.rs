@@ -39,7 +39,7 @@ pub(crate) fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
     #[cfg(feature = "cuda")]
     if matches!(choice, Choice::Auto | Choice::Cuda) {
         match cuda::find() {
-            Ok(name) => return job.run::<halfbyte::backends::Cuda>(Default::default(), &name),
+            Ok(name) => return contained::<halfbyte::backends::Cuda, J>(job, Default::default(), &name),
             Err(reason) if choice == Choice::Cuda => bail!("device `cuda`: {reason}"),
             Err(_) => {}
         }
@@ -48,7 +48,7 @@ pub(crate) fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
     if matches!(choice, Choice::Auto | Choice::Wgpu) {
         let software = choice == Choice::Wgpu;
         match wgpu::find(software) {
-            Some((device, name)) => return job.run::<halfbyte::backends::Wgpu>(device, &name),
+            Some((device, name)) => return contained::<halfbyte::backends::Wgpu, J>(job, device, &name),
             None if software => bail!("device `wgpu`: no adapter; a GPU driver with Vulkan, Metal or DX12 is needed"),
             None => {}
         }
@@ -58,6 +58,12 @@ pub(crate) fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
         return cpu(job);
     }
     bail!("device `{choice:?}`: this build of halfbyte does not have it; build with its cargo feature")
+}
+
+/// Runs `job` on a GPU, whose failures become errors.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn contained<B: Ops, J: Job>(job: J, device: B::Device, name: &str) -> Result<J::Output> {
+    halfbyte::failure::contain(name, || job.run::<B>(device, name))?
 }
 
 /// Runs `job` on a thread of rayon's pool: a product that is split from outside the pool first hands itself over to it and

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
     // Output into a pipe that closes early (`| head`) ends the command quietly, as it ends other commands.
     sigpipe::reset();
     quiet_without_a_display();
+    halfbyte::failure::listen();
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -7,10 +7,11 @@ mod nf4_matmul;
 mod nf4_quantize;
 mod nf4_skinny;
 mod source;
+mod view;
 mod weight;
 
 pub use matmul::matmul;
-pub use nf4_dequantize::{nf4_dequantize, source as nf4_dequantize_source};
+pub use nf4_dequantize::{dequantized_types, nf4_dequantize, source as nf4_dequantize_source};
 pub use nf4_matmul::{
     Variant, bf16_source as nf4_matmul_bf16_source, nf4_matmul, source as nf4_matmul_source, variants,
 };

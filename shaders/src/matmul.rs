@@ -27,17 +27,21 @@ pub fn matmul<R: SourceRuntime>(lhs: CubeTensor<R>, rhs: CubeTensor<R>) -> CubeT
         return zeros(lhs.device.clone(), shape, lhs.dtype);
     }
     let out = empty_device_contiguous_dtype(lhs.client.clone(), lhs.device.clone(), shape, lhs.dtype);
-    if out.meta.shape().num_elements() == 0 {
-        return out;
+    if out.meta.shape().num_elements() > 0 {
+        matmul_into(&lhs, &rhs, &out);
     }
+    out
+}
+
+/// [`matmul`] into a tensor of the result's shape, or a part of one. Nothing of it is empty.
+pub(crate) fn matmul_into<R: SourceRuntime>(lhs: &CubeTensor<R>, rhs: &CubeTensor<R>, out: &CubeTensor<R>) {
     let element = lhs.dtype.into();
     let launch = |strategy: &Strategy| {
         let operand = |tensor: &CubeTensor<R>| InputBinding::new(tensor.clone().binding(), element);
         let mut elements = MatmulElems::from_globals(&MatmulGlobalElems { lhs: element, rhs: element, out: element });
-        launch_ref(strategy, &lhs.client, operand(&lhs), operand(&rhs), out.clone().binding(), &mut elements)
+        launch_ref(strategy, &lhs.client, operand(lhs), operand(rhs), out.clone().binding(), &mut elements)
     };
     launch(&Strategy::SimpleUnit(Default::default()))
         .or_else(|_| launch(&Strategy::Naive))
         .unwrap_or_else(|refusal| panic!("no kernel takes {:?} x {:?}: {refusal:?}", lhs.meta, rhs.meta));
-    out
 }

@@ -20,6 +20,12 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
     return pair;
 }
 
+__device__ __forceinline__ u32 pack_f16(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
 // Starts a copy of 16 bytes to shared memory; of zeros, if not `inside`.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"

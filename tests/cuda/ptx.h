@@ -38,6 +38,15 @@ static inline void load_codes(u32 (&packed)[WORDS], const u32* from) {
 
 static inline u32 pack_bf16(float low, float high) { return to_bf16(high) << 16 | to_bf16(low); }
 
+static inline u32 f16_bits(float value) {
+    const _Float16 rounded = (_Float16)value;
+    unsigned short bits;
+    memcpy(&bits, &rounded, 2);
+    return bits;
+}
+
+static inline u32 pack_f16(float low, float high) { return f16_bits(high) << 16 | f16_bits(low); }
+
 static inline void copy_async(void* to, const void* from, bool inside) {
     check_shared(to, "cp.async");
     check_aligned(from, 16, "cp.async");
@@ -98,6 +107,6 @@ static inline void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b_low, u
 
 }  // namespace device
 
-using device::load_codes, device::pack_bf16, device::multiply_add;
+using device::load_codes, device::pack_bf16, device::pack_f16, device::multiply_add;
 using device::copy_async, device::commit_copies, device::await_copies_but_one;
 using device::load_matrices, device::load_matrices_transposed;

@@ -6,12 +6,12 @@
 use burn::backend::Autodiff;
 use burn::tensor::{Int, Tensor, TensorData};
 use halfbyte::lab::conformance;
-use halfbyte::nf4::{Nf4Data, quantize};
+use halfbyte::nf4::{Absmax, Nf4Data, quantize};
 use halfbyte::ops::{
-    AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Sequences, causal_attention, cross_entropy,
-    lora_linear, matmul, nf4_matmul, rms_norm, rotate, swiglu,
+    AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Sequences, Variant, causal_attention,
+    cross_entropy, lora_linear, matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate, swiglu,
 };
-use rand::{RngExt, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{assert_close, reference::values};
@@ -154,6 +154,42 @@ pub fn kernels_conform<B: Ops>(device: &B::Device) {
     let failures: Vec<_> = report.failures().collect();
     assert!(failures.is_empty(), "seed {seed}: {failures:#?}");
     assert!(report.cases.len() > 300, "{} comparisons", report.cases.len());
+}
+
+/// The product of a row with a weight that is decoded part by part.
+pub fn large_products_match<B: Ops>(device: &B::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(11);
+    let shape = [17_000, 4096];
+    let data = random_codes(shape, &mut random);
+    let (weight, dense) = (Nf4Weight::<B>::upload(&data, device).expect("fits"), data.dequantize());
+    for product in [Product::Forward, Product::InputGradient] {
+        let (taken, given) = product.widths(shape);
+        let x: Vec<f32> = (0..taken).map(|_| random.random_range(-1.0f32..1.0)).collect();
+        let mut expected = vec![0.0f64; given];
+        for (j, w) in dense.chunks(shape[1]).enumerate() {
+            match product {
+                Product::Forward => expected[j] = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum(),
+                Product::InputGradient => {
+                    expected.iter_mut().zip(w).for_each(|(y, w)| *y += f64::from(x[j]) * f64::from(*w));
+                }
+            }
+        }
+        let expected: Vec<f32> = expected.into_iter().map(|v| v as f32).collect();
+        let x = Tensor::from_data(TensorData::new(x, [1, taken]), device);
+        let found = values(nf4_matmul_by(Variant::Decoded, x, &weight, product));
+        assert_close(&format!("{product:?} with {shape:?}"), &found, &expected, 2e-5);
+    }
+}
+
+/// A weight of random codes and scales: quantizing one of this size would take longer than the test.
+fn random_codes(shape: [usize; 2], random: &mut ChaCha8Rng) -> Nf4Data {
+    let count = shape[0] * shape[1];
+    let mut packed = vec![0; count.div_ceil(2)];
+    random.fill_bytes(&mut packed);
+    let mut codes = vec![0; count.div_ceil(64)];
+    random.fill_bytes(&mut codes);
+    let nested = (0..codes.len().div_ceil(256)).map(|_| random.random_range(0.001f32..0.02)).collect();
+    Nf4Data { shape, block_size: 64, packed, absmax: Absmax::Double { codes, nested, offset: 0.02 } }
 }
 
 /// Products with 4-bit weights as the model calls them, in both directions, and their gradients.

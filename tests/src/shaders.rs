@@ -3,8 +3,8 @@
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend};
-use halfbyte::nf4::{Absmax, NF4_TABLE, quantize};
-use halfbyte_shaders::{Nf4, SourceRuntime, nf4_quantize, nf4_skinny};
+use halfbyte::nf4::{Absmax, NF4_TABLE, Nf4Data, dynamic_map, quantize};
+use halfbyte_shaders::{Nf4, SourceRuntime, dequantized_types, nf4_dequantize, nf4_quantize, nf4_skinny};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -62,6 +62,59 @@ pub fn quantizing_is_exact<R: SourceRuntime, BT: BoolElement>(device: &R::Device
     }
 }
 
+/// A weight's buffers.
+fn nf4<R: SourceRuntime, BT: BoolElement>(data: &Nf4Data, device: &R::Device) -> Nf4<R> {
+    let packed = |bytes: &[u8]| {
+        let word = |b: &[u8]| u32::from_le_bytes(std::array::from_fn(|i| b.get(i).copied().unwrap_or(0)));
+        words::<R, BT>(&bytes.chunks(4).map(word).collect::<Vec<_>>(), device)
+    };
+    let mut header = vec![(data.shape[0] * data.shape[1]) as u32, data.block_size.trailing_zeros(), 0, 0];
+    let absmax = match &data.absmax {
+        Absmax::Plain(scales) => words::<R, BT>(&scales.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), device),
+        Absmax::Double { codes, nested, offset } => {
+            header[2..].copy_from_slice(&[1, offset.to_bits()]);
+            header.extend(dynamic_map().iter().chain(nested).map(|v| v.to_bits()));
+            packed(codes)
+        }
+    };
+    Nf4 {
+        codes: packed(&data.packed),
+        absmax,
+        header: words::<R, BT>(&header, device),
+        shape: data.shape,
+        table: &NF4_TABLE,
+    }
+}
+
+/// A range of features decoded into each type that the device has, bit by bit.
+pub fn parts_decode_into_every_type<R: SourceRuntime, BT: BoolElement>(device: &R::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(10);
+    for (i, [out, input]) in [[1, 1], [7, 5], [300, 37], [130, 520], [64, 1024]].into_iter().enumerate() {
+        let weights: Vec<f32> = (0..out * input).map(|_| random.random_range(-1.0f32..1.0)).collect();
+        let data = quantize(&weights, [out, input], 64, i % 2 == 0).expect("finite weights");
+        let (weight, dense) = (nf4::<R, BT>(&data, device), data.dequantize());
+        let types = dequantized_types(&R::client(device));
+        assert!(types.contains(&DType::F32), "{types:?}");
+        for features in [0..out, 0..0, out / 2..out, out - 1..out, out / 3..out / 2] {
+            for dtype in types.clone() {
+                let found = Tensor::<Plain<R, BT>, 2>::from_primitive(TensorPrimitive::Float(nf4_dequantize(
+                    &weight,
+                    features.clone(),
+                    dtype,
+                )));
+                let expected = dense[features.start * input..features.end * input].iter();
+                let expected: Vec<u8> = match dtype {
+                    DType::F16 => expected.flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+                    DType::BF16 => expected.flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+                    _ => expected.flat_map(|v| v.to_le_bytes()).collect(),
+                };
+                let found = found.into_data();
+                assert_eq!(found.as_bytes(), expected, "{dtype:?}, features {features:?} of [{out}, {input}]");
+            }
+        }
+    }
+}
+
 /// Products of a few rows with sums through subgroups, which a software device has but does not speak of.
 pub fn subgroups_sum_right<R: SourceRuntime, BT: BoolElement>(device: &R::Device) {
     let mut random = ChaCha8Rng::seed_from_u64(9);
@@ -69,17 +122,7 @@ pub fn subgroups_sum_right<R: SourceRuntime, BT: BoolElement>(device: &R::Device
         let mut random = |count: usize| (0..count).map(|_| random.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
         let (data, x) =
             (quantize(&random(out * input), [out, input], 64, false).expect("finite"), random(rows * input));
-        let Absmax::Plain(scales) = &data.absmax else { panic!("plain scales were asked for") };
-        let mut packed = data.packed.clone();
-        packed.resize(packed.len().next_multiple_of(4), 0);
-        let packed: Vec<u32> = packed.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let weight = Nf4 {
-            codes: words::<R, BT>(&packed, device),
-            absmax: words::<R, BT>(&scales.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), device),
-            header: words::<R, BT>(&[(out * input) as u32, 6, 0, 0], device),
-            shape: data.shape,
-            table: &NF4_TABLE,
-        };
+        let weight = nf4::<R, BT>(&data, device);
         let y = upload::<R, BT, 2>(&vec![f32::NAN; rows * out], [rows, out], device);
         nf4_skinny(&upload::<R, BT, 2>(&x, [rows, input], device), &weight, &y, true);
         let dense = data.dequantize();

@@ -9,5 +9,4 @@ mod peft;
 pub use atomic::{replace_folder, write_atomic};
 pub use bnb::{nf4_weight, quantize_folder};
 pub use checkpoint::{Checkpoint, TensorBytes, encode_bf16, encode_f32};
-pub(crate) use peft::read;
-pub use peft::{AdapterConfig, adapter_config, load_adapter, save_adapter};
+pub use peft::{AdapterConfig, adapter_config, load_adapter, read, save_adapter};

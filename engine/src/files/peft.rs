@@ -210,9 +210,15 @@ fn number(value: f64) -> Value {
 }
 
 /// A tensor's values on the host.
-pub(crate) async fn read<B: Ops, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
-    let device = format!("{:?}", tensor.device());
-    let failed = |reason: String| Error::Device { device: device.clone(), reason };
-    let data = tensor.into_data_async().await.map_err(|e| failed(format!("reading a tensor failed: {e:?}")))?;
+///
+/// # Errors
+/// [`Error::Device`] when the device refused something since it was last read from: the values would be wrong.
+pub async fn read<B: Ops, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
+    let device = tensor.device();
+    let failed = |reason: String| Error::Device { device: format!("{device:?}"), reason };
+    let data = tensor.into_data_async().await;
+    // The device's first refusal says more than a read that failed because of it.
+    B::check(&device).map_err(|reason| failed(crate::failure::explained(reason)))?;
+    let data = data.map_err(|e| failed(crate::failure::explained(format!("reading a tensor failed: {e}"))))?;
     data.to_vec::<f32>().map_err(|e| failed(format!("a tensor is not f32: {e:?}")))
 }

@@ -209,6 +209,10 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         B::nf4_variants(device, shape, rows, product)
     }
 
+    fn check(device: &Self::Device) -> Result<(), String> {
+        B::check(device)
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         let y = B::rms_norm(x.primitive.clone(), weight.primitive.clone(), eps);
         match RmsNorm.prepare::<C>([x.node.clone(), weight.node.clone()]).compute_bound().stateful() {

@@ -1,7 +1,9 @@
 //! The operations on CubeCL's GPU runtimes, by the kernels of `halfbyte-shaders`.
 
+use burn::tensor::DType;
 use burn::tensor::ops::FloatTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
+use cubecl::server::{IoError, LaunchError, ServerError};
 use halfbyte_shaders::{Nf4, SourceRuntime};
 
 use super::{Nf4Primitive, Ops, Product, Variant};
@@ -16,6 +18,23 @@ where
 {
     let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
     Nf4 { codes, absmax, header, shape, table: &NF4_TABLE }
+}
+
+/// What an error says, without the stack that it was made on.
+fn words(error: &ServerError) -> String {
+    match error {
+        // What follows the first one is mostly its consequence.
+        ServerError::ServerUnhealthy { errors, .. } if !errors.is_empty() => words(&errors[0]),
+        ServerError::Io(IoError::BufferTooBig { size, .. })
+        | ServerError::Launch(LaunchError::IoError(IoError::BufferTooBig { size, .. })) => {
+            format!("{size} bytes are more than it gives in one piece")
+        }
+        other => {
+            let text = other.to_string();
+            let lines = text.lines().map(str::trim).take_while(|line| !line.contains("acktrace"));
+            lines.filter(|line| !line.is_empty() && *line != "Caused by:").collect::<Vec<_>>().join(": ")
+        }
+    }
 }
 
 impl From<Variant> for halfbyte_shaders::Variant {
@@ -48,7 +67,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     }
 
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self> {
-        halfbyte_shaders::nf4_dequantize(&nf4(weight))
+        halfbyte_shaders::nf4_dequantize(&nf4(weight), 0..weight.shape[0], DType::F32)
     }
 
     fn nf4_matmul(
@@ -60,8 +79,12 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         halfbyte_shaders::nf4_matmul(x, nf4(weight), product == Product::InputGradient, variant.map(Into::into))
     }
 
-    fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
-        let variants = halfbyte_shaders::variants(&R::client(device), shape, rows, product == Product::InputGradient);
+    fn nf4_variants(_device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
+        let variants = halfbyte_shaders::variants::<R>(shape, rows, product == Product::InputGradient);
         variants.into_iter().map(Into::into).collect()
+    }
+
+    fn check(device: &Self::Device) -> Result<(), String> {
+        R::client(device).flush().map_err(|error| words(&error))
     }
 }

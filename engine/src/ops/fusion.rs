@@ -93,4 +93,8 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
         B::nf4_variants(device, shape, rows, product)
     }
+
+    fn check(device: &Self::Device) -> Result<(), String> {
+        B::check(device)
+    }
 }

@@ -111,6 +111,15 @@ pub trait Ops: Backend {
     /// The variants by which a device can compute a product of `rows` rows with a weight of this shape; never none.
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant>;
 
+    /// Whether everything since this was last asked was done: without memory for a tensor, or with a kernel that does not
+    /// compile, a device goes on, with wrong results. Does not wait for the device.
+    ///
+    /// # Errors
+    /// What it refused first.
+    fn check(_device: &Self::Device) -> Result<(), String> {
+        Ok(())
+    }
+
     /// [`rms_norm`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         fused::rms_norm::<Self>(x, weight, eps)

@@ -1,5 +1,7 @@
-// Decodes a whole NF4 weight into f32: one invocation takes one word of eight codes.
-@group(0) @binding(3) var<storage, read_write> dense: array<f32>;
+// Decodes elements of an NF4 weight: one invocation takes one word of eight codes.
+@group(0) @binding(3) var<storage, read_write> dense: array<{{ element }}>;
+// The first element, how many, and the word of the weight at which `codes` begins.
+@group(0) @binding(4) var<uniform> range: vec4<u32>;
 
 @compute @workgroup_size({{ threads }}, 1, 1)
 fn nf4_dequantize(
@@ -9,16 +11,16 @@ fn nf4_dequantize(
 ) {
     load_levels(lane);
     workgroupBarrier();
-    let count = header[0];
-    let word = (group.y * groups.x + group.x) * {{ threads }}u + lane;
-    let first = word * 8u;
-    if first >= count {
+    let word = range.x / 8u + (group.y * groups.x + group.x) * {{ threads }}u + lane;
+    let begin = max(word * 8u, range.x);
+    let end = min(word * 8u + 8u, range.x + range.y);
+    if begin >= end {
         return;
     }
     let scale = word_scale(word);
-    let packed = codes[word];
+    let packed = codes[word - range.z];
     var values = array<vec4<f32>, 2>(first_half(packed) * scale, second_half(packed) * scale);
-    for (var i = 0u; i < min(8u, count - first); i++) {
-        dense[first + i] = values[i / 4u][i % 4u];
+    for (var at = begin; at < end; at++) {
+        dense[at - range.x] = {{ element }}(values[at % 8u / 4u][at % 4u]);
     }
 }

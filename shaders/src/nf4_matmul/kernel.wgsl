@@ -3,7 +3,7 @@
 // column tiles by row tiles. The weight's input features are a multiple of eight, its output features for the gradient of four.
 @group(0) @binding(3) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
-// Rows of x, output features, input features, the first row of this dispatch.
+// Rows of x, output features, input features.
 @group(0) @binding(5) var<uniform> info: vec4<u32>;
 
 const GRADIENT: bool = {{ gradient }};
@@ -29,7 +29,7 @@ fn nf4_matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
     workgroupBarrier();
     let columns = select(info.y, info.z, GRADIENT);
     let width = select(info.z, info.y, GRADIENT);
-    let first_row = info.w + group.y * TILE;
+    let first_row = group.y * TILE;
     let first_column = group.x * TILE;
     // The place of this invocation's word in the weight's tile: eight neighbours in depth of one column, or for the gradient
     // eight columns of one depth.

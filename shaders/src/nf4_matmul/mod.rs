@@ -7,18 +7,21 @@ use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::client::ComputeClient;
 use cubecl::ir::features::Plane;
 
 pub use tiled::{bf16_source, source};
 
+use crate::matmul::{matmul, matmul_into};
 use crate::nf4_skinny::{MAX_ROWS, nf4_skinny};
-use crate::{Language, Nf4, SourceRuntime, matmul, nf4_dequantize};
+use crate::{Language, Nf4, SourceRuntime, nf4_dequantize, view};
+
+/// Bytes that are decoded at a time, where the device binds as many.
+const SCRATCH: usize = 256 << 20;
 
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// The weight is decoded into a scratch tensor, which a dense product takes.
+    /// The weight is decoded into a scratch tensor, part by part where it is large, which a dense product takes.
     Decoded,
     /// A few rows, each packed word read once; sums go through subgroups where the device has them.
     Skinny,
@@ -30,22 +33,15 @@ pub enum Variant {
     TiledBf16,
 }
 
-/// The variants by which a device can compute a product of `rows` rows; never none.
-pub fn variants<R: SourceRuntime>(
-    client: &ComputeClient<R>,
-    [out, input]: [usize; 2],
-    rows: usize,
-    gradient: bool,
-) -> Vec<Variant> {
+/// The variants by which the runtime can compute a product of `rows` rows; never none.
+pub fn variants<R: SourceRuntime>([out, input]: [usize; 2], rows: usize, gradient: bool) -> Vec<Variant> {
     // CUDA's kernels take any shape.
     let cuda = R::LANGUAGE == Language::Cuda;
     let words = cuda || input.is_multiple_of(8);
     let skinny = words && !gradient && rows <= MAX_ROWS;
     let tiled = words && (cuda || !gradient || out.is_multiple_of(4));
-    // The scratch tensor may be larger than what the device binds at once.
-    let decoded = 4 * (out * input) as u64 <= client.properties().memory.max_page_size || !tiled;
     let all = [
-        (Variant::Decoded, decoded),
+        (Variant::Decoded, true),
         (Variant::Skinny, skinny),
         (Variant::SkinnyShared, skinny && !cuda),
         (Variant::Tiled, tiled),
@@ -75,15 +71,16 @@ pub fn nf4_matmul<R: SourceRuntime>(
     }
     let x = into_contiguous(x);
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
-    let operands = Operands { x, weight, y, gradient };
+    let operands = Operands { x, weight, y: y.clone(), gradient };
     match (variant, R::PROVEN) {
         (Some(variant), _) => {
             assert!(operands.variants().contains(&variant), "nf4_matmul: {variant:?} can't compute this product");
-            operands.run(variant)
+            operands.run(variant);
         }
         (None, true) => choose::run(operands),
         (None, false) => operands.run(Variant::Decoded),
     }
+    y
 }
 
 /// What a product takes and where it goes.
@@ -101,19 +98,13 @@ impl<R: SourceRuntime> Operands<R> {
     }
 
     fn variants(&self) -> Vec<Variant> {
-        variants(&self.x.client, self.weight.shape, self.rows(), self.gradient)
+        variants::<R>(self.weight.shape, self.rows(), self.gradient)
     }
 
-    /// Computes the product; the result is `y`, but for a dense product, which makes its own.
-    fn run(self, variant: Variant) -> CubeTensor<R> {
+    /// Computes the product into `y`.
+    fn run(&self, variant: Variant) {
         match variant {
-            Variant::Decoded => {
-                let mut dense = nf4_dequantize(&self.weight);
-                if !self.gradient {
-                    dense.meta.swap(0, 1);
-                }
-                return matmul(self.x, dense);
-            }
+            Variant::Decoded => self.run_decoded(),
             Variant::Skinny => {
                 let subgroups = self.x.client.properties().features.plane.contains(Plane::Ops);
                 nf4_skinny(&self.x, &self.weight, &self.y, subgroups);
@@ -122,6 +113,24 @@ impl<R: SourceRuntime> Operands<R> {
             Variant::Tiled => tiled::launch(&self.x, &self.weight, &self.y, self.gradient),
             Variant::TiledBf16 => tiled::launch_bf16(&self.x, &self.weight, &self.y, self.gradient),
         }
-        self.y
+    }
+
+    fn run_decoded(&self) {
+        let [out, input] = self.weight.shape;
+        let largest = self.x.client.properties().memory.max_page_size;
+        let scratch = SCRATCH.min(largest.try_into().unwrap_or(usize::MAX));
+        let at_once = (scratch / (4 * input) / view::ALIGNMENT * view::ALIGNMENT).max(view::ALIGNMENT);
+        for first in (0..out).step_by(at_once) {
+            let features = first..out.min(first + at_once);
+            let mut dense = nf4_dequantize(&self.weight, features.clone(), DType::F32);
+            if !self.gradient {
+                dense.meta.swap(0, 1);
+                matmul_into(&self.x, &dense, &view::columns(&self.y, features));
+            } else if first == 0 {
+                matmul_into(&view::columns(&self.x, features), &dense, &self.y);
+            } else {
+                view::add(&self.y, &matmul(view::columns(&self.x, features), dense));
+            }
+        }
     }
 }

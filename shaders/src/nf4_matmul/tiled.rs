@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::Sources;
 use crate::weight::reader;
-use crate::{Language, Nf4, Source, SourceRuntime};
+use crate::{Language, Nf4, Source, SourceRuntime, view};
 
 /// Multiplications of one WGSL dispatch at most: about 50 ms at 1 TFLOP/s, far from a browser's watchdog.
 const DISPATCH: u64 = 1 << 34;
@@ -39,9 +39,11 @@ pub(super) fn launch<R: SourceRuntime>(x: &CubeTensor<R>, weight: &Nf4<R>, y: &C
         Language::Cuda => (128, rows),
     };
     for first in (0..rows).step_by(at_once) {
-        let grid = [y.meta.shape()[1].div_ceil(64) as u32, at_once.min(rows - first).div_ceil(tile_rows) as u32, 1];
-        let info = Some([rows as u32, out as u32, input as u32, first as u32]);
-        source(R::LANGUAGE, weight.table, gradient).launch(grid, &weight.buffers(&[x, y]), info);
+        let part = first..rows.min(first + at_once);
+        let [x, y] = [x, y].map(|tensor| view::rows(tensor, part.clone()));
+        let grid = [y.meta.shape()[1].div_ceil(64) as u32, part.len().div_ceil(tile_rows) as u32, 1];
+        let info = Some([part.len() as u32, out as u32, input as u32, 0]);
+        source(R::LANGUAGE, weight.table, gradient).launch(grid, &weight.buffers(&[&x, &y]), info);
     }
 }
 

@@ -1,0 +1,82 @@
+//! What a GPU's own thread says when it gives up on a task.
+//!
+//! CubeCL runs each device on a thread of its own. Where memory is not to be had the task ends there with a panic, and the
+//! thread goes on with the next one. What comes back later is an error that knows neither the cause nor the size.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook, take_hook};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::Error;
+
+/// How CubeCL names the threads of devices.
+const THREAD: &str = "DSD-";
+
+static HEARD: Mutex<Option<String>> = Mutex::new(None);
+
+fn heard() -> MutexGuard<'static, Option<String>> {
+    HEARD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the first such panic for the next [`Error::Device`] in place of printing it, and those that follow from it. Called
+/// once, at a program's start; all other panics are reported as before.
+pub fn listen() {
+    let before = take_hook();
+    set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+        let on_device = thread::current().name().is_some_and(|name| name.starts_with(THREAD));
+        let mut heard = heard();
+        match (&*heard, on_device) {
+            (None, true) => *heard = Some(said(info.payload())),
+            (Some(_), _) => {}
+            (None, false) => {
+                drop(heard);
+                before(info);
+            }
+        }
+    }));
+}
+
+/// Runs work on a device; a panic that a failure of the device led to becomes an error, any other goes on.
+///
+/// # Errors
+/// [`Error::Device`], where [`listen`] has been called.
+pub fn contain<T>(device: &str, work: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        if heard().is_none() {
+            resume_unwind(panic);
+        }
+        Error::Device { device: device.into(), reason: explained(said(&*panic)) }
+    })
+}
+
+/// The reason that the device's thread gave, else this one.
+pub(crate) fn explained(reason: String) -> String {
+    heard().take().unwrap_or(reason)
+}
+
+/// A panic's message, without the call that it came from and the stack below.
+fn said(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+    let line = text.and_then(|text| text.lines().next()).unwrap_or("it failed without a word");
+    line.rsplit_once(" value: ").map_or(line, |(_, value)| value).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_thread_is_heard_and_what_follows_becomes_an_error() {
+        listen();
+        let device = thread::Builder::new().name("DSD-1-0".into());
+        let task = device.spawn(|| {
+            let memory: Result<(), &str> = Err("can't allocate buffer of size: 12");
+            memory.expect("called `Result::unwrap()` on an `Err` value");
+        });
+        assert!(task.expect("a thread").join().is_err());
+        let error = contain("gpu", || panic!("no answer")).err().map(|e| e.to_string());
+        assert_eq!(error.as_deref(), Some("device `gpu`: \"can't allocate buffer of size: 12\""));
+        assert!(matches!(contain("gpu", || 3), Ok(3)));
+    }
+}
