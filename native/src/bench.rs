@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use halfbyte::files::write_atomic;
-use halfbyte::lab::{Measurement, ceilings, measure};
+use halfbyte::lab::{Ceilings, Measurement, ceilings, measure_products, measure_storage};
 use halfbyte::ops::Ops;
 use halfbyte_memory::{names, preset};
 use serde_json::json;
@@ -58,21 +58,14 @@ impl Job for Bench {
         println!("| kernel | weight | rows | ms | GB/s | of copy | GFLOP/s | of dense |");
         println!("|---|---|---|---|---|---|---|---|");
         let mut all: Vec<Measurement> = Vec::new();
-        for (shape, rows) in shapes.iter().flat_map(|shape| arguments.rows.iter().map(|rows| (*shape, *rows))) {
-            for m in measure::<B>(&device, shape, rows.max(1))? {
-                let share = |part: f64, whole: f64| format!("{:.0} %", 100.0 * part / whole);
-                println!(
-                    "| {} | {:?} | {} | {:.3} | {:.1} | {} | {:.1} | {} |",
-                    m.kernel,
-                    m.shape,
-                    m.rows,
-                    1e3 * m.seconds,
-                    m.bandwidth,
-                    share(m.bandwidth, ceilings.copy),
-                    m.arithmetic,
-                    share(m.arithmetic, ceilings.dense)
-                );
-                all.push(m);
+        let mut add = |measured: Vec<Measurement>| {
+            measured.iter().for_each(|m| print(m, &ceilings));
+            all.extend(measured);
+        };
+        for shape in shapes {
+            add(measure_storage::<B>(&device, shape)?);
+            for rows in &arguments.rows {
+                add(measure_products::<B>(&device, shape, (*rows).max(1))?);
             }
         }
         if let Some(path) = arguments.json {
@@ -81,4 +74,20 @@ impl Job for Bench {
         }
         Ok(())
     }
+}
+
+/// A line of the table.
+fn print(m: &Measurement, ceilings: &Ceilings) {
+    let share = |part: f64, whole: f64| format!("{:.0} %", 100.0 * part / whole);
+    println!(
+        "| {} | {:?} | {} | {:.3} | {:.1} | {} | {:.1} | {} |",
+        m.kernel,
+        m.shape,
+        m.rows,
+        1e3 * m.seconds,
+        m.bandwidth,
+        share(m.bandwidth, ceilings.copy),
+        m.arithmetic,
+        share(m.arithmetic, ceilings.dense)
+    );
 }

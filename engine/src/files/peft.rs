@@ -9,7 +9,7 @@ use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Checkpoint, encode_f32, replace_folder, write_atomic};
+use super::{Checkpoint, encode_f32, read, replace_folder, write_atomic};
 use crate::lora::{LoraBranch, LoraConfig, Targets, place};
 use crate::model::{Parameter, Transformer};
 use crate::ops::Ops;
@@ -207,18 +207,4 @@ pub async fn save_adapter<B: Ops>(
 /// A whole number without a decimal point, as PEFT writes `lora_alpha`.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
-}
-
-/// A tensor's values on the host.
-///
-/// # Errors
-/// [`Error::Device`] when the device refused something since it was last read from: the values would be wrong.
-pub async fn read<B: Ops, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
-    let device = tensor.device();
-    let failed = |reason: String| Error::Device { device: format!("{device:?}"), reason };
-    let data = tensor.into_data_async().await;
-    // The device's first refusal says more than a read that failed because of it.
-    B::check(&device).map_err(|reason| failed(crate::failure::explained(reason)))?;
-    let data = data.map_err(|e| failed(crate::failure::explained(format!("reading a tensor failed: {e}"))))?;
-    data.to_vec::<f32>().map_err(|e| failed(format!("a tensor is not f32: {e:?}")))
 }

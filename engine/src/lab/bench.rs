@@ -81,15 +81,42 @@ pub fn ceilings<B: Ops>(device: &B::Device, [out, input]: [usize; 2], rows: usiz
     Ok(Ceilings { copy: 2.0 * COPIED as f64 / copy / 1e9, dense: 2.0 * (rows * out * input) as f64 / dense / 1e9 })
 }
 
+/// Measures quantizing and decoding a weight of this shape, as far as the device can hold it in f32.
+///
+/// # Errors
+/// When a kernel fails on the device.
+pub fn measure_storage<B: Ops>(device: &B::Device, shape: [usize; 2]) -> Result<Vec<Measurement>> {
+    let count = shape[0] * shape[1];
+    if 4 * count as u64 > B::largest_tensor(device) {
+        return Ok(vec![]);
+    }
+    let data = random_weight(shape);
+    let weight = Nf4Weight::<B>::upload(&data, device)?;
+    let dequantize = time::<B, _>(device, || weight.dequantize())?;
+    let weights = Tensor::<B, 1>::random([count], Distribution::Default, device).into_primitive().tensor();
+    let quantize = time::<B, _>(device, || B::nf4_quantize(weights.clone(), BLOCK_SIZE))?;
+    let measurement = |kernel: &str, bytes: usize, seconds: f64| Measurement {
+        kernel: kernel.into(),
+        shape,
+        rows: 0,
+        seconds,
+        bandwidth: (4 * count + bytes) as f64 / seconds / 1e9,
+        arithmetic: 0.0,
+    };
+    let plain = count / 2 + 4 * count.div_ceil(BLOCK_SIZE);
+    Ok(vec![measurement("nf4_quantize", plain, quantize), measurement("nf4_dequantize", data.byte_size(), dequantize)])
+}
+
 /// Measures the products of `rows` rows with a weight of this shape: every variant in both directions, and the dense f32
 /// product beside them, where the device can hold a dense weight of this size.
 ///
 /// # Errors
 /// When a kernel fails on the device.
-pub fn measure<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Result<Vec<Measurement>> {
+pub fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Result<Vec<Measurement>> {
     let [out, input] = shape;
     let data = random_weight(shape);
     let weight = Nf4Weight::<B>::upload(&data, device)?;
+    let dense_fits = 4 * (out * input) as u64 <= B::largest_tensor(device);
     let mut measurements = Vec::new();
     let mut add = |kernel: String, weight_bytes: usize, seconds: f64| {
         let bytes = weight_bytes + 4 * rows * (out + input);
@@ -99,9 +126,7 @@ pub fn measure<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Re
     for product in [Product::Forward, Product::InputGradient] {
         let (taken, _) = product.widths(shape);
         let x = Tensor::<B, 2>::random([rows, taken], Distribution::Default, device);
-        let variants = B::nf4_variants(device, shape, rows, product);
-        let dense_fits = variants.contains(&Variant::Decoded);
-        for variant in variants {
+        for variant in B::nf4_variants(device, shape, rows, product) {
             let seconds = time::<B, _>(device, || nf4_matmul_by(variant, x.clone(), &weight, product))?;
             let bytes = match variant {
                 // Read packed, written and read again as f32.
@@ -120,20 +145,6 @@ pub fn measure<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Re
         })?;
         add(format!("matmul {product:?}, f32"), 4 * out * input, seconds);
     }
-    if !B::nf4_variants(device, shape, rows, Product::Forward).contains(&Variant::Decoded) {
-        return Ok(measurements);
-    }
-    let seconds = time::<B, _>(device, || weight.dequantize())?;
-    let bytes = data.byte_size() + 4 * out * input;
-    let bandwidth = bytes as f64 / seconds / 1e9;
-    measurements.push(Measurement {
-        kernel: "nf4_dequantize".into(),
-        shape,
-        rows: 0,
-        seconds,
-        bandwidth,
-        arithmetic: 0.0,
-    });
     Ok(measurements)
 }
 

@@ -85,6 +85,7 @@ pub async fn conformance<B: Ops>(device: &B::Device, seed: u64, progress: impl F
     }
     for (i, shape) in WEIGHTS.into_iter().enumerate() {
         let (block_size, double_quant) = ([64, 128, 32][i % 3], i % 2 == 0);
+        suite.quantize(shape, block_size, double_quant).await?;
         suite.weight(shape, block_size, double_quant, &ROWS).await?;
     }
     suite.weight([40, 72], 64, true, &[4097]).await?;
@@ -157,6 +158,19 @@ impl<B: Ops, P: FnMut(&Case)> Suite<B, P> {
         self.poison(m * n).await?;
         let found = matmul(self.upload(&a), self.upload(&b));
         self.compare(("matmul".into(), TOLERANCE), format!("[{m}, {k}] x [{k}, {n}]"), found, &a.times(&b, false)).await
+    }
+
+    /// Weights quantized on the device: the decoded weight is that of the plain code, bit by bit.
+    async fn quantize(&mut self, shape: [usize; 2], block_size: usize, double: bool) -> Result<()> {
+        let [out, input] = shape;
+        let values = self.random(out, input).values;
+        let expected = quantize(&values, shape, block_size, double)?.dequantize();
+        let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+        self.poison(out * input).await?;
+        let weight = Nf4Weight::<B>::quantize(values, shape, block_size, double, &self.device).await?;
+        let scales = if double { "double" } else { "plain" };
+        let about = format!("[{out}, {input}], {scales} scales of {block_size}");
+        self.compare(("nf4_quantize".into(), 0.0), about, weight.dequantize(), &expected).await
     }
 
     /// The decode of a weight, and its products by every variant.

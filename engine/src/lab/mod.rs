@@ -4,5 +4,5 @@
 mod bench;
 mod conformance;
 
-pub use bench::{Ceilings, Measurement, ceilings, measure};
+pub use bench::{Ceilings, Measurement, ceilings, measure_products, measure_storage};
 pub use conformance::{Case, Conformance, conformance};

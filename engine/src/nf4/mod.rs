@@ -13,6 +13,7 @@ mod teach;
 
 pub use decode::decode;
 pub use quantize::quantize;
+pub(crate) use quantize::quantize_blocks;
 pub use table::{NF4_TABLE, dynamic_map};
 pub use teach::{naive_quantile_table, rmse, uniform_table};
 
@@ -37,6 +38,13 @@ pub enum Absmax {
         /// Added to every decoded scale.
         offset: f32,
     },
+}
+
+impl Absmax {
+    /// The scales of all blocks, quantized to 8 bits themselves: each 256 share a scale, and all an offset.
+    pub fn double(scales: &[f32]) -> Self {
+        double::encode(scales)
+    }
 }
 
 /// A weight in NF4.
@@ -121,14 +129,14 @@ impl Nf4Data {
     }
 }
 
-fn check_block_size(block_size: usize) -> Result<()> {
+pub(crate) fn check_block_size(block_size: usize) -> Result<()> {
     if block_size.is_power_of_two() && (32..=4096).contains(&block_size) {
         return Ok(());
     }
     Err(Error::Invalid(format!("block size {block_size} is not a power of two from 32 to 4096")))
 }
 
-fn checked_count([out, input]: [usize; 2]) -> Result<usize> {
+pub(crate) fn checked_count([out, input]: [usize; 2]) -> Result<usize> {
     let count = out.checked_mul(input).filter(|n| *n <= u32::MAX as usize);
     count.ok_or_else(|| Error::Invalid(format!("a weight of shape [{out}, {input}] has more than 2^32 elements")))
 }

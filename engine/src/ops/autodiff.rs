@@ -3,7 +3,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::{
     base::Checkpointer,
@@ -187,6 +187,10 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
+    fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2] {
+        B::nf4_quantize(weights.primitive, block_size)
+    }
+
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self> {
         <Self as AutodiffBackend>::from_inner(B::nf4_dequantize(&inner(weight)))
     }
@@ -211,6 +215,10 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
 
     fn check(device: &Self::Device) -> Result<(), String> {
         B::check(device)
+    }
+
+    fn largest_tensor(device: &Self::Device) -> u64 {
+        B::largest_tensor(device)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {

@@ -1,7 +1,7 @@
 //! The operations on CubeCL's GPU runtimes, by the kernels of `halfbyte-shaders`.
 
 use burn::tensor::DType;
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::server::{IoError, LaunchError, ServerError};
 use halfbyte_shaders::{Nf4, SourceRuntime};
@@ -66,6 +66,10 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         halfbyte_shaders::matmul(lhs, rhs)
     }
 
+    fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2] {
+        halfbyte_shaders::nf4_quantize(weights, block_size, &NF4_TABLE)
+    }
+
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self> {
         halfbyte_shaders::nf4_dequantize(&nf4(weight), 0..weight.shape[0], DType::F32)
     }
@@ -86,5 +90,9 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
 
     fn check(device: &Self::Device) -> Result<(), String> {
         R::client(device).flush().map_err(|error| words(&error))
+    }
+
+    fn largest_tensor(device: &Self::Device) -> u64 {
+        R::client(device).properties().memory.max_page_size
     }
 }

@@ -1,6 +1,6 @@
 //! Fusion passes products and the decode through as custom operations; what is elementwise around them is fused as usual.
 
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_fusion::client::GlobalFusionClient;
 use burn_fusion::stream::{Operation, OperationStreams};
@@ -12,45 +12,55 @@ use super::{Nf4Primitive, Ops, Product, Variant};
 /// What reaches the tensors when a fusion stream runs.
 type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
 
-/// An operation with one result, waiting in a fusion stream; `run` is the operation on the backend beneath.
-struct Waiting<F, const N: usize> {
+/// An operation waiting in a fusion stream; `run` is the operation on the backend beneath.
+struct Waiting<F, const N: usize, const M: usize> {
     description: CustomOpIr,
     run: F,
 }
 
-impl<F, const N: usize> std::fmt::Debug for Waiting<F, N> {
+impl<F, const N: usize, const M: usize> std::fmt::Debug for Waiting<F, N, M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.description.fmt(f)
     }
 }
 
-impl<R: FusionRuntime, F, const N: usize> Operation<R> for Waiting<F, N>
+impl<R: FusionRuntime, F, const N: usize, const M: usize> Operation<R> for Waiting<F, N, M>
 where
-    F: Fn(&mut HandleContainer<R::FusionHandle>, &[TensorIr; N], &TensorIr) + Send + Sync,
+    F: Fn(&mut HandleContainer<R::FusionHandle>, &[TensorIr; N], &[TensorIr; M]) + Send + Sync,
 {
     fn execute(&self, handles: &mut HandleContainer<R::FusionHandle>) {
-        let (inputs, [out]) = self.description.as_fixed::<N, 1>();
-        (self.run)(handles, inputs, out);
+        let (inputs, outputs) = self.description.as_fixed::<N, M>();
+        (self.run)(handles, inputs, outputs);
     }
 }
 
-/// Puts an operation that results in f32 of this shape into the stream of its inputs.
+/// Puts an operation with results of these shapes and types into the stream of its inputs.
+fn enqueue<B: FusionBackend, const N: usize, const M: usize>(
+    name: &'static str,
+    inputs: [FusionTensor<B::FusionRuntime>; N],
+    results: [(Shape, DType); M],
+    run: impl Fn(&mut Handles<B>, &[TensorIr; N], &[TensorIr; M]) + Send + Sync + 'static,
+) -> [FusionTensor<B::FusionRuntime>; M] {
+    let client: GlobalFusionClient<B::FusionRuntime> = inputs[0].client.clone();
+    let streams = OperationStreams::with_inputs(inputs.each_ref());
+    let outputs = results.map(|(shape, dtype)| TensorIr::uninit(client.create_empty_handle(), shape, dtype));
+    let description = CustomOpIr::new(name, &inputs.map(FusionTensor::into_ir), &outputs);
+    let operation = Waiting { description: description.clone(), run };
+    client.register(streams, OperationIr::Custom(description), operation).outputs()
+}
+
+/// [`enqueue`] with one result, in f32.
 fn register<B: FusionBackend, const N: usize>(
     name: &'static str,
     inputs: [FusionTensor<B::FusionRuntime>; N],
     shape: Shape,
     run: impl Fn(&mut Handles<B>, &[TensorIr; N]) -> FloatTensor<B> + Send + Sync + 'static,
 ) -> FloatTensor<Fusion<B>> {
-    let client: GlobalFusionClient<B::FusionRuntime> = inputs[0].client.clone();
-    let streams = OperationStreams::with_inputs(inputs.each_ref());
-    let out = TensorIr::uninit(client.create_empty_handle(), shape, DType::F32);
-    let description = CustomOpIr::new(name, &inputs.map(FusionTensor::into_ir), &[out]);
-    let run = move |handles: &mut Handles<B>, inputs: &[TensorIr; N], out: &TensorIr| {
+    let [out] = enqueue::<B, N, 1>(name, inputs, [(shape, DType::F32)], move |handles, inputs, [out]| {
         let result = run(handles, inputs);
         handles.register_float_tensor::<B>(&out.id, result);
-    };
-    let operation = Waiting { description: description.clone(), run };
-    client.register(streams, OperationIr::Custom(description), operation).output()
+    });
+    out
 }
 
 /// A weight whose buffers an operation takes.
@@ -66,6 +76,17 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         register::<B, 2>("matmul", [lhs, rhs], shape, |handles, [lhs, rhs]| {
             let lhs = handles.get_float_tensor::<B>(lhs);
             B::matmul(lhs, handles.get_float_tensor::<B>(rhs))
+        })
+    }
+
+    fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2] {
+        let count = weights.shape().num_elements();
+        let results = [count.div_ceil(8), count.div_ceil(block_size)].map(|length| ([length].into(), DType::U32));
+        enqueue::<B, 1, 2>("nf4_quantize", [weights], results, move |handles, [weights], outputs| {
+            let results = B::nf4_quantize(handles.get_float_tensor::<B>(weights), block_size);
+            for (out, result) in outputs.iter().zip(results) {
+                handles.register_int_tensor::<B>(&out.id, result);
+            }
         })
     }
 
@@ -96,5 +117,9 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
 
     fn check(device: &Self::Device) -> Result<(), String> {
         B::check(device)
+    }
+
+    fn largest_tensor(device: &Self::Device) -> u64 {
+        B::largest_tensor(device)
     }
 }

@@ -99,6 +99,10 @@ pub trait Ops: Backend {
     /// The whole weight, decoded: f32 `[out, in]`.
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self>;
 
+    /// f32 `weights` `[n]` in NF4, in blocks of `block_size`: `ceil(n / 8)` words of packed codes, and a word per block that holds
+    /// the bits of its f32 scale: NaN or infinite where a weight of the block is.
+    fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2];
+
     /// The product of rows of activations `[rows, taken]` with a weight that stays in 4 bits, by one of the
     /// [`nf4_variants`](Self::nf4_variants), or by the one that the backend takes for the fastest in f32.
     fn nf4_matmul(
@@ -118,6 +122,11 @@ pub trait Ops: Backend {
     /// What it refused first.
     fn check(_device: &Self::Device) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Bytes that a tensor on this device can have at most.
+    fn largest_tensor(_device: &Self::Device) -> u64 {
+        u64::MAX
     }
 
     /// [`rms_norm`].

@@ -1,11 +1,14 @@
 //! An NF4 weight on a device, as model code sees it, and its product with a tensor.
 
 use burn::tensor::backend::{Backend, BackendTypes};
+use burn::tensor::ops::IntTensor;
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 
+use super::fused::primitive;
 use super::{Nf4Primitive, Ops};
-use crate::Result;
-use crate::nf4::{Absmax, Nf4Data, dynamic_map};
+use crate::files::read_words;
+use crate::nf4::{self, Absmax, Nf4Data, dynamic_map};
+use crate::{Error, Result};
 
 /// A frozen weight `[out, in]` in 4-bit NormalFloat on a device of backend `B`.
 #[derive(Clone, Debug)]
@@ -18,29 +21,58 @@ impl<B: Backend> Nf4Weight<B> {
     /// When the parts of `data` do not fit its shape.
     pub fn upload(data: &Nf4Data, device: &B::Device) -> Result<Self> {
         data.validate()?;
-        let count = data.shape[0] * data.shape[1];
-        let mut header = vec![count as u32, data.block_size.trailing_zeros(), 0, 0];
         let absmax = match &data.absmax {
             Absmax::Plain(values) => values.iter().map(|v| v.to_bits()).collect(),
-            Absmax::Double { codes, nested, offset } => {
-                header[2] = 1;
-                header[3] = offset.to_bits();
-                header.extend(dynamic_map().iter().chain(nested).map(|v| v.to_bits()));
-                words(codes)
-            }
-        };
-        let upload = |words: Vec<u32>| {
-            let length = words.len();
-            let bytes = bytemuck::cast_slice(&words).to_vec();
-            let data = TensorData::from_bytes_vec(bytes, [length], DType::U32);
-            Tensor::<B, 1, Int>::from_data(data, (device, DType::U32)).into_primitive()
+            Absmax::Double { codes, .. } => words(codes),
         };
         Ok(Self(Nf4Primitive {
-            codes: upload(words(&data.packed)),
-            absmax: upload(absmax),
-            header: upload(header),
+            codes: upload::<B>(words(&data.packed), device),
+            absmax: upload::<B>(absmax, device),
+            header: upload::<B>(header(data.shape, data.block_size, &data.absmax), device),
             shape: data.shape,
         }))
+    }
+
+    /// Quantizes a row-major weight of `shape` `[out, in]` on the device, to the bits of [`nf4::quantize`]. The scales of the
+    /// blocks are quantized again on the host, a 64th of the work, in the order in which torch would add them up.
+    ///
+    /// # Errors
+    /// As [`nf4::quantize`], and when the device fails.
+    pub async fn quantize(
+        weights: Vec<f32>,
+        shape: [usize; 2],
+        block_size: usize,
+        double_quant: bool,
+        device: &B::Device,
+    ) -> Result<Self>
+    where
+        B: Ops,
+    {
+        nf4::check_block_size(block_size)?;
+        let count = weights.len();
+        if count != nf4::checked_count(shape)? {
+            return Err(Error::Invalid(format!("{count} weights do not fill the shape {shape:?}")));
+        }
+        let weights = Tensor::<B, 1>::from_data(TensorData::new(weights, [count]), device);
+        let [codes, absmax] = B::nf4_quantize(primitive(weights), block_size);
+        let scales: Vec<f32> = read_words(Tensor::<B, 1, Int>::from_primitive(absmax.clone()))
+            .await?
+            .into_iter()
+            .map(f32::from_bits)
+            .collect();
+        if let Some(block) = scales.iter().position(|scale| !scale.is_finite()) {
+            let [first, last] = [block * block_size, ((block + 1) * block_size).min(count) - 1];
+            let place = |i: usize| [i / shape[1], i % shape[1]];
+            let reason = "is NaN or infinite: only finite weights can be quantized";
+            return Err(Error::Invalid(format!("a weight from {:?} to {:?} {reason}", place(first), place(last))));
+        }
+        let scales = if double_quant { Absmax::double(&scales) } else { Absmax::Plain(scales) };
+        let header = upload::<B>(header(shape, block_size, &scales), device);
+        let absmax = match &scales {
+            Absmax::Plain(_) => absmax,
+            Absmax::Double { codes, .. } => upload::<B>(words(codes), device),
+        };
+        Ok(Self(Nf4Primitive { codes, absmax, header, shape }))
     }
 
     /// `[out, in]`.
@@ -63,8 +95,25 @@ impl<B: Backend> Nf4Weight<B> {
     }
 }
 
+/// What [`Nf4Primitive::header`] holds.
+fn header(shape: [usize; 2], block_size: usize, absmax: &Absmax) -> Vec<u32> {
+    let mut header = vec![(shape[0] * shape[1]) as u32, block_size.trailing_zeros(), 0, 0];
+    if let Absmax::Double { nested, offset, .. } = absmax {
+        header[2..].copy_from_slice(&[1, offset.to_bits()]);
+        header.extend(dynamic_map().iter().chain(nested).map(|v| v.to_bits()));
+    }
+    header
+}
+
+fn upload<B: Backend>(words: Vec<u32>, device: &B::Device) -> IntTensor<B> {
+    let length = words.len();
+    let bytes = bytemuck::cast_slice(&words).to_vec();
+    let data = TensorData::from_bytes_vec(bytes, [length], DType::U32);
+    Tensor::<B, 1, Int>::from_data(data, (device, DType::U32)).into_primitive()
+}
+
 /// Four bytes to a word, in memory order, the last word padded with zeros.
-fn words(bytes: &[u8]) -> Vec<u32> {
+pub(super) fn words(bytes: &[u8]) -> Vec<u32> {
     bytes
         .chunks(4)
         .map(|chunk| {

@@ -41,7 +41,7 @@ pub fn source(language: Language, table: &[f32; 16]) -> Source {
 }
 
 /// Quantizes the f32 elements of `weights` in blocks of `block_size`, a power of two from 32 to 4096: the codes, eight to a
-/// `U32` word, and the scales, f32. The scale of a block with a weight that is NaN or infinite is NaN or infinite, and its
+/// `U32` word, and the bits of the scales. The scale of a block with a weight that is NaN or infinite is NaN or infinite, and its
 /// codes are arbitrary.
 pub fn nf4_quantize<R: SourceRuntime>(
     weights: CubeTensor<R>,
@@ -54,7 +54,7 @@ pub fn nf4_quantize<R: SourceRuntime>(
     let empty = |length: usize, dtype| {
         empty_device_contiguous_dtype(weights.client.clone(), weights.device.clone(), [length].into(), dtype)
     };
-    let (codes, absmax) = (empty(count.div_ceil(8), DType::U32), empty(blocks, DType::F32));
+    let (codes, absmax) = (empty(count.div_ceil(8), DType::U32), empty(blocks, DType::U32));
     if count > 0 {
         let at_once = match R::LANGUAGE {
             Language::Wgsl => threads(R::LANGUAGE) as usize,

@@ -14,6 +14,7 @@ use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
 use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product, Variant};
+use crate::nf4::quantize_blocks;
 
 /// A contiguous tensor's floats.
 fn floats(tensor: &FlexTensor) -> &[f32] {
@@ -38,6 +39,15 @@ fn with_branch<T>(branch: Branch<Flex>, f: impl FnOnce(&lora::Branch) -> T) -> T
 }
 
 impl Ops for Flex {
+    fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2] {
+        let (packed, scales) = read([weights], |[weights]| quantize_blocks(weights, block_size));
+        let words = |words: Vec<u32>| {
+            let length = words.len();
+            FlexTensor::from_data(TensorData::new(words, [length]))
+        };
+        [words(super::weight::words(&packed)), words(scales.into_iter().map(f32::to_bits).collect())]
+    }
+
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self> {
         write(nf4::dequantize(weight), weight.shape)
     }

@@ -1,0 +1,36 @@
+//! Values from a device.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::ops::Ops;
+use crate::{Error, Result, failure};
+
+/// A tensor's values on the host.
+///
+/// # Errors
+/// [`Error::Device`] when the device refused something since it was last read from: the values would be wrong.
+pub async fn read<B: Ops, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
+    let device = tensor.device();
+    let data = tensor.into_data_async().await.map_err(|e| e.to_string());
+    checked::<B>(&device, data)?.to_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not f32: {e:?}")))
+}
+
+/// [`read`] of 32-bit words.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_words<B: Ops>(tensor: Tensor<B, 1, Int>) -> Result<Vec<u32>> {
+    let device = tensor.device();
+    let data = tensor.into_data_async().await.map_err(|e| e.to_string());
+    checked::<B>(&device, data)?.to_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not u32: {e:?}")))
+}
+
+fn checked<B: Ops>(device: &B::Device, data: Result<TensorData, String>) -> Result<TensorData> {
+    // The device's first refusal says more than a read that failed because of it.
+    B::check(device).map_err(|reason| failed::<B>(device, failure::explained(reason)))?;
+    data.map_err(|e| failed::<B>(device, failure::explained(format!("reading a tensor failed: {e}"))))
+}
+
+fn failed<B: Ops>(device: &B::Device, reason: String) -> Error {
+    Error::Device { device: format!("{device:?}"), reason }
+}
