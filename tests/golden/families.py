@@ -22,9 +22,9 @@ def configurations():
         "mistral": MistralConfig(**SIZES, head_dim=16, sliding_window=7, rope_theta=1000000.0),
         "qwen2": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1,
                              tie_word_embeddings=True, rope_theta=1000000.0),
-        "qwen3": Qwen3Config(**SIZES, head_dim=16, rope_theta=10000.0,
+        "qwen3": Qwen3Config(**SIZES, head_dim=16, rope_theta=1000.0,
                              rope_scaling={"rope_type": "yarn", "factor": 4.0, "beta_fast": 4.0,
-                                           "original_max_position_embeddings": 16}),
+                                           "original_max_position_embeddings": 1024}),
         "gemma2": Gemma2Config(**SIZES, head_dim=16, query_pre_attn_scalar=24, sliding_window=6,
                                attn_logit_softcapping=1.5, final_logit_softcapping=4.0),
         "gemma3": Gemma3TextConfig(**SIZES, head_dim=16, query_pre_attn_scalar=24, sliding_window=5,
@@ -32,9 +32,9 @@ def configurations():
                                    rope_scaling={"rope_type": "linear", "factor": 8.0}),
         # The sequences are longer than the original context; the generated text grows beyond it.
         "phi3": Phi3Config(**(SIZES | dict(hidden_size=64, max_position_embeddings=64)), sliding_window=9,
-                           original_max_position_embeddings=16, partial_rotary_factor=0.5,
-                           rope_scaling={"type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.6],
-                                         "long_factor": [1.0, 1.5, 2.5, 4.0]}),
+                           original_max_position_embeddings=16, partial_rotary_factor=0.5, rope_theta=100.0,
+                           rope_scaling={"type": "longrope", "short_factor": [1.0, 0.7, 0.5, 0.3],
+                                         "long_factor": [1.2, 1.5, 2.5, 4.0]}),
     }
 
 

@@ -5,6 +5,8 @@
 
 mod attention;
 mod autodiff;
+#[cfg(all(test, feature = "cpu"))]
+mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
 #[cfg(feature = "gpu")]
