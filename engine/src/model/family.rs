@@ -130,7 +130,7 @@ const GEMMA2: Family = Family {
 };
 
 /// Every family.
-pub const FAMILIES: [Family; 7] = [
+pub static FAMILIES: [Family; 7] = [
     LLAMA,
     Family {
         name: "Mistral",

@@ -53,11 +53,10 @@ fn weights(q: View, k: View, block: Block, shape: &AttentionShape, scores: &mut 
     matmul(q, k.t(), (scores, keys), shape.scale, false, Threads::One);
     Arch::new().dispatch(|| {
         if let Some(cap) = shape.softcap {
-            for x in scores.iter_mut().take(count * keys) {
-                *x = tanh(*x / cap);
-            }
-            slopes.iter_mut().zip(scores.iter()).for_each(|(slope, x)| *slope = 1.0 - x * x);
-            scores.iter_mut().take(count * keys).for_each(|x| *x *= cap);
+            let of_block = &mut scores[..count * keys];
+            of_block.iter_mut().for_each(|x| *x = tanh(*x / cap));
+            slopes.iter_mut().zip(of_block.iter()).for_each(|(slope, x)| *slope = 1.0 - x * x);
+            of_block.iter_mut().for_each(|x| *x *= cap);
         }
         for (i, row) in scores.chunks_mut(keys).take(count).enumerate() {
             let end = keys - count + i + 1;
