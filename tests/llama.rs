@@ -1,4 +1,4 @@
-//! Tiny random Llama models on the CPU against transformers + PEFT + bitsandbytes.
+//! Tiny random models of every family on the CPU against transformers + PEFT + bitsandbytes.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,8 @@ use halfbyte::model::{Transformer, load};
 use halfbyte::text::Tokenizer;
 use halfbyte::train::{Recipe, Recompute, Trainer, backpropagate, load_recipe, whole_graph};
 use halfbyte_tests::reference::{
-    MODELS, NF4, batch, expected, golden_batch, gradients_match, logits_match, model, tokens, values, with_adapter,
+    MODELS, NF4, TRAINED, batch, expected, golden_batch, gradients_match, logits_match, model, tokens, values,
+    with_adapter,
 };
 use halfbyte_tests::{Expected, assert_close, golden, relative_error};
 use pollster::block_on;
@@ -47,7 +48,7 @@ fn layer_wise_gradients_equal_those_of_the_whole_graph() {
 
 #[test]
 fn the_codes_are_those_of_bitsandbytes() {
-    for name in MODELS {
+    for name in TRAINED {
         let expected = expected(name);
         let file = halfbyte::files::Checkpoint::open(golden(name)).expect(name);
         let codes: Vec<&str> = expected.names().into_iter().filter_map(|n| n.strip_prefix("codes.")).collect();
@@ -128,7 +129,7 @@ fn tensors(folder: &std::path::Path) -> Vec<(String, Vec<usize>, Vec<f32>)> {
 
 #[test]
 fn the_curve_follows_the_reference_for_twenty_steps() {
-    for name in MODELS {
+    for name in TRAINED {
         let expected = expected(name);
         let (ids, labels) = (expected.integers("curve_input_ids"), expected.integers("curve_labels"));
         let batches: Vec<Vec<Batch>> = ids

@@ -63,16 +63,17 @@ fn model(folder: &Path) -> Result<Checkpoint> {
     let json = std::fs::read(&path)?;
     let config = ModelConfig::parse(&path, &json)?;
     let file = Checkpoint::open(folder)?;
-    println!("Llama model, {} parameters", grouped(config.parameters()));
+    println!("{} model, {} parameters", config.family.name, grouped(config.parameters()));
     println!("  {} layers, hidden {}, intermediate {}", config.layers, config.hidden_size, config.intermediate_size);
-    println!("  {} query heads, {} key heads, head_dim {}", config.heads, config.kv_heads, config.head_dim);
-    let scaling = if config.rope.llama3.is_some() { ", llama3 scaling" } else { "" };
-    println!(
-        "  vocabulary {}, head {}, rope_theta {}{scaling}",
-        config.vocab_size,
-        if config.tied { "tied" } else { "untied" },
-        config.rope.theta
-    );
+    let heads = config.attention;
+    println!("  {} query heads, {} key heads, head_dim {}", heads.heads, heads.kv_heads, heads.head_dim);
+    println!("  vocabulary {}, head {}", config.vocab_size, if config.tied { "tied" } else { "untied" });
+    for (i, kind) in config.kinds.iter().enumerate() {
+        let count = config.layer_kinds.iter().filter(|of| **of == i).count();
+        let seen = kind.window.map_or("all tokens".to_string(), |window| format!("{window} tokens"));
+        let scaling = kind.rope.scaling.name().map_or(String::new(), |name| format!(", {name} scaling"));
+        println!("  attention to {seen} in {count} layers, rope_theta {}{scaling}", kind.rope.theta);
+    }
     let quantized = file.names().iter().any(|name| name.ends_with("bitsandbytes__nf4"));
     println!("  {}{}", size(&file)?, if quantized { ", NF4" } else { "" });
     match Tokenizer::from_folder(folder) {

@@ -1,4 +1,7 @@
-"""Tiny random Llama models, and what transformers + PEFT + bitsandbytes compute with them in f32 on the CPU."""
+"""Tiny random Llama models, and what transformers + PEFT + bitsandbytes compute with them in f32 on the CPU.
+
+`families.py` makes the same for other families, by the functions of this file.
+"""
 
 import pathlib
 import shutil
@@ -7,7 +10,7 @@ import blocks  # noqa: F401, before anything decodes
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, get_cosine_schedule_with_warmup
 
 STEPS, WARMUP, LENGTH = 20, 2, 24
 
@@ -36,7 +39,7 @@ def configurations():
 def build(config):
     """A model whose norms and biases are not trivial."""
     torch.manual_seed(3)
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -48,8 +51,8 @@ def build(config):
 
 def quantized(folder):
     # In training mode: bitsandbytes' packed inference path for the CPU rejects rows that are no multiple of a block.
-    return LlamaForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, device_map="cpu",
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, device_map="cpu", attn_implementation="eager",
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.float32),
@@ -118,7 +121,8 @@ def curve(model, vocab, out):
             "curve_grad_norm": torch.tensor(norms), "curve_lr": torch.tensor(rates, dtype=torch.float32)}
 
 
-def fixtures(folder, config, dtype, shard, lora):
+def fixtures(folder, config, dtype, shard, lora, training=True):
+    """Everything about one model; `training` adds what no family changes: bitsandbytes' codes and a curve of steps."""
     shutil.rmtree(folder, ignore_errors=True)
     build(config).to(dtype).save_pretrained(folder, max_shard_size=shard)
     torch.manual_seed(5)
@@ -126,14 +130,15 @@ def fixtures(folder, config, dtype, shard, lora):
     labels = masked(ids, [8, 5, 11])
     trained = (labels[:, 1:] != -100).sum()
     out = {"input_ids": ids, "labels": labels}
-    plain = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     base = quantized(folder)
-    states(base, out)
+    if training:
+        states(base, out)
     with torch.no_grad():
         for prefix, model in [("", plain), ("nf4_", base)]:
             out[f"{prefix}logits"] = model(input_ids=ids).logits
             out[f"{prefix}loss"] = (sum_loss(model, ids, labels) / trained).reshape(1)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", **lora))
+    model = get_peft_model(base, LoraConfig(lora_dropout=0.0, task_type="CAUSAL_LM", **({"r": 4, "lora_alpha": 8} | lora)))
     torch.manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -154,10 +159,13 @@ def fixtures(folder, config, dtype, shard, lora):
             out[f"grad.{strip(name)}"] = parameter.grad.clone()
             parameter.grad = None
     prompt = ids[:1, :8]
-    made = model.generate(input_ids=prompt, max_new_tokens=16, do_sample=False, eos_token_id=None, pad_token_id=0)
+    # Without a cache: the reference is what the model says of the whole text so far.
+    made = model.generate(input_ids=prompt, max_new_tokens=16, do_sample=False, eos_token_id=None, pad_token_id=0,
+                          use_cache=False)
     out |= {"generate_prompt": prompt[0], "generate_ids": made[0, 8:]}
     out["trainable"] = torch.tensor(model.get_nb_trainable_parameters())
-    curve(model, config.vocab_size, out)
+    if training:
+        curve(model, config.vocab_size, out)
     save_file({k: v.detach().clone().contiguous() for k, v in out.items()}, folder / "expect.safetensors")
 
 

@@ -14,8 +14,8 @@ use crate::reference::{NF4, expected, golden_batch, model, values, with_adapter}
 const MODEL: &str = "llama-untied";
 
 /// The golden batch's tokens cut into sequences of differing lengths, the loss on every token that has a next one.
-fn ragged() -> Vec<Batch> {
-    let tokens = golden_batch(&expected(MODEL)).tokens;
+fn ragged(name: &str) -> Vec<Batch> {
+    let tokens = golden_batch(&expected(name)).tokens;
     let mut rest = tokens.as_slice();
     let lengths = [7, 1, 24, 2, 13];
     let sequences = lengths.map(|length| {
@@ -49,22 +49,25 @@ fn assert_same<B: Ops>(what: &str, found: Step<B>, expected: &Step<B>) {
     }
 }
 
-/// Sequences of differing lengths in one batch: logits, loss and gradients are those of each alone.
+/// Sequences of differing lengths in one batch: logits, loss and gradients are those of each alone, through windows too.
 pub fn ragged_batches_are_their_sequences<B: Ops>(device: &B::Device) {
-    let model = with_adapter::<B>(MODEL, device);
-    let sequences = ragged();
-    let batch = together(&sequences);
-    let alone = |one: &Batch| values(model.logits(&one.tokens, &one.lengths));
-    let logits: Vec<f32> = sequences.iter().flat_map(alone).collect();
-    assert_close("ragged logits", &values(model.logits(&batch.tokens, &batch.lengths)), &logits, 1e-5);
-    let weight = 1.0 / batch.targets.len() as f64;
-    let step = |batch: &Batch| backpropagate(&model, batch, weight, 8, Recompute::Layers, None);
-    let sum = sequences.iter().filter(|one| !one.targets.is_empty()).map(step).reduce(|mut sum, one| {
-        sum.loss_sum = sum.loss_sum + one.loss_sum;
-        accumulate(&mut sum.gradients, one.gradients);
-        sum
-    });
-    assert_same("ragged batch", step(&batch), &sum.expect("sequences"));
+    for name in [MODEL, "gemma2"] {
+        let model = with_adapter::<B>(name, device);
+        let sequences = ragged(name);
+        let batch = together(&sequences);
+        let alone = |one: &Batch| values(model.logits(&one.tokens, &one.lengths));
+        let logits: Vec<f32> = sequences.iter().flat_map(alone).collect();
+        let what = format!("ragged {name}");
+        assert_close(&what, &values(model.logits(&batch.tokens, &batch.lengths)), &logits, 1e-5);
+        let weight = 1.0 / batch.targets.len() as f64;
+        let step = |batch: &Batch| backpropagate(&model, batch, weight, 8, Recompute::Layers, None);
+        let sum = sequences.iter().filter(|one| !one.targets.is_empty()).map(step).reduce(|mut sum, one| {
+            sum.loss_sum = sum.loss_sum + one.loss_sum;
+            accumulate(&mut sum.gradients, one.gradients);
+            sum
+        });
+        assert_same(&what, step(&batch), &sum.expect("sequences"));
+    }
 }
 
 /// A layer that is computed again drops the elements that it dropped before; another step drops others.

@@ -9,8 +9,10 @@ use halfbyte::train::{Recompute, backpropagate};
 
 use crate::{Expected, assert_close, golden};
 
-/// The tiny models.
-pub const MODELS: [&str; 2] = ["llama-tied", "llama-untied"];
+/// The tiny models, one or more of every family.
+pub const MODELS: [&str; 8] = ["llama-tied", "llama-untied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"];
+/// Those of them with what no family changes: bitsandbytes' codes and a curve of training steps.
+pub const TRAINED: [&str; 2] = ["llama-tied", "llama-untied"];
 /// How the reference quantized them.
 pub const NF4: BaseWeights = BaseWeights::Nf4 { block_size: 64, double_quant: true };
 

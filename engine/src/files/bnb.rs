@@ -200,6 +200,11 @@ pub fn quantize_folder(
     let config_path = input.join("config.json");
     let json = std::fs::read(&config_path).map_err(|e| Error::file(&config_path, e))?;
     let config = ModelConfig::parse(&config_path, &json)?;
+    if !config.prefix.is_empty() {
+        let reason =
+            "a multi-modal model is not written in 4 bits; train on the folder as it is, it is quantized on its way";
+        return Err(Error::file(&config_path, reason));
+    }
     let mut raw: Value = serde_json::from_slice(&json).map_err(|e| Error::file(&config_path, e))?;
     let file = Checkpoint::open(input)?;
     let mut shapes = HashMap::new();

@@ -42,6 +42,9 @@ pub async fn generate<B: Ops>(
     let mut tokens = prompt.to_vec();
     let mut seen = 0;
     while tokens.len() - prompt.len() < sampling.max_new_tokens {
+        if model.outgrows_cache(seen, tokens.len()) {
+            (cache, seen) = (Vec::new(), 0);
+        }
         let fresh = &tokens[seen..];
         let pass = model.pass(Sequences::after(seen, fresh.len()));
         let hidden = model.hidden(fresh, &pass, Some(&mut cache));

@@ -10,24 +10,36 @@ use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
 use crate::ops::Ops;
 
-/// A pre-norm decoder layer.
+/// A pre-norm decoder layer, its blocks' results normed too in some families.
 #[derive(Clone, Debug)]
 pub struct DecoderLayer<B: Backend> {
     /// Norm before attention.
     pub input_layernorm: RmsNorm<B>,
     /// Attention.
     pub self_attn: Attention<B>,
-    /// Norm before the MLP.
+    /// Norm before the MLP; of attention's result where there are norms around the MLP.
     pub post_attention_layernorm: RmsNorm<B>,
     /// MLP.
     pub mlp: Mlp<B>,
+    /// `pre_feedforward_layernorm` and `post_feedforward_layernorm`, before the MLP and of its result (Gemma 2,
+    /// arXiv:2408.00118, section 2).
+    pub around_mlp: Option<[RmsNorm<B>; 2]>,
 }
 
 impl<B: Ops> DecoderLayer<B> {
     /// `[tokens, hidden] -> [tokens, hidden]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, cache: Option<&mut Option<LayerCache<B>>>) -> Tensor<B, 2> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), pass, cache);
-        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), pass)
+        let attended = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, cache);
+        match &self.around_mlp {
+            None => {
+                let x = x + attended;
+                x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), pass)
+            }
+            Some([before, after]) => {
+                let x = x + self.post_attention_layernorm.forward(attended);
+                x.clone() + after.forward(self.mlp.forward(before.forward(x), pass))
+            }
+        }
     }
 
     /// Rebuilds the layer with `f(path, parameter)` in place of every parameter.
@@ -41,6 +53,10 @@ impl<B: Ops> DecoderLayer<B> {
             self_attn: self.self_attn.map(&join(path, "self_attn"), f),
             post_attention_layernorm: self.post_attention_layernorm.map(&join(path, "post_attention_layernorm"), f),
             mlp: self.mlp.map(&join(path, "mlp"), f),
+            around_mlp: self.around_mlp.as_ref().map(|[before, after]| {
+                let before = before.map(&join(path, "pre_feedforward_layernorm"), f);
+                [before, after.map(&join(path, "post_feedforward_layernorm"), f)]
+            }),
         }
     }
 }

@@ -6,9 +6,10 @@ use burn::tensor::backend::Backend;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::config::LinearConfig;
 use super::{
-    Attention, DecoderLayer, EMBEDDING, Head, Linear, Mlp, ModelConfig, Parameter, RmsNorm, Rope, Transformer, Weight,
-    join, layer_path,
+    Attention, DecoderLayer, EMBEDDING, Head, Kind, Linear, Mlp, ModelConfig, Parameter, Projections, RmsNorm, Rope,
+    Transformer, Weight, join, layer_path,
 };
 use crate::files::{Checkpoint, nf4_weight};
 use crate::nf4;
@@ -54,20 +55,24 @@ pub fn load<B: Ops>(
         .map_err(|e| Error::file(&path, format!("{e}; a model folder holds config.json and model.safetensors")))?;
     let config = ModelConfig::parse(&path, &json)?;
     let file = Checkpoint::open(folder)?;
-    build(config, &mut FromFile { file: &file, base, device, progress })
+    let prefix = config.prefix;
+    build(config, &mut FromFile { file: &file, prefix, base, device, progress })
 }
 
-/// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, norms one, biases
-/// zero (transformers, `LlamaPreTrainedModel._init_weights`).
+/// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, biases zero, norms as
+/// they change nothing (transformers, `LlamaPreTrainedModel._init_weights`).
 ///
 /// # Errors
 /// None that a valid configuration causes.
 pub fn random<B: Ops>(config: ModelConfig, seed: u64, device: &B::Device) -> Result<Transformer<B>> {
-    build(config, &mut Random::<B> { random: ChaCha8Rng::seed_from_u64(seed), device })
+    let norm = 1.0 - config.family.norm_offset as f32;
+    build(config, &mut Random::<B> { random: ChaCha8Rng::seed_from_u64(seed), norm, device })
 }
 
 struct FromFile<'a, B: Backend> {
     file: &'a Checkpoint,
+    /// What names begin with in the file.
+    prefix: &'static str,
     base: BaseWeights,
     device: &'a B::Device,
     progress: &'a mut dyn FnMut(&str),
@@ -76,11 +81,13 @@ struct FromFile<'a, B: Backend> {
 impl<B: Ops> Values<B> for FromFile<'_, B> {
     fn parameter(&mut self, path: &str, shape: [usize; 2], dims: &[usize]) -> Result<Parameter<B>> {
         (self.progress)(path);
-        Ok(Parameter::frozen(self.file.floats(path, dims)?, shape, self.device))
+        let name = format!("{}{path}", self.prefix);
+        Ok(Parameter::frozen(self.file.floats(&name, dims)?, shape, self.device))
     }
 
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
-        let stored = nf4_weight(self.file, path, shape)?;
+        let name = format!("{}{path}", self.prefix);
+        let stored = nf4_weight(self.file, &name, shape)?;
         let data = match (stored, self.base) {
             (None, BaseWeights::Full) => return Ok(Weight::Dense(self.parameter(path, shape, &shape)?)),
             (Some(data), BaseWeights::Full) => {
@@ -89,8 +96,8 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
             }
             (Some(data), BaseWeights::Nf4 { .. }) => data,
             (None, BaseWeights::Nf4 { block_size, double_quant }) => {
-                nf4::quantize(&self.file.floats(path, &shape)?, shape, block_size, double_quant)
-                    .map_err(|e| Error::file(&self.file.path, format!("tensor `{path}`: {e}")))?
+                nf4::quantize(&self.file.floats(&name, &shape)?, shape, block_size, double_quant)
+                    .map_err(|e| Error::file(&self.file.path, format!("tensor `{name}`: {e}")))?
             }
         };
         (self.progress)(path);
@@ -100,6 +107,8 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
 
 struct Random<'a, B: Backend> {
     random: ChaCha8Rng,
+    /// The norms' weights.
+    norm: f32,
     device: &'a B::Device,
 }
 
@@ -107,7 +116,7 @@ impl<B: Ops> Values<B> for Random<'_, B> {
     fn parameter(&mut self, path: &str, shape: [usize; 2], _dims: &[usize]) -> Result<Parameter<B>> {
         let count = shape[0] * shape[1];
         let values = if path.contains("norm") {
-            vec![1.0; count]
+            vec![self.norm; count]
         } else if path.ends_with("bias") {
             vec![0.0; count]
         } else {
@@ -133,45 +142,90 @@ impl<B: Backend> Random<'_, B> {
 fn build<B: Ops>(config: ModelConfig, values: &mut impl Values<B>) -> Result<Transformer<B>> {
     let hidden = config.hidden_size;
     let embedding = values.parameter(EMBEDDING, [config.vocab_size, hidden], &[config.vocab_size, hidden])?;
-    let layers = (0..config.layers).map(|i| layer(&config, &layer_path(i), values)).collect::<Result<_>>()?;
-    let norm = norm(&config, "model.norm", values)?;
+    let kinds = config.layer_kinds.iter().enumerate();
+    let layers = kinds.map(|(i, kind)| layer(&config, &layer_path(i), *kind, values)).collect::<Result<_>>()?;
+    let norm = norm(&config, "model.norm", hidden, values)?;
     let weight = match config.tied {
         true => embedding.clone(),
         false => values.parameter("lm_head.weight", [config.vocab_size, hidden], &[config.vocab_size, hidden])?,
     };
-    let head = Head { norm, weight, tied: config.tied };
-    let rope = Rope::new(&config);
-    Ok(Transformer { config, embedding, layers, head, rope })
+    let head = Head { norm, weight, tied: config.tied, softcap: config.final_logit_softcapping };
+    let kinds = config.kinds.iter().map(|kind| Kind { window: kind.window, rope: Rope::new(&kind.rope) }).collect();
+    Ok(Transformer { config, embedding, layers, head, kinds })
 }
 
-fn layer<B: Ops>(config: &ModelConfig, path: &str, values: &mut impl Values<B>) -> Result<DecoderLayer<B>> {
-    let [q, k, v, o, gate, up, down] = config.linears();
-    let mut linear = |(name, shape, bias): (&str, [usize; 2], bool)| -> Result<Linear<B>> {
-        let path = join(path, name);
-        let weight = values.weight(&join(&path, "weight"), shape)?;
-        let bias = bias.then(|| values.parameter(&join(&path, "bias"), [1, shape[0]], &[shape[0]])).transpose()?;
-        Ok(Linear { weight, bias, lora: None })
+fn layer<B: Ops>(
+    config: &ModelConfig,
+    path: &str,
+    kind: usize,
+    values: &mut impl Values<B>,
+) -> Result<DecoderLayer<B>> {
+    let family = config.family;
+    let hidden = config.hidden_size;
+    let qk_norm = match family.qk_norm {
+        true => Some(two(config, path, ["self_attn.q_norm", "self_attn.k_norm"], config.attention.head_dim, values)?),
+        false => None,
+    };
+    let around_mlp = match family.norms_around_mlp {
+        true => Some(two(config, path, ["pre_feedforward_layernorm", "post_feedforward_layernorm"], hidden, values)?),
+        false => None,
     };
     let self_attn = Attention {
-        q_proj: linear(q)?,
-        k_proj: linear(k)?,
-        v_proj: linear(v)?,
-        o_proj: linear(o)?,
-        heads: config.heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
+        qkv: Projections { linears: linears(path, config.qkv(), values)?, widths: config.qkv_widths() },
+        o_proj: linear(path, config.output(), values)?,
+        qk_norm,
+        config: config.attention,
+        kind,
     };
-    let mlp = Mlp { gate_proj: linear(gate)?, up_proj: linear(up)?, down_proj: linear(down)? };
+    let mlp = Mlp {
+        gate_up: Projections {
+            linears: linears(path, config.gate_up(), values)?,
+            widths: [config.intermediate_size; 2],
+        },
+        down_proj: linear(path, config.down(), values)?,
+        activation: config.activation,
+    };
     Ok(DecoderLayer {
-        input_layernorm: norm(config, &join(path, "input_layernorm"), values)?,
+        input_layernorm: norm(config, &join(path, "input_layernorm"), hidden, values)?,
         self_attn,
-        post_attention_layernorm: norm(config, &join(path, "post_attention_layernorm"), values)?,
+        post_attention_layernorm: norm(config, &join(path, "post_attention_layernorm"), hidden, values)?,
         mlp,
+        around_mlp,
     })
 }
 
-fn norm<B: Ops>(config: &ModelConfig, path: &str, values: &mut impl Values<B>) -> Result<RmsNorm<B>> {
-    let hidden = config.hidden_size;
-    let weight = values.parameter(&join(path, "weight"), [1, hidden], &[hidden])?;
-    Ok(RmsNorm { weight, eps: config.rms_norm_eps })
+fn linear<B: Ops>(layer: &str, (name, shape, bias): LinearConfig, values: &mut impl Values<B>) -> Result<Linear<B>> {
+    let path = join(layer, name);
+    let weight = values.weight(&join(&path, "weight"), shape)?;
+    let bias = bias.then(|| values.parameter(&join(&path, "bias"), [1, shape[0]], &[shape[0]])).transpose()?;
+    Ok(Linear { weight, bias, lora: None })
+}
+
+/// Linear layers with their names inside the block.
+fn linears<B: Ops>(
+    layer: &str,
+    configs: Vec<LinearConfig>,
+    values: &mut impl Values<B>,
+) -> Result<Vec<(&'static str, Linear<B>)>> {
+    let mut named = |config: LinearConfig| -> Result<_> {
+        let name = config.0.rsplit_once('.').map_or(config.0, |(_, name)| name);
+        Ok((name, linear(layer, config, values)?))
+    };
+    configs.into_iter().map(&mut named).collect()
+}
+
+fn norm<B: Ops>(config: &ModelConfig, path: &str, width: usize, values: &mut impl Values<B>) -> Result<RmsNorm<B>> {
+    let weight = values.parameter(&join(path, "weight"), [1, width], &[width])?;
+    Ok(RmsNorm { weight, offset: config.family.norm_offset, eps: config.rms_norm_eps })
+}
+
+fn two<B: Ops>(
+    config: &ModelConfig,
+    layer: &str,
+    [first, second]: [&str; 2],
+    width: usize,
+    values: &mut impl Values<B>,
+) -> Result<[RmsNorm<B>; 2]> {
+    let first = norm(config, &join(layer, first), width, values)?;
+    Ok([first, norm(config, &join(layer, second), width, values)?])
 }

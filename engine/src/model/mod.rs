@@ -1,22 +1,27 @@
-//! A decoder-only transformer over frozen weights, dense or in 4 bits. A model family is data in [`ModelConfig`].
+//! A decoder-only transformer over frozen weights, dense or in 4 bits. A model family is data: a row of [`FAMILIES`] and what
+//! [`ModelConfig`] says.
 
 mod attention;
 mod config;
+mod family;
 mod layer;
 mod linear;
 mod load;
 mod mlp;
 mod norm;
 mod parameter;
+mod parse;
 mod pass;
+mod projections;
 mod rope;
 mod save;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 
 pub use attention::{Attention, LayerCache};
-pub use config::{ARCHITECTURES, Llama3Scaling, ModelConfig, RopeConfig};
+pub use config::{AttentionConfig, LayerKind, LinearConfig, ModelConfig};
+pub use family::{Biases, FAMILIES, Family, Windows};
 pub use layer::DecoderLayer;
 pub use linear::{Linear, Weight};
 pub use load::{BaseWeights, load, random};
@@ -24,8 +29,9 @@ pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub(crate) use parameter::join;
 pub use parameter::{Parameter, Shares};
-pub use pass::Pass;
-pub use rope::Rope;
+pub use pass::{Kind, Pass, View};
+pub use projections::Projections;
+pub use rope::{Llama3Scaling, LongRope, Rope, RopeConfig, Scaling, Yarn};
 pub use save::save_dense;
 
 use crate::ops::{Ops, Sequences, matmul};
@@ -44,8 +50,8 @@ pub struct Transformer<B: Backend> {
     pub layers: Vec<DecoderLayer<B>>,
     /// The final norm and the output head.
     pub head: Head<B>,
-    /// Positions.
-    pub rope: Rope,
+    /// How each kind of layer sees sequences.
+    pub kinds: Vec<Kind>,
 }
 
 /// What turns the top layer's output into logits.
@@ -57,6 +63,8 @@ pub struct Head<B: Backend> {
     pub weight: Parameter<B>,
     /// The weight is the embedding.
     pub tied: bool,
+    /// Logits are bounded to this much, by `cap · tanh(logit / cap)` (Gemma 2, arXiv:2408.00118, section 2).
+    pub softcap: Option<f64>,
 }
 
 /// The keys and values of every layer.
@@ -65,13 +73,22 @@ pub type Cache<B> = Vec<Option<LayerCache<B>>>;
 impl<B: Ops> Head<B> {
     /// `[tokens, hidden] -> [tokens, vocab]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        matmul(self.norm.forward(x), self.weight.value.clone().transpose())
+        let logits = matmul(self.norm.forward(x), self.weight.value.clone().transpose());
+        match self.softcap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
     }
 
     /// Rebuilds the head with `f(path, parameter)` in place of every parameter; a tied weight goes by the embedding's path.
     pub fn map<C: Shares<B>>(&self, f: &mut impl FnMut(&str, &Parameter<B>) -> Parameter<C>) -> Head<C> {
         let path = if self.tied { EMBEDDING } else { "lm_head.weight" };
-        Head { norm: self.norm.map("model.norm", f), weight: f(path, &self.weight), tied: self.tied }
+        Head {
+            norm: self.norm.map("model.norm", f),
+            weight: f(path, &self.weight),
+            tied: self.tied,
+            softcap: self.softcap,
+        }
     }
 }
 
@@ -83,12 +100,33 @@ impl<B: Ops> Transformer<B> {
 
     /// The rows of the embedding for `tokens`: `[tokens, hidden]`.
     pub fn embed(&self, tokens: &[u32]) -> Tensor<B, 2> {
-        self.embedding.value.clone().select(0, indices(tokens.iter().map(|t| *t as i32), &self.device()))
+        let rows = indices(tokens.iter().map(|t| *t as i32), &self.device());
+        self.scaled(self.embedding.value.clone().select(0, rows))
+    }
+
+    /// The embedding's gradient `[vocab, hidden]` from that of [`embed`](Self::embed)'s result.
+    pub fn embed_backward(&self, tokens: &[u32], d_embedded: Tensor<B, 2>) -> Tensor<B, 2> {
+        let device = self.device();
+        let rows = indices(tokens.iter().map(|t| *t as i32), &device);
+        let zeros = Tensor::zeros(self.embedding.value.dims(), &device);
+        zeros.select_assign(0, rows, self.scaled(d_embedded), IndexingUpdateOp::Add)
+    }
+
+    fn scaled(&self, embedded: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.config.embedding_scale {
+            Some(scale) => embedded * scale,
+            None => embedded,
+        }
     }
 
     /// A pass over sequences.
     pub fn pass(&self, sequences: Sequences) -> Pass<B> {
-        Pass::new(&self.rope, sequences, &self.device())
+        Pass::new(&self.kinds, sequences, &self.device())
+    }
+
+    /// Whether a cache that was filled while a sequence had `seen` tokens is of no use once it has `total`.
+    pub fn outgrows_cache(&self, seen: usize, total: usize) -> bool {
+        self.kinds.iter().any(|kind| kind.rope.changes(seen, total))
     }
 
     /// Hidden states of `tokens` after the last layer, before the head: `[tokens, hidden]`. A cache holds one sequence.
@@ -119,7 +157,7 @@ impl<B: Ops> Transformer<B> {
         if self.head.tied {
             head.weight = embedding.clone();
         }
-        Transformer { config: self.config.clone(), embedding, layers, head, rope: self.rope.clone() }
+        Transformer { config: self.config.clone(), embedding, layers, head, kinds: self.kinds.clone() }
     }
 
     /// Calls `f(path, parameter)` for every parameter, the tied head left out.
@@ -137,13 +175,9 @@ impl<B: Ops> Transformer<B> {
     /// Every linear layer of the decoder layers with its path, for attaching and listing adapters.
     pub fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut Linear<B>)> {
         self.layers.iter_mut().enumerate().flat_map(|(i, layer)| {
-            let attn = &mut layer.self_attn;
-            let mlp = &mut layer.mlp;
-            let linears = [&mut attn.q_proj, &mut attn.k_proj, &mut attn.v_proj, &mut attn.o_proj];
-            let linears = linears.into_iter().chain([&mut mlp.gate_proj, &mut mlp.up_proj, &mut mlp.down_proj]);
-            let names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
-            let names = names.into_iter().chain(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]);
-            names.map(move |name| join(&layer_path(i), name)).zip(linears)
+            let of_attention = layer.self_attn.linears_mut().map(|(name, linear)| (join("self_attn", name), linear));
+            let of_mlp = layer.mlp.linears_mut().map(|(name, linear)| (join("mlp", name), linear));
+            of_attention.chain(of_mlp).map(move |(name, linear)| (join(&layer_path(i), &name), linear))
         })
     }
 

@@ -6,11 +6,13 @@ use burn::tensor::backend::Backend;
 use super::parameter::{Parameter, Shares, join};
 use crate::ops::{Ops, rms_norm};
 
-/// `y = x / sqrt(mean(x²) + eps) * weight`, over the last dimension.
+/// `y = x / sqrt(mean(x²) + eps) * (offset + weight)`, over the last dimension.
 #[derive(Clone, Debug)]
 pub struct RmsNorm<B: Backend> {
-    /// `[1, hidden]`.
+    /// `[1, hidden]`, as the model's files store it.
     pub weight: Parameter<B>,
+    /// 1 where a family stores the weight's distance from one (Gemma), else 0.
+    pub offset: f64,
     /// Keeps the root away from zero.
     pub eps: f64,
 }
@@ -18,11 +20,18 @@ pub struct RmsNorm<B: Backend> {
 impl<B: Ops> RmsNorm<B> {
     /// `[tokens, hidden] -> [tokens, hidden]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        rms_norm(x, self.weight.value.clone(), self.eps)
+        let weight = self.weight.value.clone();
+        rms_norm(x, if self.offset == 0.0 { weight } else { weight + self.offset }, self.eps)
+    }
+
+    /// The norm of every head alone, the weight as wide as one: `[tokens, heads * head_dim]`, shape kept.
+    pub fn forward_heads(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let ([tokens, width], [_, head_dim]) = (x.dims(), self.weight.value.dims());
+        self.forward(x.reshape([tokens * (width / head_dim), head_dim])).reshape([tokens, width])
     }
 
     /// Rebuilds the norm with `f(path, parameter)` in place of its weight.
     pub fn map<C: Shares<B>>(&self, path: &str, f: &mut impl FnMut(&str, &Parameter<B>) -> Parameter<C>) -> RmsNorm<C> {
-        RmsNorm { weight: f(&join(path, "weight"), &self.weight), eps: self.eps }
+        RmsNorm { weight: f(&join(path, "weight"), &self.weight), offset: self.offset, eps: self.eps }
     }
 }

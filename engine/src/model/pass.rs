@@ -8,34 +8,65 @@ use super::rope::Rope;
 use crate::lora::Dropout;
 use crate::ops::{Masking, Ops, Sequences};
 
+/// How the layers of one kind see sequences.
+#[derive(Clone, Debug)]
+pub struct Kind {
+    /// Tokens that a query sees, its own among them; all of its sequence where absent.
+    pub window: Option<usize>,
+    /// Positions.
+    pub rope: Rope,
+}
+
 /// A pass over sequences that lie one after another in the rows of the hidden states.
 #[derive(Clone, Debug)]
 pub struct Pass<B: Backend> {
-    /// Where they begin and end.
-    pub sequences: Sequences,
-    /// cos and signed sin of the positions' angles, each `[tokens, 1, 2, head_dim / 2]`.
-    pub rotation: [Tensor<B, 4>; 2],
-    /// For backends whose attention is composed.
-    pub masking: Masking<B>,
+    /// The pass as each kind of layer sees it.
+    pub views: Vec<View<B>>,
     /// LoRA dropout; training only.
     pub dropout: Option<Dropout>,
 }
 
+/// A pass as the layers of one kind see it.
+#[derive(Clone, Debug)]
+pub struct View<B: Backend> {
+    /// Where sequences begin and end, and how many tokens before them these layers still hold.
+    pub sequences: Sequences,
+    /// Tokens that a query sees.
+    pub window: Option<usize>,
+    /// cos and signed sin of the positions' angles, each `[tokens, 1, 2, rotary_dim / 2]`.
+    pub rotation: [Tensor<B, 4>; 2],
+    /// For backends whose attention is composed.
+    pub masking: Masking<B>,
+}
+
 impl<B: Ops> Pass<B> {
     /// A pass without dropout.
-    pub fn new(rope: &Rope, sequences: Sequences, device: &B::Device) -> Self {
-        let rotation = rope.rotation(&sequences, device);
-        let masking = if B::MASKED_ATTENTION { Masking::new(&sequences, device) } else { Masking::none() };
-        Self { sequences, rotation, masking, dropout: None }
+    pub fn new(kinds: &[Kind], sequences: Sequences, device: &B::Device) -> Self {
+        let views = kinds.iter().map(|kind| {
+            let rotation = kind.rope.rotation(&sequences, device);
+            let held = Sequences { cached: kept(sequences.cached, kind.window), ..sequences.clone() };
+            let masking = match B::MASKED_ATTENTION {
+                true => Masking::new(&held, kind.window, device),
+                false => Masking::none(),
+            };
+            View { sequences: held, window: kind.window, rotation, masking }
+        });
+        Self { views: views.collect(), dropout: None }
     }
 
     /// The same pass on the autodiff decoration of `B`.
     pub fn lift(&self) -> Pass<Autodiff<B>> {
-        Pass {
-            sequences: self.sequences.clone(),
-            rotation: self.rotation.clone().map(Tensor::from_inner),
-            masking: self.masking.lift(),
-            dropout: self.dropout.clone(),
-        }
+        let views = self.views.iter().map(|view| View {
+            sequences: view.sequences.clone(),
+            window: view.window,
+            rotation: view.rotation.clone().map(Tensor::from_inner),
+            masking: view.masking.lift(),
+        });
+        Pass { views: views.collect(), dropout: self.dropout.clone() }
     }
+}
+
+/// How many of the last tokens a cache holds after `seen`: those that the next token sees beside itself.
+pub(super) fn kept(seen: usize, window: Option<usize>) -> usize {
+    window.map_or(seen, |window| seen.min(window - 1))
 }

@@ -70,17 +70,23 @@ impl Sequences {
     }
 }
 
-/// The geometry of an attention: who attends to whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The geometry of an attention: who attends to whom, and what becomes of the scores.
+#[derive(Clone, Debug, PartialEq)]
 pub struct AttentionShape {
     /// Where sequences begin and end; a query sees its own sequence up to itself.
     pub sequences: Sequences,
+    /// How many tokens a query sees, its own among them; all of its sequence where absent.
+    pub window: Option<usize>,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads, a divisor of `heads`.
     pub kv_heads: usize,
     /// Width of one head.
     pub head_dim: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Scores are then bounded to this much by `cap · tanh(score / cap)` (Gemma 2, arXiv:2408.00118, section 2).
+    pub softcap: Option<f32>,
 }
 
 impl AttentionShape {
@@ -88,17 +94,12 @@ impl AttentionShape {
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
-
-    /// What scores are multiplied by.
-    pub fn scale(&self) -> f32 {
-        (self.head_dim as f32).powf(-0.5)
-    }
 }
 
 /// What the composed attention needs of a pass, on its device. A backend with a kernel of its own leaves it empty.
 #[derive(Clone, Debug)]
 pub struct Masking<B: Backend> {
-    /// Added to the scores: `[1, 1, longest, cached + longest]`; absent for a single token, which sees all.
+    /// Added to the scores: `[1, 1, longest, cached + longest]`; absent for a single token that sees all.
     hidden: Option<Tensor<B, 4>>,
     /// Present where lengths differ.
     padding: Option<Padding<B>>,
@@ -121,12 +122,16 @@ impl<B: Backend> Masking<B> {
         Self { hidden: None, padding: None }
     }
 
-    /// For the composed attention over these sequences.
-    pub fn new(sequences: &Sequences, device: &B::Device) -> Self {
+    /// For the composed attention over these sequences, each query seeing at most `window` tokens.
+    pub fn new(sequences: &Sequences, window: Option<usize>, device: &B::Device) -> Self {
         let (longest, cached) = (sequences.longest(), sequences.cached);
         let total = cached + longest;
-        let hidden = (longest > 1).then(|| {
-            let visible = |i: usize| i % total <= cached + i / total;
+        let window = window.filter(|window| *window < total);
+        let hidden = (longest > 1 || window.is_some()).then(|| {
+            let visible = |i: usize| {
+                let (key, own) = (i % total, cached + i / total);
+                key <= own && window.is_none_or(|window| own - key < window)
+            };
             let values: Vec<f32> = (0..longest * total).map(|i| if visible(i) { 0.0 } else { MASKED }).collect();
             Tensor::from_data(TensorData::new(values, [1, 1, longest, total]), device)
         });
@@ -229,10 +234,12 @@ struct Weights<B: Backend> {
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
     weights: Tensor<B, 4>,
+    /// `tanh(score / cap)` where scores are capped.
+    tanh: Option<Tensor<B, 4>>,
 }
 
 fn grouped<B: Backend>(x: Tensor<B, 2>, shape: &AttentionShape) -> Tensor<B, 4> {
-    let AttentionShape { sequences, heads, kv_heads, head_dim } = shape;
+    let AttentionShape { sequences, heads, kv_heads, head_dim, .. } = shape;
     let (rows, longest) = (sequences.lengths.len(), sequences.longest());
     split(x, rows, *heads, *head_dim).reshape([rows, *kv_heads, shape.group() * longest, *head_dim])
 }
@@ -243,19 +250,23 @@ fn ungrouped<B: Backend>(x: Tensor<B, 4>, shape: &AttentionShape) -> Tensor<B, 2
 }
 
 fn weights<B: Ops>([q, k, v]: [FloatTensor<B>; 3], masking: &Masking<B>, shape: &AttentionShape) -> Weights<B> {
-    let AttentionShape { sequences, heads, kv_heads, head_dim } = shape;
+    let AttentionShape { sequences, heads, kv_heads, head_dim, .. } = shape;
     let (rows, longest) = (sequences.lengths.len(), sequences.longest());
     let total = sequences.cached + longest;
     let q = grouped(masking.pad(tensor(q)), shape);
     let k = split(masking.pad(tensor(k)), rows, *kv_heads, *head_dim);
     let v = split(masking.pad(tensor(v)), rows, *kv_heads, *head_dim);
-    let scores = matmul(q.clone(), k.clone().swap_dims(2, 3)) * shape.scale();
+    let mut scores = matmul(q.clone(), k.clone().swap_dims(2, 3)) * shape.scale;
+    let tanh = shape.softcap.map(|cap| (scores.clone() / cap).tanh());
+    if let (Some(cap), Some(tanh)) = (shape.softcap, &tanh) {
+        scores = tanh.clone() * cap;
+    }
     let mut scores = scores.reshape([rows, *heads, longest, total]);
     if let Some(hidden) = &masking.hidden {
         scores = scores + hidden.clone();
     }
     let weights = softmax(scores, 3).reshape([rows, *kv_heads, shape.group() * longest, total]);
-    Weights { q, k, v, weights }
+    Weights { q, k, v, weights, tanh }
 }
 
 /// Causal attention: `q` `[tokens, heads * head_dim]`, `k` and `v` `[cached and new tokens, kv_heads * head_dim]`; the
@@ -276,12 +287,15 @@ pub(super) fn backward<B: Ops>(
     grad: FloatTensor<B>,
     shape: &AttentionShape,
 ) -> [FloatTensor<B>; 3] {
-    let Weights { q, k, v, weights } = weights::<B>(qkv, masking, shape);
+    let Weights { q, k, v, weights, tanh } = weights::<B>(qkv, masking, shape);
     let grad = grouped(masking.pad_with_zeros(tensor(grad)), shape);
     let d_v = matmul(weights.clone().swap_dims(2, 3), grad.clone());
     let d_weights = matmul(grad, v.swap_dims(2, 3));
     let along = (d_weights.clone() * weights.clone()).sum_dim(3);
-    let d_scores = weights * (d_weights - along) * shape.scale();
+    let mut d_scores = weights * (d_weights - along) * shape.scale;
+    if let Some(tanh) = tanh {
+        d_scores = d_scores * (tanh.powi_scalar(2).neg() + 1.0);
+    }
     let d_k = matmul(d_scores.clone().swap_dims(2, 3), q);
     let d_q = matmul(d_scores, k);
     [ungrouped(d_q, shape), join(d_k), join(d_v)].map(|gradient| primitive(masking.unpad(gradient)))

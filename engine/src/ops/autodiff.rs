@@ -13,7 +13,7 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 
 use super::fused::primitive;
-use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product, Variant};
+use super::{Activation, AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product, Variant};
 
 #[derive(Debug)]
 struct Matmul;
@@ -82,15 +82,15 @@ impl<B: Ops> Backward<B, 2> for RmsNorm {
 }
 
 #[derive(Debug)]
-struct Swiglu;
+struct Gated;
 
-impl<B: Ops> Backward<B, 2> for Swiglu {
-    type State = (FloatTensor<B>, FloatTensor<B>);
+impl<B: Ops> Backward<B, 2> for Gated {
+    type State = (FloatTensor<B>, FloatTensor<B>, Activation);
 
     fn backward(self, step: Step<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (gate, up) = step.state;
+        let (gate, up, activation) = step.state;
         let grad = grads.consume::<B>(&step.node);
-        let (d_gate, d_up) = B::swiglu_backward(gate, up, grad);
+        let (d_gate, d_up) = B::gated_backward(gate, up, grad, activation);
         for (node, gradient) in step.parents.into_iter().zip([d_gate, d_up]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -229,10 +229,10 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        let y = B::swiglu(gate.primitive.clone(), up.primitive.clone());
-        match Swiglu.prepare::<C>([gate.node.clone(), up.node.clone()]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((gate.primitive, up.primitive), y),
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        let y = B::gated(gate.primitive.clone(), up.primitive.clone(), activation);
+        match Gated.prepare::<C>([gate.node.clone(), up.node.clone()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((gate.primitive, up.primitive, activation), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

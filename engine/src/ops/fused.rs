@@ -8,6 +8,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorPrimitive};
 
+use super::Activation;
+
 pub(super) fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
 }
@@ -43,23 +45,40 @@ pub(super) fn rms_norm_backward<B: Backend>(
     (primitive((scaled - normal * along) * inverse), d_weight)
 }
 
-/// `silu(gate) * up`, elementwise.
-pub(super) fn swiglu<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
-    let (gate, up) = (tensor::<B, 2>(gate), tensor::<B, 2>(up));
-    primitive(gate.clone() * sigmoid(gate) * up)
+/// `z` of [`Activation`], whose function is `x · sigmoid(z)`, and its slope `dz/dx`; the slope only where it is no constant.
+fn inner<B: Backend>(x: Tensor<B, 2>, activation: Activation) -> (Tensor<B, 2>, Option<Tensor<B, 2>>) {
+    let (linear, cubic) = activation.coefficients();
+    if (linear, cubic) == (1.0, 0.0) {
+        return (x, None);
+    }
+    let square = x.clone().powi_scalar(2);
+    (x * (square.clone() * cubic + linear), Some(square * (3.0 * cubic) + linear))
 }
 
-/// The gradients of [`swiglu`] for `gate` and `up`.
-pub(super) fn swiglu_backward<B: Backend>(
+/// `activation(gate) * up`, elementwise.
+pub(super) fn gated<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
+    let (gate, up) = (tensor::<B, 2>(gate), tensor::<B, 2>(up));
+    let (z, _) = inner(gate.clone(), activation);
+    primitive(gate * sigmoid(z) * up)
+}
+
+/// The gradients of [`gated`] for `gate` and `up`.
+pub(super) fn gated_backward<B: Backend>(
     gate: FloatTensor<B>,
     up: FloatTensor<B>,
     grad: FloatTensor<B>,
+    activation: Activation,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let (gate, up, grad) = (tensor::<B, 2>(gate), tensor::<B, 2>(up), tensor::<B, 2>(grad));
-    let sigma = sigmoid(gate.clone());
-    let silu = gate * sigma.clone();
-    let slope = sigma.clone() + silu.clone() * (sigma.neg() + 1.0);
-    (primitive(grad.clone() * up * slope), primitive(grad * silu))
+    let (z, of_z) = inner(gate.clone(), activation);
+    let sigma = sigmoid(z);
+    let active = gate * sigma.clone();
+    let through_z = active.clone() * (sigma.clone().neg() + 1.0);
+    let through_z = match of_z {
+        Some(of_z) => through_z * of_z,
+        None => through_z,
+    };
+    (primitive(grad.clone() * up * (sigma + through_z)), primitive(grad * active))
 }
 
 /// Rotates the two halves of every head by the angles of its position: `x` `[tokens, heads * head_dim]`; `cos` and the

@@ -5,6 +5,8 @@
 
 mod attention;
 mod autodiff;
+#[cfg(all(test, feature = "cpu"))]
+mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
 #[cfg(feature = "gpu")]
@@ -24,7 +26,7 @@ pub use attention::{AttentionShape, Masking, Sequences, Span};
 pub(crate) use autodiff::backward_from;
 pub use lora::{Branch, Frozen, LoraGradients};
 pub use tensors::{
-    causal_attention, cross_entropy, lora_linear, matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate, swiglu,
+    causal_attention, cross_entropy, gated, lora_linear, matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
 };
 pub use weight::Nf4Weight;
 
@@ -86,6 +88,26 @@ pub enum Variant {
     TiledBf16,
 }
 
+/// The function on the gate of an MLP, `x · sigmoid(z)` with `z = a·x + b·x³`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)` (arXiv:1702.03118).
+    Silu,
+    /// The tanh form of GELU (arXiv:1606.08415), `x/2 · (1 + tanh(sqrt(2/π)·(x + 0.044715·x³)))`; half of one plus the
+    /// tanh of a number is the sigmoid of twice that number.
+    GeluTanh,
+}
+
+impl Activation {
+    /// `a` and `b`.
+    pub fn coefficients(self) -> (f32, f32) {
+        match self {
+            Self::Silu => (1.0, 0.0),
+            Self::GeluTanh => (1.595_769_1, 0.071_354_814),
+        }
+    }
+}
+
 /// The operations on 4-bit weights and the fused blocks of a decoder layer, for a backend.
 ///
 /// The functions of the same names in this module take [`Tensor`]s and say shapes; a `*_backward`
@@ -145,18 +167,19 @@ pub trait Ops: Backend {
         fused::rms_norm_backward::<Self>(x, weight, grad, eps, for_weight)
     }
 
-    /// [`swiglu`].
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        fused::swiglu::<Self>(gate, up)
+    /// [`gated`].
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        fused::gated::<Self>(gate, up, activation)
     }
 
     /// For `gate` and `up`.
-    fn swiglu_backward(
+    fn gated_backward(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        fused::swiglu_backward::<Self>(gate, up, grad)
+        fused::gated_backward::<Self>(gate, up, grad, activation)
     }
 
     /// [`rotate`]; turned `back`, it is its own gradient.

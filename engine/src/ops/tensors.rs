@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 
 use super::fused::{primitive, tensor};
-use super::{AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Variant};
+use super::{Activation, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Variant};
 
 /// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
 ///
@@ -33,9 +33,9 @@ pub fn rms_norm<B: Ops>(x: Tensor<B, 2>, weight: Tensor<B, 2>, eps: f64) -> Tens
     tensor(B::rms_norm(primitive(x), primitive(weight), eps))
 }
 
-/// `silu(gate) * up`, elementwise (arXiv:2002.05202): both `[tokens, intermediate]`.
-pub fn swiglu<B: Ops>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
-    tensor(B::swiglu(primitive(gate), primitive(up)))
+/// `activation(gate) * up`, elementwise (SwiGLU and GeGLU, arXiv:2002.05202): both `[tokens, intermediate]`.
+pub fn gated<B: Ops>(gate: Tensor<B, 2>, up: Tensor<B, 2>, activation: Activation) -> Tensor<B, 2> {
+    tensor(B::gated(primitive(gate), primitive(up), activation))
 }
 
 /// Rotary position embedding (arXiv:2104.09864): turns the halves of every head of `x` `[tokens, heads * head_dim]`;
@@ -51,7 +51,7 @@ pub fn lora_linear<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B
 }
 
 /// Causal attention with grouped heads: `q` `[tokens, heads * head_dim]`, `k` and `v` `[cached and new tokens, kv_heads *
-/// head_dim]`; a query sees the keys of its own sequence up to its own. The result is shaped like `q`.
+/// head_dim]`; a query sees the keys of its own sequence up to its own, or the last `window` of them. The result is shaped like `q`.
 pub fn causal_attention<B: Ops>(
     q: Tensor<B, 2>,
     k: Tensor<B, 2>,

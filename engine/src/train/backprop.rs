@@ -4,7 +4,7 @@
 //! of its adapters and of its input, and the graph is dropped; the peak is one layer, whatever the depth (recomputation
 //! at every layer boundary: Chen et al., arXiv:1604.06174).
 
-use burn::tensor::{IndexingUpdateOp, Tensor};
+use burn::tensor::Tensor;
 use burn_autodiff::Autodiff;
 use serde::{Deserialize, Serialize};
 
@@ -113,10 +113,7 @@ pub fn backpropagate<B: Ops>(
         gradient = graph.backward(&path, d_output, &mut gradients);
     }
     if let Some(d_embedded) = gradient.filter(|_| model.embedding.trainable) {
-        let device = model.device();
-        let rows = indices(batch.tokens.iter().map(|t| *t as i32), &device);
-        let zeros = Tensor::zeros(model.embedding.value.dims(), &device);
-        let d_embedding = zeros.select_assign(0, rows, d_embedded, IndexingUpdateOp::Add);
+        let d_embedding = model.embed_backward(&batch.tokens, d_embedded);
         accumulate(&mut gradients, Gradients::from([(EMBEDDING.to_string(), d_embedding)]));
     }
     Step { loss_sum, gradients }

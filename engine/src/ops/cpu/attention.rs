@@ -5,7 +5,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::matrix::{Threads, View, matmul, with_scratch};
-use super::rows::{dot, exponentials, max};
+use super::rows::{dot, exponentials, max, tanh};
 use crate::ops::{AttentionShape, Span};
 
 /// Queries of a block.
@@ -21,18 +21,22 @@ fn tasks(shape: &AttentionShape) -> Vec<Task> {
     shape.sequences.spans().flat_map(|span| (0..shape.kv_heads).map(move |kv_head| Task { span, kv_head })).collect()
 }
 
-/// A block of queries of a sequence: the first, how many, and how many keys the last of them sees.
+/// A block of queries of a sequence: the first, how many, the first key that one of them sees, and how many keys from
+/// there to the last.
 #[derive(Clone, Copy)]
 struct Block {
     first: usize,
     count: usize,
+    from: usize,
     keys: usize,
 }
 
-fn blocks(span: Span) -> impl Iterator<Item = Block> {
+fn blocks(span: Span, window: Option<usize>) -> impl Iterator<Item = Block> {
     (0..span.length).step_by(BLOCK).map(move |first| {
         let count = BLOCK.min(span.length - first);
-        Block { first, count, keys: span.total - span.length + first + count }
+        let before = span.total - span.length + first;
+        let from = window.map_or(0, |window| (before + 1).saturating_sub(window));
+        Block { first, count, from, keys: before + count - from }
     })
 }
 
@@ -42,17 +46,27 @@ fn head<'a>(x: &'a [f32], shape: &AttentionShape, heads: usize, head: usize, fir
     View::new(x, first * width + head * shape.head_dim, [tokens, shape.head_dim], [width, 1])
 }
 
-/// The attention weights of a block of queries, `[count, keys]`, into `scores`.
-fn weights(q: View, k: View, block: Block, scale: f32, scores: &mut [f32]) {
+/// The attention weights of a block of queries, `[count, keys]`, into `scores`; where scores are capped and `slopes` has
+/// room, the derivative of the cap there.
+fn weights(q: View, k: View, block: Block, shape: &AttentionShape, scores: &mut [f32], slopes: &mut [f32]) {
     let Block { count, keys, .. } = block;
-    matmul(q, k.t(), (scores, keys), scale, false, Threads::One);
+    matmul(q, k.t(), (scores, keys), shape.scale, false, Threads::One);
     Arch::new().dispatch(|| {
+        if let Some(cap) = shape.softcap {
+            let of_block = &mut scores[..count * keys];
+            of_block.iter_mut().for_each(|x| *x = tanh(*x / cap));
+            slopes.iter_mut().zip(of_block.iter()).for_each(|(slope, x)| *slope = 1.0 - x * x);
+            of_block.iter_mut().for_each(|x| *x *= cap);
+        }
         for (i, row) in scores.chunks_mut(keys).take(count).enumerate() {
-            let (seen, hidden) = row.split_at_mut(keys - count + i + 1);
+            let end = keys - count + i + 1;
+            let (row, after) = row.split_at_mut(end);
+            let (before, seen) = row.split_at_mut(shape.window.map_or(0, |window| end.saturating_sub(window)));
             let largest = max(seen);
             let inverse = 1.0 / exponentials(seen, largest);
             seen.iter_mut().for_each(|x| *x *= inverse);
-            hidden.fill(0.0);
+            before.fill(0.0);
+            after.fill(0.0);
         }
     });
 }
@@ -74,11 +88,11 @@ pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], shape: &AttentionShape) -
         let mut out = vec![0.0; shape.group() * length * head_dim];
         with_scratch(BLOCK.min(length) * total, |scores| {
             for g in 0..shape.group() {
-                for block @ Block { first, count, keys } in blocks(*span) {
+                for block @ Block { first, count, from, keys } in blocks(*span, shape.window) {
                     let q = head(q, shape, heads, kv_head * shape.group() + g, start + first, count);
-                    let k = head(k, shape, kv_heads, *kv_head, first_key, keys);
-                    let v = head(v, shape, kv_heads, *kv_head, first_key, keys);
-                    weights(q, k, block, shape.scale(), scores);
+                    let k = head(k, shape, kv_heads, *kv_head, first_key + from, keys);
+                    let v = head(v, shape, kv_heads, *kv_head, first_key + from, keys);
+                    weights(q, k, block, shape, scores, &mut []);
                     let weights = View::new(scores, 0, [count, keys], [keys, 1]);
                     let out = &mut out[(g * length + first) * head_dim..];
                     matmul(weights, v, (out, head_dim), 1.0, false, Threads::One);
@@ -106,26 +120,31 @@ pub(super) fn backward(q: &[f32], k: &[f32], v: &[f32], grad: &[f32], shape: &At
         let mut d_q = vec![0.0; shape.group() * length * head_dim];
         let (mut d_k, mut d_v) = (vec![0.0; total * head_dim], vec![0.0; total * head_dim]);
         let size = BLOCK.min(length) * total;
-        with_scratch(2 * size, |scratch| {
-            let (scores, d_scores) = scratch.split_at_mut(size);
+        let slopes = if shape.softcap.is_some() { size } else { 0 };
+        with_scratch(2 * size + slopes, |scratch| {
+            let (scores, rest) = scratch.split_at_mut(size);
+            let (d_scores, slopes) = rest.split_at_mut(size);
             for g in 0..shape.group() {
-                for block @ Block { first, count, keys } in blocks(*span) {
+                for block @ Block { first, count, from, keys } in blocks(*span, shape.window) {
                     let at = |x| head(x, shape, heads, kv_head * shape.group() + g, start + first, count);
                     let (q, grad) = (at(q), at(grad));
-                    let k = head(k, shape, kv_heads, *kv_head, first_key, keys);
-                    let v = head(v, shape, kv_heads, *kv_head, first_key, keys);
-                    weights(q, k, block, shape.scale(), scores);
+                    let k = head(k, shape, kv_heads, *kv_head, first_key + from, keys);
+                    let v = head(v, shape, kv_heads, *kv_head, first_key + from, keys);
+                    weights(q, k, block, shape, scores, slopes);
                     let view = |scores| View::new(scores, 0, [count, keys], [keys, 1]);
-                    matmul(view(scores).t(), grad, (&mut d_v, head_dim), 1.0, true, Threads::One);
+                    let of_keys = from * head_dim..;
+                    let d_v = &mut d_v[of_keys.clone()];
+                    matmul(view(scores).t(), grad, (d_v, head_dim), 1.0, true, Threads::One);
                     matmul(grad, v.t(), (d_scores, keys), 1.0, false, Threads::One);
                     for (d, w) in d_scores.chunks_mut(keys).zip(scores.chunks(keys)).take(count) {
                         let along = dot(d, w);
                         d.iter_mut().zip(w).for_each(|(d, w)| *d = (*d - along) * w);
                     }
+                    d_scores.iter_mut().zip(slopes.iter()).take(count * keys).for_each(|(d, slope)| *d *= slope);
                     let d_scores = view(d_scores);
                     let d_q = &mut d_q[(g * length + first) * head_dim..];
-                    matmul(d_scores, k, (d_q, head_dim), shape.scale(), false, Threads::One);
-                    matmul(d_scores.t(), q, (&mut d_k, head_dim), shape.scale(), true, Threads::One);
+                    matmul(d_scores, k, (d_q, head_dim), shape.scale, false, Threads::One);
+                    matmul(d_scores.t(), q, (&mut d_k[of_keys], head_dim), shape.scale, true, Threads::One);
                 }
             }
         });

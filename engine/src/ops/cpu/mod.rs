@@ -13,7 +13,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
-use super::{AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product, Variant};
+use super::{Activation, AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product, Variant};
 use crate::nf4::quantize_blocks;
 
 /// A contiguous tensor's floats.
@@ -87,18 +87,20 @@ impl Ops for Flex {
         (write(d_x, shape), d_weight.map(|d| write(d, weight_shape)))
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         let shape = gate.shape().to_vec();
-        write(read([gate, up], |[gate, up]| rows::swiglu(gate, up)), shape)
+        write(read([gate, up], |[gate, up]| rows::gated(gate, up, activation)), shape)
     }
 
-    fn swiglu_backward(
+    fn gated_backward(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let shape = gate.shape().to_vec();
-        let (d_gate, d_up) = read([gate, up, grad], |[gate, up, grad]| rows::swiglu_backward(gate, up, grad));
+        let (d_gate, d_up) =
+            read([gate, up, grad], |[gate, up, grad]| rows::gated_backward(gate, up, grad, activation));
         (write(d_gate, shape.clone()), write(d_up, shape))
     }
 
