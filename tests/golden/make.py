@@ -5,6 +5,7 @@ import pathlib
 import torch
 
 import llama
+import masks
 import nf4
 import text
 
@@ -13,4 +14,5 @@ if __name__ == "__main__":
     here = pathlib.Path(__file__).parent
     nf4.main(here / "nf4")
     text.main(here / "text")
+    masks.main(here / "text")
     llama.main(here)
