@@ -96,8 +96,15 @@ fn lines(path: &Path, mut reader: impl BufRead, sink: &mut Sink) -> Result<()> {
             0 => return Ok(()),
             length if length > MAX_LINE => return Err(Error::line(path, place, "the line is longer than 16 MiB")),
             _ if line.trim_ascii().is_empty() => {}
+            _ if line.trim_ascii_start().starts_with(b"[") => {
+                return Err(Error::line(
+                    path,
+                    place,
+                    "begins a list, not a record; name a file that is one list .json",
+                ));
+            }
             _ => {
-                let value = serde_json::from_slice(&line).map_err(|e| not_json(path, place, &line, &e))?;
+                let value = serde_json::from_slice(&line).map_err(|e| not_json(path, place, &e))?;
                 emit(path, place, value, sink)?;
             }
         }
@@ -105,12 +112,10 @@ fn lines(path: &Path, mut reader: impl BufRead, sink: &mut Sink) -> Result<()> {
 }
 
 /// The parser counts lines within the line that it was given; only the column says something.
-fn not_json(path: &Path, place: usize, line: &[u8], error: &serde_json::Error) -> Error {
+fn not_json(path: &Path, place: usize, error: &serde_json::Error) -> Error {
     let message = error.to_string();
     let reason = message.split(" at line ").next().unwrap_or(&message);
-    let list =
-        if line.trim_ascii_start().starts_with(b"[") { "; a file that is one list must end in .json" } else { "" };
-    Error::line(path, place, format!("not JSON: {reason} at column {}{list}", error.column()))
+    Error::line(path, place, format!("not JSON: {reason} at column {}", error.column()))
 }
 
 /// A list, an object with a list, or what the hub's files often are in spite of their name: lines.
