@@ -74,7 +74,7 @@ const NAMES: [&str; 4] = ["f.jsonl", "f.json", "f.csv", "f.parquet"];
 const LITTLE: usize = 1 << 20;
 
 /// Pieces of the formats, so that inputs get past the first character.
-const PIECES: [&str; 34] = [
+static PIECES: [&str; 34] = [
     "{",
     "}",
     "[",
@@ -131,6 +131,8 @@ fn depth_and_length_make_no_reader_panic() {
     }
 }
 
+static ROLES: [&str; 5] = ["user", "assistant", "gpt", "human", ""];
+
 fn any_json() -> impl Strategy<Value = Value> {
     let key = prop::sample::select(&PIECES[17..28]);
     let leaf = prop_oneof![
@@ -138,7 +140,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         ".{0,8}".prop_map(Value::from),
-        prop::sample::select(&["user", "assistant", "gpt", "human", ""][..]).prop_map(Value::from),
+        prop::sample::select(&ROLES[..]).prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 40, 5, move |inner| {
         prop_oneof![
@@ -180,7 +182,7 @@ fn a_damaged_parquet_file_is_an_error_wherever_the_damage_is() {
 }
 
 /// Pieces of templates.
-const JINJA: [&str; 40] = [
+static JINJA: [&str; 40] = [
     "{{",
     "}}",
     "{%",

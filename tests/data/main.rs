@@ -13,7 +13,7 @@ use halfbyte_tests::root;
 use serde_json::{Value, json};
 
 /// The shipped tokenizer with more special tokens, a template and ids that end generation.
-pub fn tokenizer(special: &[String], template: Option<&str>, stop: &[u32]) -> Tokenizer {
+fn tokenizer(special: &[String], template: Option<&str>, stop: &[u32]) -> Tokenizer {
     let folder = root().join("models/wordnet-4m");
     let read = |name: &str| std::fs::read(folder.join(name)).expect(name);
     let mut json: Value = serde_json::from_slice(&read("tokenizer.json")).expect("JSON");
@@ -36,11 +36,11 @@ pub fn tokenizer(special: &[String], template: Option<&str>, stop: &[u32]) -> To
     .expect("a tokenizer")
 }
 
-pub fn shipped() -> Tokenizer {
+fn shipped() -> Tokenizer {
     Tokenizer::from_folder(&root().join("models/wordnet-4m")).expect("the shipped tokenizer")
 }
 
-pub fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
     std::fs::write(&path, text).expect(name);
