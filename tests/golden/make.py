@@ -7,6 +7,7 @@ import torch
 import llama
 import masks
 import nf4
+import tables
 import text
 
 if __name__ == "__main__":
@@ -15,4 +16,5 @@ if __name__ == "__main__":
     nf4.main(here / "nf4")
     text.main(here / "text")
     masks.main(here / "text")
+    tables.main(here / "data")
     llama.main(here)
