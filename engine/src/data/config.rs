@@ -144,9 +144,11 @@ impl Splits {
     /// # Errors
     /// As [`Dataset::check`].
     pub fn check(&self, tokenizer: &Tokenizer) -> Result<Vec<String>> {
-        let mut warnings = self.train.check(tokenizer)?;
+        let named = |key: &'static str| move |error: Error| Error::Invalid(format!("{key}: {error}"));
+        let mut warnings = self.train.check(tokenizer).map_err(named("data.train"))?;
         if let Some(test) = &self.test {
-            warnings.extend(test.check(tokenizer)?.into_iter().map(|warning| format!("held out: {warning}")));
+            let found = test.check(tokenizer).map_err(named("data.test"))?;
+            warnings.extend(found.into_iter().map(|warning| format!("held out: {warning}")));
         }
         Ok(warnings)
     }
