@@ -105,7 +105,7 @@ fn the_loss_is_taken_on_answers_and_their_end() {
         Message::new("user", "And a tree?"),
         Message::new("assistant", "A plant."),
     ]);
-    let tokens = |record: &Record, on| tokenize(record, &tokenizer, 512, on).expect("it renders").expect("an answer");
+    let tokens = |record: &Record, on| tokenize(record, &tokenizer, on).expect("it renders");
     let trained = |record: &Record, on| trained_text(&tokenizer, &tokens(record, on));
     assert_eq!(trained(&talk, TrainOn::Completion), " A plant.<|end|>");
     assert_eq!(trained(&talk, TrainOn::Assistant), " An animal.<|end|> A plant.<|end|>");
@@ -124,7 +124,7 @@ fn training_sees_the_tokens_that_generation_continues() {
     let tokenizer = shipped();
     let question = Message::new("user", "What is a cat?");
     let talk = Record::Messages(vec![question.clone(), Message::new("assistant", "An animal.")]);
-    let example = tokenize(&talk, &tokenizer, 512, TrainOn::Completion).expect("it renders").expect("an answer");
+    let example = tokenize(&talk, &tokenizer, TrainOn::Completion).expect("it renders");
     let prompt = tokenizer.encode(&tokenizer.render_chat(&[question], true).expect("it renders"), false);
     let first = example.trained.iter().position(|trained| *trained).expect("an answer");
     assert_eq!(example.tokens[..first], prompt.expect("it encodes"));
@@ -134,7 +134,7 @@ fn training_sees_the_tokens_that_generation_continues() {
 fn what_is_cut_off_is_not_trained_and_nothing_left_is_none() {
     let tokenizer = shipped();
     let pair = Record::PromptCompletion { prompt: "a cat ".repeat(20), completion: "is".into() };
-    assert!(tokenize(&pair, &tokenizer, 10, TrainOn::Completion).expect("it encodes").is_none());
-    let cut = tokenize(&pair, &tokenizer, 10, TrainOn::All).expect("it encodes").expect("the prompt");
+    assert!(tokenize(&pair, &tokenizer, TrainOn::Completion).expect("it encodes").cut(10).is_none());
+    let cut = tokenize(&pair, &tokenizer, TrainOn::All).expect("it encodes").cut(10).expect("the prompt");
     assert_eq!((cut.tokens.len(), cut.trained.len()), (10, 10));
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chart;
+mod data;
 mod device;
 mod devices;
 mod generate;
@@ -37,6 +38,8 @@ enum Command {
     Train(train::Arguments),
     /// Train a small model from scratch by a recipe
     Pretrain(pretrain::Arguments),
+    /// Look at training data as the trainer sees it
+    Data(data::Arguments),
     /// Answer one prompt, or chat
     Generate(generate::Arguments),
     /// Write a model folder in 4 bits, as transformers and bitsandbytes read it
@@ -72,6 +75,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Train(arguments) => train::run(arguments),
         Command::Pretrain(arguments) => pretrain::run(arguments),
+        Command::Data(arguments) => data::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Quantize(arguments) => quantize::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use halfbyte::data::{Dataset, Record, pack_stream, read_jsonl};
+use halfbyte::data::{Dataset, Record, pack_stream, read_records};
 use halfbyte::model::{ModelConfig, random, save_dense};
 use halfbyte::ops::Ops;
 use halfbyte::text::Tokenizer;
@@ -78,12 +78,13 @@ impl Job for Pretrain {
 fn windows(path: &Path, tokenizer: &Tokenizer, length: usize) -> Result<Dataset> {
     let Some(eos) = tokenizer.eos_id() else { bail!("the tokenizer has no eos_token; documents need one to end") };
     let mut stream = Vec::new();
-    for (line, record) in read_jsonl(path)? {
+    read_records(path, &mut |place, _, record| {
         let Record::Text(text) = record else {
-            return Err(halfbyte::Error::line(path, line, "pretraining takes records with `text`").into());
+            return Err(halfbyte::Error::line(path, place, "pretraining takes records with `text`"));
         };
         stream.extend(tokenizer.encode(&text, true)?);
         stream.push(eos);
-    }
-    Ok(Dataset { examples: pack_stream(&stream, length), skipped: 0 })
+        Ok(())
+    })?;
+    Ok(Dataset::new(pack_stream(&stream, length)))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use halfbyte::data::Dataset;
+use halfbyte::data::Splits;
 use halfbyte::files::{save_adapter, write_atomic};
 use halfbyte::generate::Sampling;
 use halfbyte::lora::{attach, trainable_line};
@@ -29,10 +29,10 @@ pub(crate) struct Arguments {
     /// Folder of the base model
     #[arg(long)]
     model: Option<String>,
-    /// JSONL file to train on
+    /// Data file or folder to train on
     #[arg(long)]
     train: Option<String>,
-    /// JSONL file held out
+    /// Data file or folder held out
     #[arg(long)]
     test: Option<String>,
     /// Folder that the run writes into
@@ -106,11 +106,7 @@ impl Job for Train {
         let output = Path::new(&recipe.output);
         // Everything that can be wrong with the data is found before the model is loaded.
         let tokenizer = Tokenizer::from_folder(Path::new(&recipe.model))?;
-        let train = dataset(&recipe.data.train, &recipe, &tokenizer)?;
-        let test = match recipe.data.test.as_str() {
-            "" => None,
-            path => Some(dataset(path, &recipe, &tokenizer)?),
-        };
+        let Splits { train, test } = crate::data::load(&recipe.data, &tokenizer, recipe.seed)?;
         let base = match &recipe.quantization {
             q if q.load_in_4bit => BaseWeights::Nf4 { block_size: q.block_size, double_quant: q.double_quant },
             _ => BaseWeights::Full,
@@ -151,14 +147,6 @@ impl Job for Train {
         println!("talk to it: halfbyte generate {} --adapter {}", recipe.model, adapter.display());
         Ok(())
     }
-}
-
-fn dataset(path: &str, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Dataset> {
-    let dataset = Dataset::load(Path::new(path), tokenizer, recipe.data.max_length, recipe.data.train_on)?;
-    if dataset.skipped > 0 {
-        eprintln!("{path}: {} examples have no trained token left after cutting to data.max_length", dataset.skipped);
-    }
-    Ok(dataset)
 }
 
 /// Trains to the end; each step's loss. Whatever ends the run early, the last good adapter is saved.

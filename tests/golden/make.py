@@ -6,7 +6,9 @@ import torch
 
 import families
 import llama
+import masks
 import nf4
+import tables
 import text
 
 if __name__ == "__main__":
@@ -14,5 +16,7 @@ if __name__ == "__main__":
     here = pathlib.Path(__file__).parent
     nf4.main(here / "nf4")
     text.main(here / "text")
+    masks.main(here / "text")
+    tables.main(here / "data")
     llama.main(here)
     families.main(here)

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Record;
+use super::answers::answers;
+use crate::Result;
 use crate::text::{Message, Tokenizer};
-use crate::{Error, Result};
 
 /// Which tokens of a conversation are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,41 +28,77 @@ pub struct Example {
     pub trained: Vec<bool>,
 }
 
-/// Tokenizes a record and cuts it to `max_length` tokens; `None` when nothing that is trained is left.
+impl Example {
+    /// The first `max_length` tokens; `None` when nothing that is trained is left.
+    pub fn cut(mut self, max_length: usize) -> Option<Self> {
+        self.tokens.truncate(max_length);
+        self.trained.truncate(max_length);
+        self.trained.contains(&true).then_some(self)
+    }
+}
+
+/// Tokenizes a record whole.
 ///
-/// Conversations are rendered whole and encoded once, so that training sees the tokens that inference will; the bytes of
-/// an answer are found by rendering the conversation up to it, which needs no marks in the template.
+/// Conversations are rendered whole and encoded once, so that training sees the tokens that inference will.
 ///
 /// # Errors
-/// When there is no chat template, or it does not render an answer as a continuation of what stands before it.
-pub fn tokenize(
-    record: &Record,
-    tokenizer: &Tokenizer,
-    max_length: usize,
-    train_on: TrainOn,
-) -> Result<Option<Example>> {
-    let eos = tokenizer.eos_token().unwrap_or_default();
-    let text = match record {
-        Record::Text(text) => format!("{text}{eos}"),
-        Record::PromptCompletion { prompt, completion } => format!("{prompt}{completion}{eos}"),
-        Record::Messages(messages) => tokenizer.render_chat(messages, false)?,
-    };
-    let spans = match (record, train_on) {
-        (Record::Text(_), _) | (_, TrainOn::All) => vec![(0, text.len())],
-        (Record::PromptCompletion { prompt, .. }, _) => vec![(prompt.len(), text.len())],
-        (Record::Messages(messages), TrainOn::Completion) => {
-            answers(messages, tokenizer, &text)?.pop().into_iter().collect()
+/// When there is no chat template for a conversation, or it refuses it, or it does not show where its answers are.
+pub fn tokenize(record: &Record, tokenizer: &Tokenizer, train_on: TrainOn) -> Result<Example> {
+    match record {
+        Record::Text(text) => encode(&ended(text, tokenizer), &[(0, usize::MAX)], true, tokenizer),
+        Record::PromptCompletion { prompt, completion } => continued(prompt, completion, tokenizer, train_on),
+        Record::Messages(messages) => conversation(messages, tokenizer, train_on),
+        Record::Instruction { instruction, input, output } if tokenizer.chat_template().is_some() => {
+            let question = if input.is_empty() { instruction.clone() } else { format!("{instruction}\n\n{input}") };
+            let messages = [Message::new("user", question), Message::new("assistant", output)];
+            conversation(&messages, tokenizer, train_on)
         }
-        (Record::Messages(messages), TrainOn::Assistant) => answers(messages, tokenizer, &text)?,
+        Record::Instruction { instruction, input, output } => {
+            continued(&alpaca_prompt(instruction, input), output, tokenizer, train_on)
+        }
+    }
+}
+
+/// The prompt that Stanford Alpaca was trained with (`train.py` of tatsu-lab/stanford_alpaca).
+fn alpaca_prompt(instruction: &str, input: &str) -> String {
+    let (context, input) = match input {
+        "" => ("", String::new()),
+        input => (", paired with an input that provides further context", format!("### Input:\n{input}\n\n")),
+    };
+    format!(
+        "Below is an instruction that describes a task{context}. Write a response that appropriately completes the \
+         request.\n\n### Instruction:\n{instruction}\n\n{input}### Response:"
+    )
+}
+
+/// A text with the token that ends it, once.
+fn ended(text: &str, tokenizer: &Tokenizer) -> String {
+    let eos = tokenizer.eos_token().unwrap_or_default();
+    if text.ends_with(eos) { text.to_string() } else { format!("{text}{eos}") }
+}
+
+fn continued(prompt: &str, completion: &str, tokenizer: &Tokenizer, train_on: TrainOn) -> Result<Example> {
+    let text = format!("{prompt}{}", ended(completion, tokenizer));
+    let start = if train_on == TrainOn::All { 0 } else { prompt.len() };
+    encode(&text, &[(start, text.len())], true, tokenizer)
+}
+
+fn conversation(messages: &[Message], tokenizer: &Tokenizer, train_on: TrainOn) -> Result<Example> {
+    let text = tokenizer.render_chat(messages, false)?;
+    let spans = match train_on {
+        TrainOn::All => vec![(0, text.len())],
+        TrainOn::Assistant => answers(messages, tokenizer, &text, false)?,
+        TrainOn::Completion => answers(messages, tokenizer, &text, true)?,
     };
     // A template writes the special tokens itself.
-    let special = !matches!(record, Record::Messages(_));
-    let (mut tokens, mut offsets): (Vec<_>, Vec<_>) =
-        tokenizer.encode_with_offsets(&text, special)?.into_iter().unzip();
-    tokens.truncate(max_length);
-    offsets.truncate(max_length);
-    // A token is trained when it lies in a span: the rest of a token that begins before it belongs to the prompt. Tokens
-    // that the tokenizer adds itself have no bytes.
+    encode(&text, &spans, false, tokenizer)
+}
+
+/// Tokens of `text`, trained where they lie in one of the ranges of bytes.
+fn encode(text: &str, spans: &[(usize, usize)], special: bool, tokenizer: &Tokenizer) -> Result<Example> {
+    let (tokens, offsets): (Vec<_>, Vec<_>) = tokenizer.encode_with_offsets(text, special)?.into_iter().unzip();
+    // The rest of a token that begins before a span belongs to the prompt. Tokens that the tokenizer adds itself have no
+    // bytes.
     let inside = |range: &(usize, usize)| {
         range.0 < range.1 && spans.iter().any(|(start, end)| (*start..*end).contains(&range.0))
     };
@@ -69,22 +106,25 @@ pub fn tokenize(
     if let Some(first) = trained.first_mut() {
         *first = false;
     }
-    Ok(trained.contains(&true).then_some(Example { tokens, trained }))
+    Ok(Example { tokens, trained })
 }
 
-/// The bytes of each answer in the rendered conversation, its end-of-turn mark included.
-fn answers(messages: &[Message], tokenizer: &Tokenizer, text: &str) -> Result<Vec<(usize, usize)>> {
-    let mut spans = Vec::new();
-    for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
-        let before = tokenizer.render_chat(&messages[..i], true)?;
-        let through = tokenizer.render_chat(&messages[..=i], false)?;
-        if !through.starts_with(&before) || !text.starts_with(through.trim_end()) {
-            let reason = "the chat template does not render the conversation up to it as a prefix of the whole; \
-                          set data.train_on = \"all\" or use another template";
-            return Err(Error::Invalid(format!("message {i} ({}): {reason}", message.role)));
-        }
-        // White space after the last mark of the turn is layout between turns.
-        spans.push((before.len(), through.trim_end().len().max(before.len())));
+#[cfg(test)]
+mod tests {
+    use super::alpaca_prompt;
+
+    #[test]
+    fn the_alpaca_prompt_is_the_published_one() {
+        assert_eq!(
+            alpaca_prompt("Add.", "1 2"),
+            "Below is an instruction that describes a task, paired with an input that provides further context. Write a \
+             response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### \
+             Response:"
+        );
+        assert_eq!(
+            alpaca_prompt("Sing.", ""),
+            "Below is an instruction that describes a task. Write a response that appropriately completes the \
+             request.\n\n### Instruction:\nSing.\n\n### Response:"
+        );
     }
-    Ok(spans)
 }

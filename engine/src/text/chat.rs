@@ -28,6 +28,8 @@ impl Message {
 
 /// Instructions that a template may take: it comes with the model and may be hostile.
 const FUEL: u64 = 5_000_000;
+/// Bytes that it may write: fuel counts instructions, and one of them can write much.
+const MAX_RENDERED: usize = 16 << 20;
 const NAME: &str = "chat_template";
 
 /// A compiled template.
@@ -57,7 +59,7 @@ impl ChatTemplate {
             ValueKind::None => out.write_str("None").map_err(JinjaError::from),
             _ => minijinja::escape_formatter(out, state, value),
         });
-        // `{% generation %}` marks answers for transformers' masks; masks here come from rendering prefixes.
+        // `{% generation %}` marks answers for transformers' masks; masks here come from renderings alone.
         let source = without_generation_tags(source);
         environment
             .add_template_owned(NAME, source)
@@ -68,7 +70,7 @@ impl ChatTemplate {
     /// Renders a conversation; with `add_generation_prompt` it ends where the answer begins.
     ///
     /// # Errors
-    /// What the template raises, or that it took too many instructions.
+    /// What the template raises, or that it took too many instructions or writes too much.
     pub fn render(
         &self,
         messages: &[Message],
@@ -76,15 +78,42 @@ impl ChatTemplate {
         bos_token: &str,
         eos_token: &str,
     ) -> Result<String> {
-        let rendered = self.environment.get_template(NAME).and_then(|template| {
-            template.render(
-                context! { messages, add_generation_prompt, bos_token, eos_token, tools => (), documents => () },
-            )
-        });
-        rendered.map_err(|e| {
-            let detail = e.detail().map_or_else(|| e.to_string(), str::to_string);
-            Error::Invalid(format!("the chat template refuses the conversation: {detail}"))
-        })
+        let mut out = Bounded::default();
+        let values = context! { messages, add_generation_prompt, bos_token, eos_token, tools => (), documents => () };
+        let rendered =
+            self.environment.get_template(NAME).and_then(|t| t.render_captured_to(values, &mut out).map(|_| ()));
+        match rendered {
+            Ok(()) => String::from_utf8(out.text).map_err(|e| Error::Invalid(e.to_string())),
+            Err(_) if out.full => {
+                Err(Error::Invalid("the chat template makes more than 16 MiB of the conversation; shorten it".into()))
+            }
+            Err(e) => {
+                let detail = e.detail().map_or_else(|| e.to_string(), str::to_string);
+                Err(Error::Invalid(format!("the chat template refuses the conversation: {detail}")))
+            }
+        }
+    }
+}
+
+/// What a template writes, up to [`MAX_RENDERED`].
+#[derive(Default)]
+struct Bounded {
+    text: Vec<u8>,
+    full: bool,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
+        if self.text.len() + piece.len() > MAX_RENDERED {
+            self.full = true;
+            return Err(std::io::ErrorKind::OutOfMemory.into());
+        }
+        self.text.extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -11,12 +11,18 @@ pub struct StreamDecoder<'a> {
     start: usize,
     /// Tokens whose text was handed out.
     shown: usize,
+    skip_special: bool,
 }
 
 impl<'a> StreamDecoder<'a> {
     /// A decoder at the beginning of a text.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, ids: vec![], start: 0, shown: 0 }
+        Self { tokenizer, ids: vec![], start: 0, shown: 0, skip_special: true }
+    }
+
+    /// One that also shows special tokens.
+    pub fn with_special(tokenizer: &'a Tokenizer) -> Self {
+        Self { skip_special: false, ..Self::new(tokenizer) }
     }
 
     /// The text that `id` completes, if any.
@@ -25,8 +31,8 @@ impl<'a> StreamDecoder<'a> {
     /// When the tokenizer cannot decode it.
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
         self.ids.push(id);
-        let before = self.tokenizer.decode(&self.ids[self.start..self.shown], true)?;
-        let now = self.tokenizer.decode(&self.ids[self.start..], true)?;
+        let before = self.tokenizer.decode(&self.ids[self.start..self.shown], self.skip_special)?;
+        let now = self.tokenizer.decode(&self.ids[self.start..], self.skip_special)?;
         if now.len() <= before.len() || now.ends_with('\u{fffd}') {
             return Ok(None);
         }
@@ -41,8 +47,8 @@ impl<'a> StreamDecoder<'a> {
     /// # Errors
     /// When the tokenizer cannot decode it.
     pub fn finish(self) -> Result<String> {
-        let before = self.tokenizer.decode(&self.ids[self.start..self.shown], true)?;
-        let now = self.tokenizer.decode(&self.ids[self.start..], true)?;
+        let before = self.tokenizer.decode(&self.ids[self.start..self.shown], self.skip_special)?;
+        let now = self.tokenizer.decode(&self.ids[self.start..], self.skip_special)?;
         Ok(now.get(before.len()..).unwrap_or_default().to_string())
     }
 }

@@ -12,8 +12,6 @@ pub use backprop::{Recompute, Step, backpropagate, whole_graph};
 pub use config::TrainerConfig;
 pub use loss::{Targets, head_loss, loss_sum};
 pub use optimization::Optimization;
-pub use recipe::{
-    DataConfig, PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe,
-};
+pub use recipe::{PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe};
 pub use schedule::Schedule;
 pub use trainer::{Evaluation, Metrics, Trainer, evaluate};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::config::TrainerConfig;
-use crate::data::TrainOn;
+use crate::data::DataConfig;
 use crate::lora::LoraConfig;
 use crate::{Error, Result};
 
@@ -33,20 +33,6 @@ pub struct Recipe {
     pub training: TrainerConfig,
     /// Questions that are answered before and after.
     pub show: ShowConfig,
-}
-
-/// The data of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataConfig {
-    /// JSONL file to train on.
-    pub train: String,
-    /// JSONL file held out for evaluation; empty for none.
-    pub test: String,
-    /// Tokens after which an example is cut.
-    pub max_length: usize,
-    /// Which tokens the loss is taken on.
-    pub train_on: TrainOn,
 }
 
 /// How the base model's linear layers are held.
@@ -83,9 +69,9 @@ pub struct PretrainRecipe {
     pub seed: u64,
     /// `auto`, `cuda`, `wgpu` or `cpu`.
     pub device: String,
-    /// JSONL file of `text` documents.
+    /// Data file of `text` documents.
     pub train: String,
-    /// JSONL file of documents held out.
+    /// Data file of documents held out.
     pub test: String,
     /// Tokens of a training window.
     pub length: usize,
@@ -106,12 +92,6 @@ impl Default for Recipe {
             training: TrainerConfig::default(),
             show: ShowConfig::default(),
         }
-    }
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self { train: String::new(), test: String::new(), max_length: 2048, train_on: TrainOn::Completion }
     }
 }
 

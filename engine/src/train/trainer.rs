@@ -59,7 +59,7 @@ impl<B: Ops> Trainer<B> {
             return Err(Error::Invalid("the model has no trainable parameter; attach an adapter first".into()));
         }
         model.config.check_tokens(data.examples.iter().flat_map(|e| &e.tokens))?;
-        let batches = Batches::new(data.examples.len(), config.batch_size, config.gradient_accumulation_steps, seed);
+        let batches = Batches::of(&data, config.batch_size, config.gradient_accumulation_steps, seed);
         let all = batches.steps_per_epoch().saturating_mul(config.epochs);
         let total = match (config.max_steps, config.epochs) {
             (0, _) => all,
