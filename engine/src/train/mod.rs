@@ -3,6 +3,7 @@
 mod backprop;
 mod config;
 mod loss;
+mod neftune;
 mod optimization;
 mod recipe;
 mod schedule;
@@ -11,9 +12,10 @@ mod trainer;
 pub use backprop::{Recompute, Step, backpropagate, whole_graph};
 pub use config::TrainerConfig;
 pub use loss::{Targets, head_loss, loss_sum};
+pub use neftune::noise;
 pub use optimization::Optimization;
 pub use recipe::{
     DataConfig, PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe,
 };
-pub use schedule::Schedule;
+pub use schedule::{LrSchedulerType, Schedule};
 pub use trainer::{Evaluation, Metrics, Trainer, evaluate};
