@@ -6,11 +6,13 @@ import torch
 
 import llama
 import nf4
+import optim
 import text
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     here = pathlib.Path(__file__).parent
     nf4.main(here / "nf4")
+    optim.main(here / "optim")
     text.main(here / "text")
     llama.main(here)
