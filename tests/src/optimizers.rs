@@ -25,7 +25,7 @@ pub type Values<B> = BTreeMap<String, Tensor<B, 2>>;
 
 fn random(count: usize, salt: u64) -> impl Iterator<Item = f64> {
     let number = move |i| (i * 2_654_435_761 + salt * 2_246_822_519) % (1 << 32);
-    (0..count as u64).map(move |i| number(i) as f64 / f64::from(u32::MAX) / (1.0 + 1.0 / f64::from(u32::MAX)))
+    (0..count as u64).map(move |i| number(i) as f64 / 4_294_967_296.0)
 }
 
 fn tensor<B: Ops>(values: Vec<f32>, shape: [usize; 2], device: &B::Device) -> Tensor<B, 2> {
@@ -179,8 +179,8 @@ pub fn paging_changes_no_bit<B: Ops>(device: &B::Device) {
         let state = block_on(whole.state()).expect("a state");
         assert!(whole.paging().is_none());
         let all = whole.device_bytes();
-        // None of it, the largest page, a bit more than half, all.
-        for budget in [Some(0), Some(all / 2 + 4096), Some(all), None] {
+        // None of it, more than the largest page, all, no limit.
+        for budget in [Some(0), Some(all * 2 / 3), Some(all), None] {
             let mut optimizer = optimizer::<B>(paged, budget, device);
             let mut values = initial(device);
             for step in 0..7 {

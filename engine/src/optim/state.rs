@@ -116,7 +116,7 @@ impl Layout {
                 // A negative second moment has no root, and a scale is a magnitude.
                 let signed = suffix == "exp_avg";
                 if !values.all(|v| v.is_finite() && (signed || v >= 0.0)) {
-                    return refuse("holds a value that it cannot have; take another checkpoint".into());
+                    return refuse("holds a value that it cannot have".into());
                 }
             }
             bytes.resize(held_shape.iter().product::<usize>() * held.size(), 0);
