@@ -143,7 +143,8 @@ fn the_curve_follows_the_reference_for_twenty_steps() {
             adamw: halfbyte::optim::AdamWConfig { weight_decay: 0.01, ..Default::default() },
             ..Default::default()
         };
-        let schedule = halfbyte::train::Schedule { peak: 5e-3, warmup: 2, total: 20 };
+        let schedule =
+            halfbyte::train::Schedule { kind: Default::default(), peak: 5e-3, warmup: 2, total: 20, floor: 0.0 };
         let mut state = halfbyte::train::Optimization::new(model, config, 0);
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
         for (step, batches) in batches.iter().enumerate() {

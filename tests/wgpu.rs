@@ -2,7 +2,7 @@
 
 use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
-use halfbyte_tests::{consistency, operations, reference, shaders};
+use halfbyte_tests::{consistency, operations, optimizers, reference, shaders};
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
 /// a GPU tests the same adapter.
@@ -86,4 +86,19 @@ fn recomputation_drops_the_same_elements() {
 #[test]
 fn an_adapter_may_sit_on_the_upper_layer_alone() {
     consistency::an_adapter_may_sit_on_the_upper_layer_alone::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn adamw_is_torchs() {
+    optimizers::adamw_is_torchs::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn the_8_bit_state_is_nearly_that_of_bitsandbytes() {
+    optimizers::eight_bit_is_bitsandbytes::<Wgpu>(false, &RASTERIZER);
+}
+
+#[test]
+fn paging_changes_no_bit() {
+    optimizers::paging_changes_no_bit::<Wgpu>(&RASTERIZER);
 }

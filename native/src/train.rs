@@ -137,6 +137,9 @@ impl Job for Train {
             [before.0.map(|loss| (0, loss)), after.0.map(|loss| (losses.len(), loss))].into_iter().flatten().collect();
         chart::draw(&output.join("loss.svg"), &losses, &held)?;
         println!("{} steps in {seconds:.1} s, {rate:.0} tokens/s", losses.len());
+        if let Some(paging) = trainer.paging() {
+            println!("{paging}");
+        }
         if let (Some(before), Some(after)) = (before.0, after.0) {
             println!("held-out loss: {before:.4} before, {after:.4} after");
         }

@@ -8,6 +8,7 @@ import families
 import llama
 import masks
 import nf4
+import optim
 import tables
 import text
 
@@ -15,6 +16,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     here = pathlib.Path(__file__).parent
     nf4.main(here / "nf4")
+    optim.main(here / "optim")
     text.main(here / "text")
     masks.main(here / "text")
     tables.main(here / "data")

@@ -2,6 +2,7 @@
 
 pub mod consistency;
 pub mod operations;
+pub mod optimizers;
 pub mod reference;
 #[cfg(feature = "gpu")]
 pub mod shaders;

@@ -5,6 +5,7 @@
 
 mod decode;
 mod double;
+mod dynamic;
 mod quantize;
 mod simd;
 mod sum;
@@ -12,9 +13,10 @@ mod table;
 mod teach;
 
 pub use decode::decode;
+pub use dynamic::DynamicCode;
 pub use quantize::quantize;
 pub(crate) use quantize::quantize_blocks;
-pub use table::{NF4_TABLE, dynamic_map};
+pub use table::{NF4_TABLE, dynamic_map, unsigned_dynamic_map};
 pub use teach::{naive_quantile_table, rmse, uniform_table};
 
 use crate::{Error, Result};

@@ -25,22 +25,33 @@ pub static NF4_TABLE: [f32; 16] = [
 /// The signed dynamic 8-bit map (8-bit optimizers, arXiv:2110.02861, section 1.3; bitsandbytes, `create_dynamic_map`):
 /// 256 levels in rising order. Seven decades, each with twice the levels of the one below, on both sides of zero.
 pub fn dynamic_map() -> &'static [f32; 256] {
-    static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
-        let mut levels = vec![0.0f32, 1.0];
-        for exponent in 0..7 {
-            let count = (1usize << exponent) + 1;
-            let boundary = |i: usize| linspace(count, i);
-            // The power of ten is rounded to f32 before the product, which is done in f32.
-            let scale = 10f64.powi(exponent - 6) as f32;
-            for i in 0..count - 1 {
-                let mean = (boundary(i) + boundary(i + 1)) / 2.0;
-                levels.extend([scale * mean, -scale * mean]);
+    static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| map(true));
+    &MAP
+}
+
+/// The unsigned dynamic 8-bit map: the same decades on the positive side only, with twice the levels in each.
+pub fn unsigned_dynamic_map() -> &'static [f32; 256] {
+    static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| map(false));
+    &MAP
+}
+
+fn map(signed: bool) -> [f32; 256] {
+    let mut levels = vec![0.0f32, 1.0];
+    for exponent in 0..7 {
+        let count = (1usize << (exponent + i32::from(!signed))) + 1;
+        let boundary = |i: usize| linspace(count, i);
+        // The power of ten is rounded to f32 before the product, which is done in f32.
+        let scale = 10f64.powi(exponent - 6) as f32;
+        for i in 0..count - 1 {
+            let mean = scale * ((boundary(i) + boundary(i + 1)) / 2.0);
+            levels.push(mean);
+            if signed {
+                levels.push(-mean);
             }
         }
-        levels.sort_by(f32::total_cmp);
-        std::array::from_fn(|i| levels[i])
-    });
-    &MAP
+    }
+    levels.sort_by(f32::total_cmp);
+    std::array::from_fn(|i| levels[i])
 }
 
 /// Element `i` of `torch.linspace(0.1, 1, count)` in f32: each half is counted from its own end.

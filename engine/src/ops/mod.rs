@@ -3,6 +3,7 @@
 //! [`Ops`] is implemented for the CPU, for CubeCL's runtimes, for fusion and for autodiff; model code is generic over it
 //! and never asks what it runs on.
 
+mod adam;
 mod attention;
 mod autodiff;
 #[cfg(all(test, feature = "cpu"))]
@@ -22,6 +23,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
+pub use adam::{AdamStep, DynamicTables, MOMENT_BLOCK, Moments};
 pub use attention::{AttentionShape, Masking, Sequences, Span};
 pub(crate) use autodiff::backward_from;
 pub use lora::{Branch, Frozen, LoraGradients};
@@ -228,5 +230,20 @@ pub trait Ops: Backend {
     /// [`cross_entropy`].
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
         fused::cross_entropy::<Self>(logits, Tensor::from_primitive(targets))
+    }
+
+    /// Adam's moments of a parameter after one more gradient.
+    fn adam_advance(moments: Moments<Self>, gradient: FloatTensor<Self>, betas: [f64; 2]) -> Moments<Self> {
+        adam::advance::<Self>(moments, gradient, betas)
+    }
+
+    /// A parameter's value after a step of AdamW with this gradient, from its moments before the step.
+    fn adam_apply(
+        moments: &Moments<Self>,
+        gradient: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> FloatTensor<Self> {
+        adam::apply::<Self>(moments, gradient, value, step)
     }
 }

@@ -1,12 +1,5 @@
-//! AdamW (arXiv:1711.05101) with f32 state, the arithmetic of `torch.optim.AdamW`.
-//!
-//! Written here rather than taken from Burn: the trainer owns gradients by name, and later state in 8 bits and in pages
-//! goes behind the same two tensors.
+//! AdamW's constants (arXiv:1711.05101), and what of them differs from parameter to parameter.
 
-use std::collections::BTreeMap;
-
-use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 /// AdamW's constants, under PyTorch's names.
@@ -29,48 +22,18 @@ impl Default for AdamWConfig {
     }
 }
 
-/// First and second moment of one parameter's gradient.
-struct Moments<B: Backend> {
-    first: Tensor<B, 2>,
-    second: Tensor<B, 2>,
+/// Whether weight decay applies to a parameter: to all but biases and norms (transformers,
+/// `Trainer.get_decay_parameter_names`).
+pub fn is_decayed(path: &str) -> bool {
+    let part = |part: &str| {
+        let whole = part == "norm" || part.ends_with("_norm");
+        whole || ["bias", "layernorm", "rmsnorm"].iter().any(|name| part.contains(name))
+    };
+    !path.to_lowercase().split('.').any(part)
 }
 
-/// The optimizer and its state.
-pub struct AdamW<B: Backend> {
-    config: AdamWConfig,
-    step: i32,
-    moments: BTreeMap<String, Moments<B>>,
-}
-
-impl<B: Backend> AdamW<B> {
-    /// An optimizer that has seen no gradient.
-    pub fn new(config: AdamWConfig) -> Self {
-        Self { config, step: 0, moments: BTreeMap::new() }
-    }
-
-    /// Begins a step; every parameter of it is then passed to [`update`](Self::update) once.
-    pub fn begin_step(&mut self) {
-        self.step += 1;
-    }
-
-    /// The parameter's new value, from its value, its gradient and the learning rate. Norms and biases
-    /// are not decayed (transformers, `Trainer.get_decay_parameter_names`).
-    pub fn update(&mut self, path: &str, value: Tensor<B, 2>, gradient: Tensor<B, 2>, rate: f64) -> Tensor<B, 2> {
-        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
-        let before = self.moments.remove(path);
-        let (first, second) = match before {
-            Some(m) => (
-                m.first * beta1 + gradient.clone() * (1.0 - beta1),
-                m.second * beta2 + gradient.clone() * gradient * (1.0 - beta2),
-            ),
-            None => (gradient.clone() * (1.0 - beta1), gradient.clone() * gradient * (1.0 - beta2)),
-        };
-        let correction1 = 1.0 - beta1.powi(self.step);
-        let correction2 = 1.0 - beta2.powi(self.step);
-        let denominator = second.clone().sqrt() / correction2.sqrt() + eps;
-        let step = first.clone() / denominator * (rate / correction1);
-        self.moments.insert(path.to_string(), Moments { first, second });
-        let decay = if path.contains("norm") || path.ends_with("bias") { 0.0 } else { weight_decay };
-        value * (1.0 - rate * decay) - step
-    }
+/// Whether LoRA+ trains a parameter at the higher rate (arXiv:2402.12354): the B matrices, and vectors beside them (PEFT,
+/// `create_loraplus_optimizer`).
+pub fn is_loraplus(path: &str) -> bool {
+    path.contains("lora_B") || !is_decayed(path)
 }

@@ -2,9 +2,17 @@
 
 mod adamw;
 mod clip;
+mod config;
+mod optimizer;
+mod pages;
+mod state;
 
-pub use adamw::{AdamW, AdamWConfig};
+pub use adamw::{AdamWConfig, is_decayed, is_loraplus};
 pub use clip::grad_norm;
+pub use config::{DeviceBudget, Optim, OptimizerConfig};
+pub use optimizer::{MIN_8BIT_SIZE, Optimizer};
+pub use pages::{PagingReport, Traffic};
+pub use state::StateTensor;
 
 use std::collections::BTreeMap;
 

@@ -79,6 +79,19 @@ pub fn backpropagate<B: Ops>(
     recompute: Recompute,
     dropout: Option<Dropout>,
 ) -> Step<B> {
+    backpropagate_from(model, model.embed(&batch.tokens), batch, weight, chunk, recompute, dropout)
+}
+
+/// [`backpropagate`] from these embeddings `[tokens, hidden]` of the batch's tokens, to which noise may have been added.
+pub(super) fn backpropagate_from<B: Ops>(
+    model: &Transformer<B>,
+    embedded: Tensor<B, 2>,
+    batch: &Batch,
+    weight: f64,
+    chunk: usize,
+    recompute: Recompute,
+    dropout: Option<Dropout>,
+) -> Step<B> {
     let mut pass = model.pass(Sequences::new(&batch.lengths));
     pass.dropout = dropout;
     let graph_pass = pass.lift();
@@ -86,7 +99,7 @@ pub fn backpropagate<B: Ops>(
     let lowest = model.lowest_trained();
     let below = |i: usize| i > lowest || model.embedding.trainable;
     let (untouched, trained) = model.layers.split_at(lowest);
-    let mut x = untouched.iter().fold(model.embed(&batch.tokens), |x, layer| layer.forward(x, &pass, None));
+    let mut x = untouched.iter().fold(embedded, |x, layer| layer.forward(x, &pass, None));
     let mut kept = Vec::with_capacity(trained.len());
     for (i, layer) in (lowest..).zip(trained) {
         match recompute {

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::backprop::Recompute;
-use crate::optim::AdamWConfig;
+use super::schedule::LrSchedulerType;
+use crate::optim::{AdamWConfig, DeviceBudget, Optim, OptimizerConfig};
 use crate::{Error, Result};
 
 /// How to train, under the names that transformers uses.
@@ -18,10 +19,26 @@ pub struct TrainerConfig {
     pub batch_size: usize,
     /// Micro-batches of an optimizer step.
     pub gradient_accumulation_steps: usize,
+    /// The optimizer.
+    pub optim: Optim,
+    /// Optimizer state that a paged optimizer keeps on the device; the rest is in host memory.
+    pub optim_device_budget: DeviceBudget,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// What the rate of LoRA's B matrices is multiplied by (LoRA+); 1 for one rate for all.
+    pub loraplus_lr_ratio: f64,
+    /// How the rate goes after warmup.
+    pub lr_scheduler_type: LrSchedulerType,
     /// Share of the steps in which the rate rises to its peak.
     pub warmup_ratio: f64,
+    /// The same as a number of steps; wins over the share unless it is 0.
+    pub warmup_steps: usize,
+    /// The rate at the end of `cosine_with_min_lr`.
+    pub min_lr: f64,
+    /// The same as a share of `learning_rate`; set one of the two.
+    pub min_lr_rate: f64,
+    /// Strength of the noise on embeddings while training (NEFTune; 5 is usual); 0 for none.
+    pub neftune_noise_alpha: f64,
     /// Gradients with a larger global norm are scaled down to it; 0 leaves them alone.
     pub max_grad_norm: f64,
     /// AdamW's constants.
@@ -39,8 +56,16 @@ impl Default for TrainerConfig {
             max_steps: 0,
             batch_size: 8,
             gradient_accumulation_steps: 1,
+            optim: Optim::default(),
+            optim_device_budget: DeviceBudget::default(),
             learning_rate: 2e-4,
+            loraplus_lr_ratio: 1.0,
+            lr_scheduler_type: LrSchedulerType::default(),
             warmup_ratio: 0.03,
+            warmup_steps: 0,
+            min_lr: 0.0,
+            min_lr_rate: 0.0,
+            neftune_noise_alpha: 0.0,
             max_grad_norm: 1.0,
             adamw: AdamWConfig::default(),
             loss_chunk: 512,
@@ -50,6 +75,16 @@ impl Default for TrainerConfig {
 }
 
 impl TrainerConfig {
+    /// What the optimizer depends on.
+    pub fn optimizer(&self) -> OptimizerConfig {
+        OptimizerConfig {
+            optim: self.optim,
+            adamw: self.adamw.clone(),
+            loraplus_lr_ratio: self.loraplus_lr_ratio,
+            device_budget: self.optim_device_budget,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let wrong = |key: &str, cure: &str| Err(Error::Invalid(format!("training.{key}: {cure}")));
         if self.batch_size == 0 {
@@ -79,6 +114,30 @@ impl TrainerConfig {
         }
         if !(0.0..=1.0).contains(&self.warmup_ratio) {
             return wrong("warmup_ratio", "must lie in 0..=1");
+        }
+        if self.optim_device_budget.0.is_some() && !self.optim.is_paged() {
+            return wrong("optim_device_budget", "needs `optim` to be paged_adamw_32bit or paged_adamw_8bit");
+        }
+        if !(self.loraplus_lr_ratio.is_finite() && self.loraplus_lr_ratio > 0.0) {
+            return wrong("loraplus_lr_ratio", "must be a positive number; 1 for one rate for all");
+        }
+        let falls_to_min = self.lr_scheduler_type == LrSchedulerType::CosineWithMinLr;
+        if !(0.0..=self.learning_rate).contains(&self.min_lr) {
+            return wrong("min_lr", "must lie between 0 and learning_rate");
+        }
+        if !(0.0..=1.0).contains(&self.min_lr_rate) {
+            return wrong("min_lr_rate", "must lie in 0..=1");
+        }
+        match (self.min_lr > 0.0, self.min_lr_rate > 0.0) {
+            (true, true) => return wrong("min_lr", "set it or min_lr_rate, not both"),
+            (false, false) if falls_to_min => return wrong("min_lr", "cosine_with_min_lr needs it or min_lr_rate"),
+            (true, _) | (_, true) if !falls_to_min => {
+                return wrong("lr_scheduler_type", "must be cosine_with_min_lr where min_lr or min_lr_rate is set");
+            }
+            _ => {}
+        }
+        if !(self.neftune_noise_alpha.is_finite() && self.neftune_noise_alpha >= 0.0) {
+            return wrong("neftune_noise_alpha", "must be 0 or more");
         }
         if self.max_grad_norm.is_nan() || self.max_grad_norm < 0.0 {
             return wrong("max_grad_norm", "must be 0 or more");

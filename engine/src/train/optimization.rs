@@ -1,15 +1,18 @@
 //! One optimizer step: gradients of all micro-batches, clipped together, applied at once.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::Tensor;
 
-use super::backprop::backpropagate;
+use super::backprop::backpropagate_from;
 use super::config::TrainerConfig;
+use super::neftune::noise;
 use crate::data::Batch;
 use crate::files::read;
 use crate::lora::Dropout;
 use crate::model::{Parameter, Transformer};
 use crate::ops::Ops;
-use crate::optim::{AdamW, Gradients, accumulate, grad_norm};
+use crate::optim::{Gradients, Optimizer, accumulate, grad_norm};
 use crate::{Error, Result};
 
 /// A model and its optimizer.
@@ -20,16 +23,23 @@ pub struct Optimization<B: Ops> {
     pub config: TrainerConfig,
     /// Steps that were applied.
     pub steps: usize,
-    optimizer: AdamW<B>,
+    /// The optimizer, whose state belongs to the model as it is.
+    pub optimizer: Optimizer<B>,
     seed: u64,
     /// The model before the last step: a loss that is not a number shows that the step which led to it was the bad one.
     before: Option<Transformer<B>>,
 }
 
 impl<B: Ops> Optimization<B> {
-    /// An optimizer that has seen nothing; `seed` is that of dropout.
+    /// An optimizer that has seen nothing; `seed` is that of dropout and noise.
     pub fn new(model: Transformer<B>, config: TrainerConfig, seed: u64) -> Self {
-        let optimizer = AdamW::new(config.adamw.clone());
+        let mut shapes = BTreeMap::new();
+        model.visit(|path, parameter| {
+            if parameter.trainable {
+                shapes.insert(path.to_string(), parameter.value.dims());
+            }
+        });
+        let optimizer = Optimizer::new(config.optimizer(), shapes, &model.device());
         Self { model, config, steps: 0, optimizer, seed, before: None }
     }
 
@@ -38,7 +48,8 @@ impl<B: Ops> Optimization<B> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] when either is not a number; nothing was applied then, and where it is the loss, the step before is
-    /// undone.
+    /// undone: model, optimizer state and [`steps`](Self::steps) are then those of before that step. [`Error::Device`] when
+    /// optimizer state cannot be paged; nothing was applied then.
     pub async fn step(&mut self, batches: &[Batch], rate: f64) -> Result<(f64, f64)> {
         let trained: usize = batches.iter().map(|b| b.targets.len()).sum();
         let weight = 1.0 / trained.max(1) as f64;
@@ -46,8 +57,13 @@ impl<B: Ops> Optimization<B> {
         let mut loss_sum: Option<Tensor<B, 1>> = None;
         for (micro, batch) in batches.iter().enumerate() {
             let dropout = Dropout { seed: self.seed, step: self.steps as u64, micro: micro as u64 };
-            let TrainerConfig { loss_chunk, recompute, .. } = self.config;
-            let step = backpropagate(&self.model, batch, weight, loss_chunk, recompute, Some(dropout));
+            let TrainerConfig { loss_chunk, recompute, neftune_noise_alpha: alpha, .. } = self.config;
+            let mut embedded = self.model.embed(&batch.tokens);
+            if alpha > 0.0 {
+                let noise = noise(&batch.lengths, embedded.dims()[1], alpha, &dropout);
+                embedded = embedded.clone() + Tensor::from_data(noise, &embedded.device());
+            }
+            let step = backpropagate_from(&self.model, embedded, batch, weight, loss_chunk, recompute, Some(dropout));
             accumulate(&mut gradients, step.gradients);
             loss_sum = Some(match loss_sum {
                 Some(sum) => sum + step.loss_sum,
@@ -60,30 +76,40 @@ impl<B: Ops> Optimization<B> {
         // One read for both: the only point in a step where the host waits for the device.
         let values = read(Tensor::cat(vec![loss_sum * weight, norm], 0)).await?;
         let (loss, norm) = (f64::from(values[0]), f64::from(values[1]));
+        let step = self.steps + 1;
         for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
             if !value.is_finite() {
                 if !loss.is_finite()
                     && let Some(before) = self.before.take()
                 {
                     self.model = before;
+                    self.optimizer.undo();
+                    self.steps -= 1;
                 }
                 let cure = "the step was not applied; lower learning_rate or max_grad_norm, or look at the data".into();
-                return Err(Error::NonFinite { step: self.steps + 1, what: what.into(), cure });
+                return Err(Error::NonFinite { step, what: what.into(), cure });
             }
         }
         let max_norm = self.config.max_grad_norm;
         let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        self.optimizer.begin_step();
-        let optimizer = &mut self.optimizer;
-        let after = self.model.map(|path, parameter| match gradients.remove(path) {
-            Some(gradient) => Parameter {
-                value: optimizer.update(path, parameter.value.clone(), gradient * clip, rate),
-                trainable: parameter.trainable,
-            },
+        if clip < 1.0 {
+            gradients = gradients.into_iter().map(|(path, gradient)| (path, gradient * clip)).collect();
+        }
+        let mut values = BTreeMap::new();
+        self.model.visit(|path, parameter| {
+            if gradients.contains_key(path) {
+                values.insert(path.to_string(), parameter.value.clone());
+            }
+        });
+        // Should the optimizer fail half-way, its state is still that of this model, but not one to go back from.
+        self.before = None;
+        let values = self.optimizer.step(values, gradients, rate).await?;
+        let after = self.model.map(|path, parameter| match values.get(path) {
+            Some(value) => Parameter { value: value.clone(), trainable: parameter.trainable },
             None => parameter.clone(),
         });
         self.before = Some(std::mem::replace(&mut self.model, after));
-        self.steps += 1;
+        self.steps = step;
         Ok((loss, norm))
     }
 }

@@ -10,6 +10,7 @@ use crate::data::{Batch, Batches, Dataset, Example};
 use crate::files::read;
 use crate::model::Transformer;
 use crate::ops::{Ops, Sequences};
+use crate::optim::PagingReport;
 use crate::{Error, Result};
 
 /// What one optimizer step did.
@@ -66,7 +67,7 @@ impl<B: Ops> Trainer<B> {
             (limit, 0) => limit,
             (limit, _) => limit.min(all),
         };
-        let schedule = Schedule::new(config.learning_rate, config.warmup_ratio, total);
+        let schedule = Schedule::new(&config, total);
         Ok(Self { optimization: Optimization::new(model, config, seed), data, batches, schedule })
     }
 
@@ -78,6 +79,11 @@ impl<B: Ops> Trainer<B> {
     /// The model, for what needs it mutably, such as saving its adapter.
     pub fn model_mut(&mut self) -> &mut Transformer<B> {
         &mut self.optimization.model
+    }
+
+    /// What a paged optimizer moved so far; `None` with another one.
+    pub fn paging(&self) -> Option<PagingReport> {
+        self.optimization.optimizer.paging()
     }
 
     /// Optimizer steps of the whole run.

@@ -3,6 +3,7 @@
 //! Burn's CPU backend runs elementwise operations on one thread and copies at every change of layout; these blocks are
 //! where that costs most. Dense products are the `gemm` crate's.
 
+mod adam;
 mod attention;
 mod lora;
 mod matrix;
@@ -13,7 +14,9 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
-use super::{Activation, AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product, Variant};
+use super::{
+    Activation, AdamStep, AttentionShape, Branch, Frozen, LoraGradients, Masking, Moments, Nf4Primitive, Ops, Product, Variant,
+};
 use crate::nf4::quantize_blocks;
 
 /// A contiguous tensor's floats.
@@ -25,6 +28,15 @@ fn floats(tensor: &FlexTensor) -> &[f32] {
 fn read<const N: usize, T>(tensors: [FlexTensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> T {
     let tensors = tensors.map(|tensor| tensor.to_contiguous());
     f(tensors.each_ref().map(floats))
+}
+
+/// A tensor's elements, to be changed: without a copy where it is contiguous and nobody else holds it.
+fn in_place<E: burn::tensor::Element + bytemuck::Pod>(tensor: &mut FlexTensor) -> &mut [E] {
+    if !tensor.is_contiguous() {
+        *tensor = tensor.to_contiguous();
+    }
+    let (start, count) = (tensor.layout().start_offset(), tensor.layout().num_elements());
+    &mut tensor.storage_mut()[start..start + count]
 }
 
 fn write(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
@@ -160,5 +172,39 @@ impl Ops for Flex {
         let targets = &targets.storage::<i32>()[targets.layout().start_offset()..];
         let (loss, gradient) = read([logits], |[logits]| rows::cross_entropy(logits, targets, shape[1]));
         (write(vec![loss], [1]), write(gradient, shape))
+    }
+
+    fn adam_advance(moments: Moments<Self>, gradient: FloatTensor<Self>, betas: [f64; 2]) -> Moments<Self> {
+        let gradient = gradient.to_contiguous();
+        match moments {
+            Moments::Full([mut first, mut second]) => {
+                adam::advance([in_place(&mut first), in_place(&mut second)], floats(&gradient), betas);
+                Moments::Full([first, second])
+            }
+            Moments::EightBit { mut codes, mut absmax, tables } => {
+                let of_codes = codes.each_mut().map(|codes| bytemuck::cast_slice_mut(in_place::<i32>(codes)));
+                adam::advance_8bit(of_codes, absmax.each_mut().map(in_place), floats(&gradient), betas);
+                Moments::EightBit { codes, absmax, tables }
+            }
+        }
+    }
+
+    fn adam_apply(
+        moments: &Moments<Self>,
+        gradient: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> FloatTensor<Self> {
+        let shape = value.shape().to_vec();
+        let values = read([gradient, value], |[gradient, value]| match moments {
+            Moments::Full(both) => read(both.clone(), |both| adam::apply(both, gradient, value, step)),
+            Moments::EightBit { codes, absmax, .. } => read(absmax.clone(), |absmax| {
+                let codes = codes.each_ref().map(|codes| codes.to_contiguous());
+                let codes =
+                    codes.each_ref().map(|c| bytemuck::cast_slice(&c.storage::<i32>()[c.layout().start_offset()..]));
+                adam::apply_8bit(&adam::EightBit { codes, absmax }, gradient, value, step)
+            }),
+        });
+        write(values, shape)
     }
 }

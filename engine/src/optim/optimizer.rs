@@ -1,0 +1,165 @@
+//! AdamW over named parameters (arXiv:1711.05101), its state in 32 or 8 bits, on the device or in pages.
+//!
+//! Written here rather than taken from Burn: the trainer owns gradients by name, the state is also held in 8 bits and in
+//! pages, and the last step can be taken back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::{Tensor, TensorPrimitive};
+
+use super::adamw::{is_decayed, is_loraplus};
+use super::pages::{Pages, PagingReport};
+use super::state::{HostMoments, Layout, StateTensor};
+use super::{AdamWConfig, Gradients, OptimizerConfig};
+use crate::model::EMBEDDING;
+use crate::ops::{AdamStep, Ops};
+use crate::{Error, Result};
+
+/// Parameters with fewer elements keep their moments in f32 (bitsandbytes, `min_8bit_size`).
+pub const MIN_8BIT_SIZE: usize = 4096;
+
+/// The optimizer and its state.
+///
+/// The moments in the pages are those before the last step; that step's gradients are kept until the next one. So a step
+/// can be taken back when the loss after it shows that it was a bad one, for 4 bytes for each trained parameter where a
+/// second copy of f32 moments would take 8, and every page exists once.
+pub struct Optimizer<B: Ops> {
+    config: OptimizerConfig,
+    steps: usize,
+    pages: Pages<B>,
+    last: Gradients<B>,
+}
+
+impl<B: Ops> Optimizer<B> {
+    /// An optimizer for parameters of these shapes that has seen no gradient.
+    pub fn new(config: OptimizerConfig, parameters: BTreeMap<String, [usize; 2]>, device: &B::Device) -> Self {
+        // Embeddings keep f32 moments, as transformers' trainer has bitsandbytes do: their gradients are sparse.
+        let eight_bit = |path: &str, [rows, columns]: [usize; 2]| {
+            config.optim.is_8bit() && rows.saturating_mul(columns) >= MIN_8BIT_SIZE && path != EMBEDDING
+        };
+        let layouts = parameters.into_iter().map(|(path, shape)| {
+            let layout = Layout { shape, eight_bit: eight_bit(&path, shape) };
+            (path, layout)
+        });
+        let budget = config.device_budget.0.filter(|_| config.optim.is_paged());
+        let pages = Pages::new(layouts.collect(), budget, device.clone());
+        Self { config, steps: 0, pages, last: Gradients::new() }
+    }
+
+    /// Steps that the state is the result of.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// New values of the parameters, from their values, their gradients and the learning rate.
+    ///
+    /// # Errors
+    /// On a gradient whose value is not given or that the optimizer was not made for, or when a page cannot be read from
+    /// the device. Nothing was applied then, and the state is that of before.
+    pub async fn step(
+        &mut self,
+        mut values: BTreeMap<String, Tensor<B, 2>>,
+        gradients: Gradients<B>,
+        rate: f64,
+    ) -> Result<BTreeMap<String, Tensor<B, 2>>> {
+        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config.adamw;
+        let betas = [beta1, beta2];
+        let step = self.steps + 1;
+        let paths: BTreeSet<String> = self.last.keys().chain(gradients.keys()).cloned().collect();
+        let mut paths: Vec<String> = paths.into_iter().collect();
+        if step.is_multiple_of(2) {
+            paths.reverse();
+        }
+        let mut after = BTreeMap::new();
+        for path in &paths {
+            self.pages.bring(path).await?;
+            if let Some(before) = self.last.remove(path) {
+                self.pages.change(path, |moments| B::adam_advance(moments, primitive(before), betas));
+            }
+            if let Some(gradient) = gradients.get(path) {
+                let missing = || Error::Invalid(format!("the parameter `{path}` has a gradient and no value"));
+                let value = values.remove(path).ok_or_else(missing)?;
+                let moments = self.pages.get(path).ok_or_else(missing)?;
+                let step = AdamStep {
+                    betas,
+                    eps,
+                    step: i32::try_from(step).unwrap_or(i32::MAX),
+                    rate: if is_loraplus(path) { rate * self.config.loraplus_lr_ratio } else { rate },
+                    decay: if is_decayed(path) { weight_decay } else { 0.0 },
+                };
+                let value = B::adam_apply(moments, primitive(gradient.clone()), primitive(value), step);
+                after.insert(path.clone(), Tensor::from_primitive(TensorPrimitive::Float(value)));
+            }
+            self.pages.settle().await?;
+        }
+        self.last = gradients;
+        self.steps = step;
+        Ok(after)
+    }
+
+    /// Takes the last step back: the state is that of before it. Once after a step, and not after [`restore`](Self::restore).
+    pub fn undo(&mut self) {
+        self.last.clear();
+        self.steps = self.steps.saturating_sub(1);
+    }
+
+    /// What was paged so far; `None` where the optimizer is not a paged one.
+    pub fn paging(&self) -> Option<PagingReport> {
+        self.config.optim.is_paged().then(|| self.pages.report())
+    }
+
+    /// Bytes of state on the device at this moment, counted from the buffers.
+    pub fn device_bytes(&self) -> u64 {
+        self.pages.device_bytes()
+    }
+
+    /// The state on the host, as it is to be saved beside the parameters' values: for each parameter `PATH`, f32
+    /// `PATH.exp_avg` and `PATH.exp_avg_sq` of its shape; where it is held in 8 bits, u8 codes of its shape under these
+    /// names and one f32 per block of 256 elements in `PATH.exp_avg.absmax` and `PATH.exp_avg_sq.absmax`.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub async fn state(&self) -> Result<BTreeMap<String, StateTensor>> {
+        let betas = [self.config.adamw.beta1, self.config.adamw.beta2];
+        let mut state = BTreeMap::new();
+        for (path, layout) in self.pages.layouts() {
+            let Some(mut moments) = self.pages.copy(path) else { continue };
+            if let Some(gradient) = self.last.get(path) {
+                moments = B::adam_advance(moments, primitive(gradient.clone()), betas);
+            }
+            state.extend(layout.save(path, HostMoments::read(moments, self.pages.device()).await?));
+        }
+        Ok(state)
+    }
+
+    /// Continues from a saved state, that of the parameters' values after `step` steps.
+    ///
+    /// # Errors
+    /// When a tensor is missing, is not of this run, has another shape or kind, or holds what no moment can be;
+    /// nothing was changed then.
+    pub fn restore(&mut self, step: usize, mut state: BTreeMap<String, StateTensor>, device: &B::Device) -> Result<()> {
+        if i32::try_from(step).is_err() {
+            return Err(Error::Invalid(format!(
+                "optimizer state: step {step} is out of range; is the checkpoint whole?"
+            )));
+        }
+        let layouts = self.pages.layouts();
+        let moments: Result<BTreeMap<String, HostMoments>> =
+            layouts.map(|(path, layout)| Ok((path.clone(), layout.load(path, &mut state)?))).collect();
+        let moments = moments?;
+        if let Some(name) = state.keys().next() {
+            let cure = "resume with the model and `lora` that the checkpoint was saved with";
+            return Err(Error::Invalid(format!(
+                "optimizer state `{name}` belongs to nothing that this run trains; {cure}"
+            )));
+        }
+        self.pages.replace(moments, device);
+        self.last.clear();
+        self.steps = step;
+        Ok(())
+    }
+}
+
+fn primitive<B: Ops>(tensor: Tensor<B, 2>) -> B::FloatTensorPrimitive {
+    tensor.into_primitive().tensor()
+}

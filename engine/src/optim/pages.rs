@@ -1,0 +1,217 @@
+//! Optimizer state in pages, one for each parameter: on the device up to a budget, beyond it in host memory.
+//!
+//! Pages are moved explicitly and not by a driver, so it works alike on every backend. The page that was used least
+//! recently goes first; the optimizer visits parameters back and forth, so that what was used last is what is needed next.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Shape, TensorMetadata};
+use bytesize::ByteSize;
+
+use super::state::{HostMoments, Layout};
+use crate::ops::{DynamicTables, Moments};
+use crate::{Error, Result};
+
+/// What was moved between a device and its host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Pages.
+    pub pages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Where optimizer state was held and how often it was moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PagingReport {
+    /// Bytes that the device may hold; `None` for no limit.
+    pub budget: Option<u64>,
+    /// Pages, one for each parameter.
+    pub pages: usize,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// The most that was on the device at a time.
+    pub peak_device_bytes: u64,
+    /// From the device to the host.
+    pub spilled: Traffic,
+    /// From the host to the device.
+    pub fetched: Traffic,
+}
+
+impl std::fmt::Display for PagingReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let size = |bytes| ByteSize::b(bytes).display().iec();
+        let Self { pages, bytes, peak_device_bytes, spilled, fetched, .. } = *self;
+        write!(
+            f,
+            "optimizer state: {} in {pages} pages, at most {} on the device; ",
+            size(bytes),
+            size(peak_device_bytes)
+        )?;
+        write!(f, "{} pages ({}) spilled to host memory, ", spilled.pages, size(spilled.bytes))?;
+        write!(f, "{} ({}) fetched back", fetched.pages, size(fetched.bytes))
+    }
+}
+
+enum Place<B: Backend> {
+    /// Zeros, that nothing was allocated for.
+    Unused,
+    Device(Moments<B>),
+    Host(HostMoments),
+}
+
+struct Page<B: Backend> {
+    layout: Layout,
+    place: Place<B>,
+    /// When it was last used.
+    used: u64,
+}
+
+/// The pages of an optimizer.
+pub(super) struct Pages<B: Backend> {
+    pages: BTreeMap<String, Page<B>>,
+    tables: OnceLock<DynamicTables<B>>,
+    device: B::Device,
+    budget: u64,
+    resident: u64,
+    clock: u64,
+    report: PagingReport,
+}
+
+impl<B: Backend> Pages<B> {
+    /// Pages of zeros.
+    pub(super) fn new(layouts: BTreeMap<String, Layout>, budget: Option<u64>, device: B::Device) -> Self {
+        let pages = layouts.into_iter().map(|(path, layout)| (path, Page { layout, place: Place::Unused, used: 0 }));
+        let mut this = Self {
+            pages: pages.collect(),
+            tables: OnceLock::new(),
+            device,
+            budget: budget.unwrap_or(u64::MAX),
+            resident: 0,
+            clock: 0,
+            report: PagingReport { budget, ..PagingReport::default() },
+        };
+        this.report.pages = this.pages.len();
+        this.report.bytes = this.pages.values().map(|page| page.layout.bytes()).sum();
+        this
+    }
+
+    pub(super) fn report(&self) -> PagingReport {
+        self.report
+    }
+
+    pub(super) fn device(&self) -> &B::Device {
+        &self.device
+    }
+
+    /// Each parameter and the layout of its moments.
+    pub(super) fn layouts(&self) -> impl Iterator<Item = (&String, Layout)> {
+        self.pages.iter().map(|(path, page)| (path, page.layout))
+    }
+
+    /// Bytes of the buffers that are on the device, counted from the buffers.
+    pub(super) fn device_bytes(&self) -> u64 {
+        let bytes = |shape: Shape, dtype: DType| (shape.num_elements() * dtype.size()) as u64;
+        let float = |tensor: &FloatTensor<B>| bytes(tensor.shape(), tensor.dtype());
+        let int = |tensor: &IntTensor<B>| bytes(tensor.shape(), tensor.dtype());
+        let places = self.pages.values().map(|page| match &page.place {
+            Place::Device(Moments::Full(both)) => both.iter().map(float).sum(),
+            Place::Device(Moments::EightBit { codes, absmax, .. }) => {
+                codes.iter().map(int).sum::<u64>() + absmax.iter().map(float).sum::<u64>()
+            }
+            Place::Unused | Place::Host(_) => 0,
+        });
+        places.sum()
+    }
+
+    /// Makes room for a parameter's page and brings it to the device.
+    pub(super) async fn bring(&mut self, path: &str) -> Result<()> {
+        let unknown = || Error::Invalid(format!("the optimizer was not made for the parameter `{path}`"));
+        let bytes = self.pages.get(path).ok_or_else(unknown)?.layout.bytes();
+        if !matches!(self.pages.get(path), Some(Page { place: Place::Device(_), .. })) {
+            self.shrink(self.budget.saturating_sub(bytes)).await?;
+            self.resident += bytes;
+        }
+        self.report.peak_device_bytes = self.report.peak_device_bytes.max(self.resident);
+        self.clock += 1;
+        let (device, tables) = (&self.device, &self.tables);
+        let tables = || tables.get_or_init(|| DynamicTables::new(device)).clone();
+        if let Some(page) = self.pages.get_mut(path) {
+            page.used = self.clock;
+            page.place = match std::mem::replace(&mut page.place, Place::Unused) {
+                Place::Unused => Place::Device(page.layout.zeros(device, tables)),
+                Place::Host(moments) => {
+                    self.report.fetched.pages += 1;
+                    self.report.fetched.bytes += bytes;
+                    Place::Device(moments.upload(device, tables))
+                }
+                resident => resident,
+            };
+        }
+        Ok(())
+    }
+
+    /// The moments of a parameter that was brought.
+    pub(super) fn get(&self, path: &str) -> Option<&Moments<B>> {
+        match &self.pages.get(path)?.place {
+            Place::Device(moments) => Some(moments),
+            _ => None,
+        }
+    }
+
+    /// Puts `f` of the moments in their place, for a parameter that was brought.
+    pub(super) fn change(&mut self, path: &str, f: impl FnOnce(Moments<B>) -> Moments<B>) {
+        let Some(page) = self.pages.get_mut(path) else { return };
+        page.place = match std::mem::replace(&mut page.place, Place::Unused) {
+            Place::Device(moments) => Place::Device(f(moments)),
+            other => other,
+        };
+    }
+
+    /// Spills pages until the budget holds.
+    pub(super) async fn settle(&mut self) -> Result<()> {
+        self.shrink(self.budget).await
+    }
+
+    async fn shrink(&mut self, limit: u64) -> Result<()> {
+        while self.resident > limit {
+            let resident = self.pages.iter_mut().filter(|(_, page)| matches!(page.place, Place::Device(_)));
+            let Some((_, page)) = resident.min_by_key(|(_, page)| page.used) else { break };
+            let Place::Device(moments) = &page.place else { break };
+            // Read from a clone that shares the buffers: a device that fails leaves the page where it is.
+            let moments = HostMoments::read(moments.clone(), &self.device).await?;
+            page.place = Place::Host(moments);
+            let bytes = page.layout.bytes();
+            self.resident -= bytes;
+            self.report.spilled.pages += 1;
+            self.report.spilled.bytes += bytes;
+        }
+        Ok(())
+    }
+
+    /// The moments of a parameter, from wherever they are, on the device; the page stays where it is.
+    pub(super) fn copy(&self, path: &str) -> Option<Moments<B>> {
+        let tables = || self.tables.get_or_init(|| DynamicTables::new(&self.device)).clone();
+        let page = self.pages.get(path)?;
+        Some(match &page.place {
+            Place::Unused => page.layout.zeros(&self.device, tables),
+            Place::Device(moments) => moments.clone(),
+            Place::Host(moments) => moments.clone().upload(&self.device, tables),
+        })
+    }
+
+    /// Puts other moments in place of all, which are brought to the device when they are used.
+    pub(super) fn replace(&mut self, moments: BTreeMap<String, HostMoments>, device: &B::Device) {
+        self.device = device.clone();
+        self.tables = OnceLock::new();
+        self.resident = 0;
+        for (path, moments) in moments {
+            if let Some(page) = self.pages.get_mut(&path) {
+                page.place = Place::Host(moments);
+            }
+        }
+    }
+}
