@@ -4,10 +4,12 @@
 mod atomic;
 mod bnb;
 mod checkpoint;
+mod digest;
 mod peft;
 
-pub use atomic::{replace_folder, write_atomic};
+pub use atomic::{remove_folder, replace_folder, sweep_folders, write_atomic};
 pub use bnb::{nf4_weight, quantize_folder};
 pub use checkpoint::{Checkpoint, TensorBytes, encode_bf16, encode_f32};
+pub use digest::{Digest, sha256};
 pub(crate) use peft::read;
-pub use peft::{AdapterConfig, adapter_config, load_adapter, save_adapter};
+pub use peft::{AdapterConfig, adapter_config, adapter_files, load_adapter, save_adapter};

@@ -9,6 +9,9 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
+use super::state::StateTensor;
+use crate::{Error, Result};
+
 /// AdamW's constants, under PyTorch's names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -72,5 +75,42 @@ impl<B: Backend> AdamW<B> {
         self.moments.insert(path.to_string(), Moments { first, second });
         let decay = if path.contains("norm") || path.ends_with("bias") { 0.0 } else { weight_decay };
         value * (1.0 - rate * decay) - step
+    }
+    /// The state on the host: `{parameter path}.exp_avg` and `.exp_avg_sq`, as PyTorch names them.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub async fn state(&self) -> Result<BTreeMap<String, StateTensor>> {
+        let mut state = BTreeMap::new();
+        for (path, Moments { first, second }) in &self.moments {
+            state.insert(format!("{path}.exp_avg"), StateTensor::read(first.clone()).await?);
+            state.insert(format!("{path}.exp_avg_sq"), StateTensor::read(second.clone()).await?);
+        }
+        Ok(state)
+    }
+
+    /// Puts a state back, after `step` steps, in place of the present one.
+    ///
+    /// # Errors
+    /// On a tensor that is no moment, that lacks the other one, or whose shape is not the other's; nothing changes then.
+    pub fn restore(&mut self, step: usize, mut state: BTreeMap<String, StateTensor>, device: &B::Device) -> Result<()> {
+        let wrong = |name: &str, reason: &str| Error::Invalid(format!("optimizer state `{name}`: {reason}"));
+        let step = i32::try_from(step).map_err(|_| Error::Invalid(format!("{step} is no step of a run")))?;
+        let mut moments = BTreeMap::new();
+        // In order of their names, a parameter's first moment comes before its second.
+        while let Some((name, first)) = state.pop_first() {
+            let path = name
+                .strip_suffix(".exp_avg")
+                .ok_or_else(|| wrong(&name, "is no exp_avg, or its exp_avg is missing"))?;
+            let second_name = format!("{path}.exp_avg_sq");
+            let second = state.remove(&second_name).ok_or_else(|| wrong(&second_name, "is missing"))?;
+            if first.shape != second.shape {
+                return Err(wrong(&second_name, "has another shape than its exp_avg"));
+            }
+            let (first, second) = (first.tensor(&name, device)?, second.tensor(&second_name, device)?);
+            moments.insert(path.to_string(), Moments { first, second });
+        }
+        (self.step, self.moments) = (step, moments);
+        Ok(())
     }
 }

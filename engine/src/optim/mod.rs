@@ -2,9 +2,11 @@
 
 mod adamw;
 mod clip;
+mod state;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use clip::grad_norm;
+pub use state::StateTensor;
 
 use std::collections::BTreeMap;
 

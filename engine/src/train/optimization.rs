@@ -1,5 +1,7 @@
 //! One optimizer step: gradients of all micro-batches, clipped together, applied at once.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::Tensor;
 
 use super::backprop::backpropagate;
@@ -9,7 +11,7 @@ use crate::files::read;
 use crate::lora::Dropout;
 use crate::model::{Parameter, Transformer};
 use crate::ops::Ops;
-use crate::optim::{AdamW, Gradients, accumulate, grad_norm};
+use crate::optim::{AdamW, Gradients, StateTensor, accumulate, grad_norm};
 use crate::{Error, Result};
 
 /// A model and its optimizer.
@@ -62,10 +64,8 @@ impl<B: Ops> Optimization<B> {
         let (loss, norm) = (f64::from(values[0]), f64::from(values[1]));
         for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
             if !value.is_finite() {
-                if !loss.is_finite()
-                    && let Some(before) = self.before.take()
-                {
-                    self.model = before;
+                if !loss.is_finite() {
+                    self.undo();
                 }
                 let cure = "the step was not applied; lower learning_rate or max_grad_norm, or look at the data".into();
                 return Err(Error::NonFinite { step: self.steps + 1, what: what.into(), cure });
@@ -85,5 +85,51 @@ impl<B: Ops> Optimization<B> {
         self.before = Some(std::mem::replace(&mut self.model, after));
         self.steps += 1;
         Ok((loss, norm))
+    }
+    /// Takes the last step's change of the model back, when it proved bad afterwards; the step stays counted.
+    pub(super) fn undo(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.model = before;
+        }
+    }
+
+    /// The optimizer's state on the host, for a checkpoint.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub async fn state(&self) -> Result<BTreeMap<String, StateTensor>> {
+        self.optimizer.state().await
+    }
+
+    /// Continues after `steps` steps with the optimizer's state of then; the model's parameters are put back apart from it.
+    ///
+    /// # Errors
+    /// When the state is not that of the model's trainable parameters; nothing changes then.
+    pub fn restore(&mut self, steps: usize, state: BTreeMap<String, StateTensor>) -> Result<()> {
+        let mut shapes = BTreeMap::new();
+        self.model.visit(|path, parameter| {
+            if parameter.trainable {
+                shapes.insert(path.to_string(), parameter.value.dims());
+            }
+        });
+        let wrong = |name: &str, reason: String| Err(Error::Invalid(format!("optimizer state `{name}`: {reason}")));
+        for (path, shape) in &shapes {
+            for name in [format!("{path}.exp_avg"), format!("{path}.exp_avg_sq")] {
+                match state.get(&name) {
+                    None => return wrong(&name, "is missing".into()),
+                    Some(found) if found.shape != shape => {
+                        return wrong(&name, format!("has shape {:?}; the parameter has {shape:?}", found.shape));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        let stray = |name: &&String| !name.rsplit_once('.').is_some_and(|(path, _)| shapes.contains_key(path));
+        if let Some(stray) = state.keys().find(stray) {
+            return wrong(stray, "belongs to no trainable parameter of the model".into());
+        }
+        self.optimizer.restore(steps, state, &self.model.device())?;
+        (self.steps, self.before) = (steps, None);
+        Ok(())
     }
 }
