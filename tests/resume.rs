@@ -1,5 +1,6 @@
 //! Evaluation against transformers, and checkpoints: a run that is stopped goes on as if it had not been.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use halfbyte::data::{Dataset, Example};
 use halfbyte::files::load_adapter;
 use halfbyte::lora::{LoraConfig, attach};
 use halfbyte::ops::Sequences;
+use halfbyte::optim::StateTensor;
 use halfbyte::train::{
     Recipe, Run, SavedCheckpoint, Targets, Trainer, checkpoint_folder, checkpoints, loss_and_hits, remove_checkpoints,
     save_checkpoint,
@@ -181,6 +183,8 @@ fn a_checkpoint_that_is_not_whole_is_refused_by_name() {
     }
 }
 
+type State = BTreeMap<String, StateTensor>;
+
 #[test]
 fn the_state_of_another_model_is_refused() {
     let case = Case::new();
@@ -189,7 +193,7 @@ fn the_state_of_another_model_is_refused() {
     let state = block_on(trainer.optimizer_state()).expect("a state");
     assert!(state.contains_key("model.layers.0.self_attn.q_proj.lora_A.weight.exp_avg"), "{:?}", state.keys().next());
     let last = state.keys().next_back().expect("a state").clone();
-    let refused = |change: &dyn Fn(&mut std::collections::BTreeMap<String, halfbyte::optim::StateTensor>)| {
+    let refused = |change: &dyn Fn(&mut State)| {
         let (mut fresh, mut state) = (case.trainer(), state.clone());
         change(&mut state);
         let error = fresh.restore(trainer.state.clone(), state).expect_err("refused").to_string();
@@ -200,7 +204,7 @@ fn the_state_of_another_model_is_refused() {
     assert!(refused(&|state| drop(state.remove(&last))).contains(&last));
     assert!(refused(&|state| state.get_mut(&last).expect("there").shape.reverse()).contains("shape"));
     assert!(refused(&|state| state.get_mut(&last).expect("there").bytes.truncate(8)).contains("8 bytes"));
-    let stray = |state: &mut std::collections::BTreeMap<_, _>| {
+    let stray = |state: &mut State| {
         state.insert("model.norm.weight.exp_avg".to_string(), state[&last].clone());
     };
     assert!(refused(&stray).contains("model.norm.weight"));

@@ -1,5 +1,6 @@
-//! Ctrl-C and SIGTERM: the first asks a run to stop after its step, the second ends the process.
+//! Ctrl-C, SIGTERM and SIGHUP: the first asks a run to stop after its step, the second ends the process.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
@@ -16,7 +17,8 @@ pub(crate) fn listen() -> Result<()> {
         if ASKED.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(EXIT_CODE));
         }
-        eprintln!("\nstopping after this step, with a checkpoint; once more stops at once");
+        // The terminal may be what has gone.
+        let _ = writeln!(std::io::stderr(), "\nstopping after this step, with a checkpoint; once more stops at once");
     })?;
     Ok(())
 }

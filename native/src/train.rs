@@ -73,7 +73,7 @@ impl Job for Train {
         }
         session.train()?;
         let (seconds, rate) = session.progress.finish();
-        session.load_best()?;
+        session.load_best();
         let adapter = session.save_adapter()?;
         let Session { trainer, mut progress, .. } = session;
         let answers_after = answers(trainer.model(), &tokenizer, &recipe)?;
@@ -220,15 +220,20 @@ impl<B: Ops> Session<B> {
             .into()
     }
 
-    /// Puts the best adapter in the model's place, if that was asked for and it is another.
-    fn load_best(&mut self) -> Result<()> {
+    /// Puts the best adapter in the model's place, if that was asked for and it is another. The work of a run is not lost over a
+    /// checkpoint that somebody removed: its last adapter is kept then.
+    fn load_best(&mut self) {
         let state = &self.trainer.state;
         let other = state.best_global_step.filter(|best| *best != state.global_step);
-        let Some(best) = other.filter(|_| self.run.recipe.evaluation.load_best_model_at_end) else { return Ok(()) };
+        let Some(best) = other.filter(|_| self.run.recipe.evaluation.load_best_model_at_end) else { return };
         let folder = checkpoint_folder(Path::new(&self.run.recipe.output), best);
-        SavedCheckpoint::open(&folder)?.restore_adapter(&mut self.trainer)?;
-        println!("the best evaluation was after step {best}: its adapter is taken from {}", folder.display());
-        Ok(())
+        let restored = SavedCheckpoint::open(&folder).and_then(|saved| saved.restore_adapter(&mut self.trainer));
+        match restored {
+            Ok(()) => {
+                println!("the best evaluation was after step {best}: its adapter is that of {}", folder.display())
+            }
+            Err(error) => eprintln!("the best evaluation was after step {best}, but the last adapter is kept: {error}"),
+        }
     }
 
     fn save_adapter(&mut self) -> Result<PathBuf> {

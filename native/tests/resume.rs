@@ -106,7 +106,8 @@ fn steps(output: &Path) -> Vec<u64> {
     metrics.iter().filter(|line| line["loss"].is_f64()).filter_map(|line| line["step"].as_u64()).collect()
 }
 
-const SAVING: &str = "[checkpoints]\nsave_steps = 2\n[evaluation]\neval_strategy = \"steps\"\neval_steps = 3";
+const SAVING: &str =
+    "[checkpoints]\nsave_steps = 2\nsave_total_limit = 3\n[evaluation]\neval_strategy = \"steps\"\neval_steps = 3";
 
 #[test]
 fn a_run_that_is_killed_twenty_times_ends_as_one_that_is_not() {
@@ -124,7 +125,7 @@ fn a_run_that_is_killed_twenty_times_ends_as_one_that_is_not() {
     let (mut kills, mut in_training, mut runs) = (0, 0, 0);
     while kills < 20 {
         let output = format!("killed-{runs}");
-        let moment = Duration::from_secs_f64(whole.as_secs_f64() * random.random_range(0.0..1.0));
+        let moment = Duration::from_secs_f64(whole.as_secs_f64() * random.random_range(0.0..0.7));
         let mut child = case.train(&output, &["--resume"]).stdout(Stdio::null()).spawn().expect("the command starts");
         std::thread::sleep(moment);
         match child.try_wait().expect("a state") {
@@ -150,7 +151,7 @@ fn a_run_that_is_killed_twenty_times_ends_as_one_that_is_not() {
         fs::read_dir(case.output(&output)).expect("the output").map(|entry| entry.expect("an entry").file_name());
     let left: Vec<String> = left.map(|name| name.to_string_lossy().into_owned()).collect();
     assert_eq!(left.iter().filter(|name| name.starts_with('.')).count(), 0, "no scraps: {left:?}");
-    assert_eq!(left.iter().filter(|name| name.starts_with("checkpoint-")).count(), 2, "{left:?}");
+    assert_eq!(left.iter().filter(|name| name.starts_with("checkpoint-")).count(), 3, "{left:?}");
 }
 
 #[cfg(unix)]
@@ -227,9 +228,10 @@ fn what_cannot_be_continued_is_refused_and_nothing_is_lost() {
 #[test]
 fn the_best_adapter_is_kept_and_training_stops_when_nothing_improves() {
     let case = Case::new("[evaluation]\neval_strategy = \"steps\"\neval_steps = 2\nload_best_model_at_end = true");
-    // A rate that is too high: the loss falls, then rises.
-    let high = ["--learning-rate", "0.1", "--set", "checkpoints.save_total_limit=1"];
-    let printed = case.works("best", &high);
+    // Whoever learns to say that it is a plant unlearns this: the first evaluation is the best.
+    let other = r#"{"prompt": "What is a baker?", "completion": "A person who bakes bread for a living in a town."}"#;
+    fs::write(case.output("test.jsonl"), other).expect("a file");
+    let printed = case.works("best", &["--set", "checkpoints.save_total_limit=1"]);
     let output = case.output("best");
     let metrics = metrics(&output);
     let evaluations = metrics.iter().filter(|line| line["step"].as_u64() > Some(0));
