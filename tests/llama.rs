@@ -9,7 +9,7 @@ use halfbyte::generate::{Sampling, generate};
 use halfbyte::lora::{attach, trainable_line};
 use halfbyte::model::{Transformer, load};
 use halfbyte::text::Tokenizer;
-use halfbyte::train::{Recipe, Recompute, Trainer, backpropagate, load_recipe, whole_graph};
+use halfbyte::train::{Recipe, Recompute, Run, Trainer, backpropagate, load_recipe, save_checkpoint, whole_graph};
 use halfbyte_tests::reference::{
     MODELS, NF4, TRAINED, batch, expected, golden_batch, gradients_match, logits_match, model, tokens, values,
     with_adapter,
@@ -172,6 +172,7 @@ fn what_is_written_is_what_was_computed() {
     let (tokenizer, device) = (Tokenizer::from_folder(&base).expect("a tokenizer"), Default::default());
     let mut recipe: Recipe = load_recipe(&root.join("recipes/kinds.toml"), &[]).expect("a recipe");
     recipe.training.max_steps = 10;
+    recipe.model = base.display().to_string();
     recipe.lora.use_rslora = true;
     let ids = tokenizer.encode("Question: What is this: a person who bakes bread?\nAnswer:", true).expect("tokens");
     let logits = |model: &Transformer<Cpu>| values(model.logits(&ids, &[ids.len()]));
@@ -186,6 +187,8 @@ fn what_is_written_is_what_was_computed() {
     attach(&mut model, &recipe.lora, recipe.seed).expect("an adapter");
     assert_eq!(logits(&model), of_base, "a new adapter changes nothing");
     let data = Dataset::load(&root.join(&recipe.data.train), &tokenizer, 128, recipe.data.train_on).expect("data");
+    let held_out = Dataset { examples: data.examples[..8].to_vec(), skipped: 0 };
+    let run = Run::new(&recipe, &data).expect("a run");
     let mut trainer = Trainer::new(model, data, recipe.training, recipe.seed).expect("a trainer");
     let mut losses = Vec::new();
     while let Some(metrics) = block_on(trainer.step()).expect("a finite step") {
@@ -194,6 +197,8 @@ fn what_is_written_is_what_was_computed() {
     assert!(losses[9] < losses[0], "{losses:?}");
     let folder = out.join("adapter");
     block_on(save_adapter(trainer.model_mut(), &recipe.lora, "models/wordnet-4m", &folder)).expect("an adapter");
+    block_on(trainer.evaluate(&held_out)).expect("an evaluation");
+    block_on(save_checkpoint(&mut trainer, &run, &out)).expect("a checkpoint");
     let adapted = logits(trainer.model());
     let mut again = open(&base);
     load_adapter(&mut again, &folder, false).expect("an adapter");

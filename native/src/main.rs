@@ -7,13 +7,16 @@ mod device;
 mod devices;
 mod generate;
 mod inspect;
+mod interrupt;
 mod memory;
 mod pretrain;
 mod progress;
 mod quantize;
 mod selftest;
+mod setup;
 mod talk;
 mod train;
+mod verify_resume;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,8 @@ struct Arguments {
 enum Command {
     /// Fine-tune a model by a recipe: the base in 4 bits, LoRA adapters on top
     Train(train::Arguments),
+    /// Prove that a run of a recipe that is stopped and continued is exact on this machine
+    VerifyResume(verify_resume::Arguments),
     /// Train a small model from scratch by a recipe
     Pretrain(pretrain::Arguments),
     /// Look at training data as the trainer sees it
@@ -63,6 +68,10 @@ fn main() -> ExitCode {
     halfbyte::failure::listen();
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<interrupt::Interrupted>() => {
+            eprintln!("{error}");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(error) => {
             // A mistake is no crash: its chain of causes on one line, and never a stack trace.
             eprintln!("error: {error:#}");
@@ -74,6 +83,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Train(arguments) => train::run(arguments),
+        Command::VerifyResume(arguments) => verify_resume::run(arguments),
         Command::Pretrain(arguments) => pretrain::run(arguments),
         Command::Data(arguments) => data::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),

@@ -2,148 +2,97 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use halfbyte::data::Splits;
+use anyhow::{Result, bail};
 use halfbyte::files::{save_adapter, write_atomic};
 use halfbyte::generate::Sampling;
-use halfbyte::lora::{attach, trainable_line};
-use halfbyte::model::{BaseWeights, Transformer};
+use halfbyte::lora::trainable_line;
+use halfbyte::model::Transformer;
 use halfbyte::ops::Ops;
 use halfbyte::text::{Message, Tokenizer};
-use halfbyte::train::{Recipe, Trainer, load_recipe, parse_override};
+use halfbyte::train::{Recipe, Run, SavedCheckpoint, Trainer, checkpoint_folder, checkpoints, save_checkpoint, sweep};
 use pollster::block_on;
 use serde_json::json;
-use toml::Value;
-
-use clap::ValueEnum;
 
 use crate::chart;
 use crate::device::{self, Choice, Job};
+use crate::interrupt::{self, Interrupted};
 use crate::progress::Progress;
-use crate::talk::{Talker, load_base};
+use crate::setup::{RecipeArguments, Setup};
+use crate::talk::Talker;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// TOML file that describes the run
-    recipe: PathBuf,
-    /// Folder of the base model
-    #[arg(long)]
-    model: Option<String>,
-    /// Data file or folder to train on
-    #[arg(long)]
-    train: Option<String>,
-    /// Data file or folder held out
-    #[arg(long)]
-    test: Option<String>,
-    /// Folder that the run writes into
-    #[arg(long)]
-    output: Option<String>,
-    /// Rank of the adapters
-    #[arg(long)]
-    rank: Option<i64>,
-    /// Passes over the data
-    #[arg(long)]
-    epochs: Option<i64>,
-    /// Optimizer steps at most
-    #[arg(long)]
-    max_steps: Option<i64>,
-    /// Examples of a micro-batch
-    #[arg(long)]
-    batch_size: Option<i64>,
-    /// Peak learning rate
-    #[arg(long)]
-    learning_rate: Option<f64>,
-    /// Seed of the run
-    #[arg(long)]
-    seed: Option<i64>,
-    /// Device to run on
-    #[arg(long, value_enum)]
-    device: Option<Choice>,
-    /// Any key of the recipe, for example training.warmup_ratio=0.1
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
-}
-
-impl Arguments {
-    /// What the flags put in place of the recipe's keys.
-    fn overrides(&self) -> halfbyte::Result<Vec<(String, Value)>> {
-        let device = self.device.and_then(|choice| Some(choice.to_possible_value()?.get_name().to_string()));
-        let strings = [
-            ("model", &self.model),
-            ("data.train", &self.train),
-            ("data.test", &self.test),
-            ("output", &self.output),
-            ("device", &device),
-        ];
-        let integers = [
-            ("lora.r", self.rank),
-            ("training.epochs", self.epochs),
-            ("training.max_steps", self.max_steps),
-            ("training.batch_size", self.batch_size),
-            ("seed", self.seed),
-        ];
-        let strings = strings.into_iter().filter_map(|(key, v)| Some((key, Value::String(v.clone()?))));
-        let integers = integers.into_iter().filter_map(|(key, v)| Some((key, Value::Integer(v?))));
-        let rate = self.learning_rate.map(|rate| ("training.learning_rate", Value::Float(rate)));
-        let flags = strings.chain(integers).chain(rate).map(|(key, value)| Ok((key.to_string(), value)));
-        self.overrides.iter().map(|o| parse_override(o)).chain(flags).collect()
-    }
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Continue from a checkpoint of the output folder: the latest, or the one that is named
+    #[arg(long, value_name = "CHECKPOINT")]
+    resume: Option<Option<PathBuf>>,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let recipe: Recipe = load_recipe(&arguments.recipe, &arguments.overrides()?)?;
-    device::run(Choice::parse(&recipe.device)?, Train(recipe))
+    let recipe = arguments.recipe.recipe()?;
+    device::run(Choice::parse(&recipe.device)?, Train { recipe, resume: arguments.resume })
 }
 
-struct Train(Recipe);
+struct Train {
+    recipe: Recipe,
+    resume: Option<Option<PathBuf>>,
+}
 
 impl Job for Train {
     type Output = ();
 
     fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
-        let recipe = self.0;
+        let Train { recipe, resume } = self;
         let output = Path::new(&recipe.output);
-        // Everything that can be wrong with the data is found before the model is loaded.
-        let tokenizer = Tokenizer::from_folder(Path::new(&recipe.model))?;
-        let Splits { train, test } = crate::data::load(&recipe.data, &tokenizer, recipe.seed)?;
-        let base = match &recipe.quantization {
-            q if q.load_in_4bit => BaseWeights::Nf4 { block_size: q.block_size, double_quant: q.double_quant },
-            _ => BaseWeights::Full,
-        };
-        let mut model = load_base::<B>(Path::new(&recipe.model), base, &device)?;
-        attach(&mut model, &recipe.lora, recipe.seed)?;
+        let setup = Setup::read(&recipe)?;
+        let from = starting_point(output, resume.as_ref().map(Option::as_deref))?;
+        if let Some(from) = &from {
+            from.check(&setup.run)?;
+        }
+        let mut trainer = setup.trainer::<B>(&device)?;
         println!("device {name}; model {}; output {}", recipe.model, recipe.output);
-        println!("{}", trainable_line(model.parameter_counts()));
-        println!(
-            "{} examples, {} tokens of which {} are trained",
-            train.examples.len(),
-            train.token_count(),
-            train.trained_count()
-        );
-        let mut trainer = Trainer::new(model, train, recipe.training.clone(), recipe.seed)?;
-        let held_out = |trainer: &Trainer<B>| -> Result<Option<f64>> {
-            Ok(test.as_ref().map(|test| block_on(trainer.evaluate(test))).transpose()?.map(|e| e.loss))
-        };
-        let before = (held_out(&trainer)?, answers(trainer.model(), &tokenizer, &recipe)?);
-        let mut progress = Progress::new(trainer.total_steps(), output)?;
+        println!("{}", trainable_line(trainer.model_mut().parameter_counts()));
+        let (all, trained) = (setup.train.token_count(), setup.train.trained_count());
+        println!("{} examples, {all} tokens of which {trained} are trained", setup.train.examples.len());
+        let Setup { tokenizer, test, run, train: _ } = setup;
+        // A new adapter changes nothing: these are the base model's answers, whether the run begins or goes on.
+        let answers_before = answers(trainer.model(), &tokenizer, &recipe)?;
+        match &from {
+            Some(from) => resume_from(from, &mut trainer)?,
+            None => drop(test.as_ref().map(|test| block_on(trainer.evaluate(test))).transpose()?),
+        }
+        let progress = Progress::new(trainer.total_steps(), output, trainer.state.global_step)?;
         write_atomic(output.join("recipe.toml"), toml::to_string(&recipe)?.as_bytes())?;
-        let losses = steps(&mut trainer, &mut progress, &recipe)?;
-        let (seconds, rate) = progress.finish();
-        let adapter = save(&mut trainer, &recipe)?;
-        let after = (held_out(&trainer)?, answers(trainer.model(), &tokenizer, &recipe)?);
-        progress.record(&json!({"eval_loss_before": before.0, "eval_loss": after.0, "tokens_per_second": rate}))?;
-        let held: Vec<(usize, f64)> =
-            [before.0.map(|loss| (0, loss)), after.0.map(|loss| (losses.len(), loss))].into_iter().flatten().collect();
-        chart::draw(&output.join("loss.svg"), &losses, &held)?;
-        println!("{} steps in {seconds:.1} s, {rate:.0} tokens/s", losses.len());
+        sweep(output)?;
+        interrupt::listen()?;
+        let mut session = Session { trainer, test, progress, run };
+        if from.is_none() {
+            session.record_last_evaluation()?;
+        }
+        session.train()?;
+        let (seconds, rate) = session.progress.finish();
+        session.load_best();
+        let adapter = session.save_adapter()?;
+        let Session { trainer, mut progress, .. } = session;
+        let answers_after = answers(trainer.model(), &tokenizer, &recipe)?;
+        let state = &trainer.state;
+        let held_out: Vec<(usize, f64)> = state.evaluations().map(|e| (e.step, e.evaluation.loss)).collect();
+        let loss_at = |step| held_out.iter().rev().find(|(at, _)| Some(*at) == step).map(|(_, loss)| *loss);
+        let kept =
+            if recipe.evaluation.load_best_model_at_end { state.best_global_step } else { Some(state.global_step) };
+        let (before, after) = (loss_at(Some(0)), loss_at(kept));
+        progress.record(&json!({"eval_loss_before": before, "eval_loss": after, "tokens_per_second": rate}))?;
+        chart::draw(&output.join("loss.svg"), &state.losses(), &held_out)?;
+        println!("{} steps in {seconds:.1} s, {rate:.0} tokens/s", progress.steps());
         if let Some(paging) = trainer.paging() {
             println!("{paging}");
         }
-        if let (Some(before), Some(after)) = (before.0, after.0) {
+        if let (Some(before), Some(after)) = (before, after) {
             println!("held-out loss: {before:.4} before, {after:.4} after");
         }
-        for ((question, before), after) in recipe.show.questions.iter().zip(&before.1).zip(&after.1) {
+        for ((question, before), after) in recipe.show.questions.iter().zip(&answers_before).zip(&answers_after) {
             println!("\n{question}\n  before: {before}\n  after:  {after}");
         }
         println!("\nadapter: {}; loss curve: {}", adapter.display(), output.join("loss.svg").display());
@@ -152,32 +101,150 @@ impl Job for Train {
     }
 }
 
-/// Trains to the end; each step's loss. Whatever ends the run early, the last good adapter is saved.
-fn steps<B: Ops>(trainer: &mut Trainer<B>, progress: &mut Progress, recipe: &Recipe) -> Result<Vec<f64>> {
-    let mut losses = Vec::new();
-    let ended = loop {
-        match block_on(trainer.step()) {
-            Ok(Some(metrics)) => {
-                losses.push(metrics.loss);
-                if let Err(error) = progress.step(&metrics) {
-                    break error;
-                }
-            }
-            Ok(None) => return Ok(losses),
-            Err(error) => break error.into(),
-        }
+/// The checkpoint that a run goes on from. `resume` is what the flag says: nothing, the latest, or a folder.
+fn starting_point(output: &Path, resume: Option<Option<&Path>>) -> Result<Option<SavedCheckpoint>> {
+    let there = checkpoints(output)?;
+    let Some(named) = resume else {
+        let Some((_, last)) = there.last() else { return Ok(None) };
+        let (last, output) = (last.display(), output.display());
+        bail!(
+            "{last} is of an earlier run: continue it with --resume, or remove it, or choose another output than {output}"
+        );
     };
-    progress.finish();
-    Err(match save(trainer, recipe) {
-        Ok(saved) => ended.context(format!("stopped; the last good adapter is in {}", saved.display())),
-        Err(error) => ended.context(format!("stopped, and the adapter could not be saved: {error:#}")),
-    })
+    if let Some(path) = named {
+        let error = match SavedCheckpoint::open(path) {
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Err(error) => error,
+        };
+        let mut before = there.iter().rev().skip_while(|(_, p)| p.file_name() != path.file_name()).skip(1);
+        match before.find(|(_, path)| SavedCheckpoint::open(path).is_ok()) {
+            Some((_, whole)) => bail!("{error}; the one before it is whole: --resume {}", whole.display()),
+            None => bail!(error),
+        }
+    }
+    for (_, path) in there.iter().rev() {
+        match SavedCheckpoint::open(path) {
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Err(error) => eprintln!("{error}; leaving {} out, for the one before it", path.display()),
+        }
+    }
+    match there.is_empty() {
+        true => eprintln!("{} has no checkpoint yet; starting at the beginning", output.display()),
+        false => bail!("none of the checkpoints in {} is whole; remove them to start anew", output.display()),
+    }
+    Ok(None)
 }
 
-fn save<B: Ops>(trainer: &mut Trainer<B>, recipe: &Recipe) -> Result<PathBuf> {
-    let folder = Path::new(&recipe.output).join("adapter");
-    block_on(save_adapter(trainer.model_mut(), &recipe.lora, &recipe.model, &folder))?;
-    Ok(folder)
+fn resume_from<B: Ops>(from: &SavedCheckpoint, trainer: &mut Trainer<B>) -> Result<()> {
+    from.restore(trainer)?;
+    let (path, total) = (from.path.display(), trainer.total_steps());
+    println!("continuing {path}: step {} of {total}", from.state.global_step);
+    if from.total_steps != total {
+        println!(
+            "the run was to have {} steps; from here on the learning rate is that of a run of {total}",
+            from.total_steps
+        );
+    }
+    Ok(())
+}
+
+/// A run under way.
+struct Session<B: Ops> {
+    trainer: Trainer<B>,
+    test: Option<halfbyte::data::Dataset>,
+    progress: Progress,
+    run: Run,
+}
+
+impl<B: Ops> Session<B> {
+    /// Trains to the end. Whatever else ends the run early, the last good adapter is saved.
+    fn train(&mut self) -> Result<()> {
+        let Err(ended) = self.steps() else { return Ok(()) };
+        self.progress.finish();
+        if ended.is::<Interrupted>() {
+            return Err(ended);
+        }
+        Err(match self.save_adapter() {
+            Ok(saved) => ended.context(format!("stopped; the last good adapter is in {}", saved.display())),
+            Err(error) => ended.context(format!("stopped, and the adapter could not be saved: {error:#}")),
+        })
+    }
+
+    /// The loop: a step, and what is due after it.
+    fn steps(&mut self) -> Result<()> {
+        let Recipe { evaluation, checkpoints, .. } = self.run.recipe.clone();
+        let (total, per_epoch) = (self.trainer.total_steps(), self.trainer.steps_per_epoch());
+        while !self.trainer.state.has_stopped(&evaluation)
+            && let Some(metrics) = block_on(self.trainer.step())?
+        {
+            self.progress.step(&metrics)?;
+            let (step, stop) = (metrics.step, interrupt::asked());
+            let evaluate = step == total || evaluation.eval_strategy.due(step, evaluation.eval_steps, per_epoch);
+            let best = evaluate && self.evaluate()? && evaluation.load_best_model_at_end;
+            if best || stop || checkpoints.due(step, total, per_epoch) {
+                self.save()?;
+            }
+            if stop && step < total {
+                return Err(self.interrupted());
+            }
+        }
+        // A run that was made shorter while it stood still has not been evaluated here.
+        if self.trainer.state.evaluations().next_back().is_none_or(|e| e.step != self.trainer.state.global_step) {
+            self.evaluate()?;
+        }
+        Ok(())
+    }
+
+    /// Evaluates the model as it is now; whether it is the best so far.
+    fn evaluate(&mut self) -> Result<bool> {
+        let (trainer, Some(test)) = (&mut self.trainer, &self.test) else { return Ok(false) };
+        let evaluation = self.progress.aside(|| block_on(trainer.evaluate(test)))?;
+        let best = trainer.state.judge(&evaluation, &self.run.recipe.evaluation);
+        self.record_last_evaluation()?;
+        Ok(best)
+    }
+
+    fn record_last_evaluation(&mut self) -> Result<()> {
+        let Some(last) = self.trainer.state.evaluations().next_back() else { return Ok(()) };
+        self.progress.evaluation(last)
+    }
+
+    fn save(&mut self) -> Result<PathBuf> {
+        let output = Path::new(&self.run.recipe.output);
+        let (trainer, run) = (&mut self.trainer, &self.run);
+        Ok(self.progress.aside(|| block_on(save_checkpoint(trainer, run, output)))?)
+    }
+
+    fn interrupted(&self) -> anyhow::Error {
+        let (step, output) = (self.trainer.state.global_step, Path::new(&self.run.recipe.output));
+        let (saved, recipe) = (checkpoint_folder(output, step), output.join("recipe.toml"));
+        let (saved, recipe) = (saved.display(), recipe.display());
+        Interrupted(format!("stopped after step {step}; {saved} is saved; continue: halfbyte train {recipe} --resume"))
+            .into()
+    }
+
+    /// Puts the best adapter in the model's place, if that was asked for and it is another. The work of a run is not lost over a
+    /// checkpoint that somebody removed: its last adapter is kept then.
+    fn load_best(&mut self) {
+        let state = &self.trainer.state;
+        let other = state.best_global_step.filter(|best| *best != state.global_step);
+        let Some(best) = other.filter(|_| self.run.recipe.evaluation.load_best_model_at_end) else { return };
+        let folder = checkpoint_folder(Path::new(&self.run.recipe.output), best);
+        let restored = SavedCheckpoint::open(&folder).and_then(|saved| saved.restore_adapter(&mut self.trainer));
+        match restored {
+            Ok(()) => {
+                println!("the best evaluation was after step {best}: its adapter is that of {}", folder.display())
+            }
+            Err(error) => eprintln!("the best evaluation was after step {best}, but the last adapter is kept: {error}"),
+        }
+    }
+
+    fn save_adapter(&mut self) -> Result<PathBuf> {
+        let recipe = &self.run.recipe;
+        let folder = Path::new(&recipe.output).join("adapter");
+        block_on(save_adapter(self.trainer.model_mut(), &recipe.lora, &recipe.model, &folder))?;
+        Ok(folder)
+    }
 }
 
 /// The recipe's questions, answered greedily, each on one line.

@@ -73,6 +73,48 @@ pub fn replace_folder(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result
     placed
 }
 
+/// Removes a folder: whoever looks sees the whole folder or none.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn remove_folder(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let removed = sibling(path, "removed");
+    let remove = || -> std::io::Result<()> {
+        if removed.exists() {
+            fs::remove_dir_all(&removed)?;
+        }
+        fs::rename(path, &removed)?;
+        fs::remove_dir_all(&removed)
+    };
+    remove().map_err(|e| failed(path, "remove it", e))
+}
+
+/// Removes what a process that was killed left of folders in `folder` whose names begin with `prefix`: those that were being
+/// written or removed. Folders that are whole stay.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn sweep_folders(folder: impl AsRef<Path>, prefix: &str) -> Result<()> {
+    let folder = folder.as_ref();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(folder, "list it", e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| failed(folder, "list it", e))?;
+        let (name, is_folder) = (entry.file_name(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let Some(name) = name.to_str().and_then(|name| name.strip_prefix('.')) else { continue };
+        let unfinished = name.ends_with(".halfbyte-partial") || name.ends_with(".halfbyte-removed");
+        if is_folder && unfinished && name.starts_with(prefix) {
+            fs::remove_dir_all(entry.path())
+                .map_err(|e| failed(&entry.path(), "remove what an earlier run left", e))?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives a whole folder its name.
 fn place(whole: &Path, path: &Path, previous: &Path) -> Result<()> {
     let failed = |e| failed(path, "put the new folder in its place", e);

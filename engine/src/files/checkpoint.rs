@@ -160,6 +160,25 @@ impl Checkpoint {
         self.places.contains_key(name)
     }
 
+    /// A digest of the shards by which another model is told from this one. A shard is taken whole up to 64 MiB; of a larger
+    /// one its length, its first MiB, where its tensors are listed, and the first 64 KiB of every 16 MiB: a large model is
+    /// told apart in a moment, though not a change of a few of its weights.
+    pub fn digest(&self) -> String {
+        const WHOLE: usize = 64 << 20;
+        let mut of_shards = Vec::new();
+        for shard in &self.shards {
+            let bytes: &[u8] = &shard.bytes;
+            let sampled = bytes.chunks(16 << 20).map(|part| &part[..part.len().min(64 << 10)]);
+            let sha256 = match bytes.len() {
+                ..=WHOLE => super::sha256([bytes]),
+                _ => super::sha256(std::iter::once(&bytes[..1 << 20]).chain(sampled)),
+            };
+            of_shards.extend((bytes.len() as u64).to_le_bytes());
+            of_shards.extend(sha256.into_bytes());
+        }
+        super::sha256([of_shards.as_slice()])
+    }
+
     /// A tensor as it lies in the file.
     ///
     /// # Errors

@@ -4,11 +4,13 @@
 mod atomic;
 mod bnb;
 mod checkpoint;
+mod digest;
 mod peft;
 mod read;
 
-pub use atomic::{replace_folder, write_atomic};
+pub use atomic::{remove_folder, replace_folder, sweep_folders, write_atomic};
 pub use bnb::{nf4_weight, quantize_folder};
 pub use checkpoint::{Checkpoint, TensorBytes, encode_bf16, encode_f32};
-pub use peft::{AdapterConfig, adapter_config, load_adapter, save_adapter};
+pub use digest::{Digest, sha256};
+pub use peft::{AdapterConfig, adapter_config, adapter_files, load_adapter, save_adapter};
 pub use read::{read, read_words};

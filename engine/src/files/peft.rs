@@ -147,6 +147,21 @@ pub async fn save_adapter<B: Ops>(
     base: &str,
     folder: impl AsRef<Path>,
 ) -> Result<()> {
+    let files = adapter_files(model, config, base).await?;
+    replace_folder(folder.as_ref(), |folder| {
+        files.iter().try_for_each(|(name, bytes)| write_atomic(folder.join(name), bytes))
+    })
+}
+
+/// The files of the model's adapter, by name, as PEFT would write them.
+///
+/// # Errors
+/// When the model has no adapter, or the device cannot be read.
+pub async fn adapter_files<B: Ops>(
+    model: &mut Transformer<B>,
+    config: &LoraConfig,
+    base: &str,
+) -> Result<[(&'static str, Vec<u8>); 2]> {
     let mut tensors: HashMap<String, (Vec<usize>, Vec<u8>)> = HashMap::new();
     let mut modules: Vec<String> = Vec::new();
     for (layer, linear) in model.linears_mut() {
@@ -187,7 +202,7 @@ pub async fn save_adapter<B: Ops>(
         ("use_dora", json!(false)),
         ("use_rslora", json!(config.use_rslora)),
     ]);
-    let failed = |e: &dyn std::fmt::Display| Error::file(folder.as_ref(), format!("cannot encode the adapter: {e}"));
+    let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("cannot encode the adapter: {e}"));
     let text = serde_json::to_string_pretty(&config).map_err(|e| failed(&e))?;
     let views: Result<Vec<(String, TensorView)>> = tensors
         .iter()
@@ -198,10 +213,7 @@ pub async fn save_adapter<B: Ops>(
         .collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let weights = safetensors::serialize(views?, Some(metadata)).map_err(|e| failed(&e))?;
-    replace_folder(folder.as_ref(), |folder| {
-        write_atomic(folder.join(CONFIG), text.as_bytes())?;
-        write_atomic(folder.join(WEIGHTS), &weights)
-    })
+    Ok([(CONFIG, text.into_bytes()), (WEIGHTS, weights)])
 }
 
 /// A whole number without a decimal point, as PEFT writes `lora_alpha`.

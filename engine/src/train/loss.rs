@@ -53,12 +53,21 @@ fn chunks<'a, B: Ops>(targets: &'a Targets, chunk: usize, device: &'a B::Device)
     })
 }
 
-/// The sum of the losses `[1]`, without gradients. `hidden` is `[tokens, hidden]`.
-pub fn loss_sum<B: Ops>(head: &Head<B>, hidden: Tensor<B, 2>, targets: &Targets, chunk: usize) -> Tensor<B, 1> {
+/// The sum of the losses `[1]`, and how many targets have the largest logit `[1]`, without gradients. `hidden` is
+/// `[tokens, hidden]`.
+pub fn loss_and_hits<B: Ops>(
+    head: &Head<B>,
+    hidden: Tensor<B, 2>,
+    targets: &Targets,
+    chunk: usize,
+) -> [Tensor<B, 1>; 2] {
     let device = hidden.device();
-    let losses = chunks::<B>(targets, chunk, &device)
-        .map(|rows| cross_entropy(head.forward(hidden.clone().select(0, rows.indices)), rows.targets).0);
-    losses.reduce(|a, b| a + b).unwrap_or_else(|| Tensor::zeros([1], &device))
+    let zero = || Tensor::zeros([1], &device);
+    chunks::<B>(targets, chunk, &device).fold([zero(), zero()], |[loss, hits], rows| {
+        let logits = head.forward(hidden.clone().select(0, rows.indices));
+        let hit = logits.clone().argmax(1).equal(rows.targets.clone()).float().sum();
+        [loss + cross_entropy(logits, rows.targets).0, hits + hit]
+    })
 }
 
 /// The sum of the losses `[1]`, the gradient of `weight * sum` with respect to `hidden` `[tokens, hidden]`, and that of

@@ -1,19 +1,29 @@
 //! Training: layer-wise backpropagation, the loss over chunks of tokens, accumulation, the schedule and the loop.
 
 mod backprop;
+mod checkpoint;
 mod config;
+mod evaluation;
 mod loss;
 mod neftune;
 mod optimization;
 mod recipe;
+mod run;
 mod schedule;
+mod state;
 mod trainer;
 
 pub use backprop::{Recompute, Step, backpropagate, whole_graph};
+pub use checkpoint::{
+    CheckpointConfig, SavedCheckpoint, checkpoint_folder, checkpoints, remove_checkpoints, save_checkpoint, sweep,
+};
 pub use config::TrainerConfig;
-pub use loss::{Targets, head_loss, loss_sum};
+pub use evaluation::{BestMetric, Evaluation, EvaluationConfig, Strategy, evaluate};
+pub use loss::{Targets, head_loss, loss_and_hits};
 pub use neftune::noise;
 pub use optimization::Optimization;
 pub use recipe::{PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe};
+pub use run::{Run, data_digest};
 pub use schedule::{LrSchedulerType, Schedule};
-pub use trainer::{Evaluation, Metrics, Trainer, evaluate};
+pub use state::{Entry, Evaluated, TrainerState};
+pub use trainer::{Metrics, Trainer};

@@ -12,7 +12,7 @@ use crate::files::read;
 use crate::lora::Dropout;
 use crate::model::{Parameter, Transformer};
 use crate::ops::Ops;
-use crate::optim::{Gradients, Optimizer, accumulate, grad_norm};
+use crate::optim::{Gradients, Optimizer, StateTensor, accumulate, grad_norm};
 use crate::{Error, Result};
 
 /// A model and its optimizer.
@@ -79,12 +79,8 @@ impl<B: Ops> Optimization<B> {
         let step = self.steps + 1;
         for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
             if !value.is_finite() {
-                if !loss.is_finite()
-                    && let Some(before) = self.before.take()
-                {
-                    self.model = before;
-                    self.optimizer.undo();
-                    self.steps -= 1;
+                if !loss.is_finite() {
+                    self.undo();
                 }
                 let cure = "the step was not applied; lower learning_rate or max_grad_norm, or look at the data".into();
                 return Err(Error::NonFinite { step, what: what.into(), cure });
@@ -111,5 +107,25 @@ impl<B: Ops> Optimization<B> {
         self.before = Some(std::mem::replace(&mut self.model, after));
         self.steps = step;
         Ok((loss, norm))
+    }
+
+    /// Takes the last step back, when it proved bad afterwards: model, optimizer state and [`steps`](Self::steps) are those of
+    /// before it.
+    pub(super) fn undo(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.model = before;
+            self.optimizer.undo();
+            self.steps -= 1;
+        }
+    }
+
+    /// Continues after `steps` steps with the optimizer's state of then; the model's parameters are put back apart from it.
+    ///
+    /// # Errors
+    /// When the state is not that of the model's trainable parameters; nothing changes then.
+    pub fn restore(&mut self, steps: usize, state: BTreeMap<String, StateTensor>) -> Result<()> {
+        self.optimizer.restore(steps, state, &self.model.device())?;
+        (self.steps, self.before) = (steps, None);
+        Ok(())
     }
 }

@@ -6,7 +6,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::checkpoint::CheckpointConfig;
 use super::config::TrainerConfig;
+use super::evaluation::EvaluationConfig;
 use crate::data::DataConfig;
 use crate::lora::LoraConfig;
 use crate::{Error, Result};
@@ -31,6 +33,10 @@ pub struct Recipe {
     pub lora: LoraConfig,
     /// The loop.
     pub training: TrainerConfig,
+    /// Evaluation while training.
+    pub evaluation: EvaluationConfig,
+    /// What is saved while training.
+    pub checkpoints: CheckpointConfig,
     /// Questions that are answered before and after.
     pub show: ShowConfig,
 }
@@ -90,6 +96,8 @@ impl Default for Recipe {
             quantization: QuantizationConfig::default(),
             lora: LoraConfig::default(),
             training: TrainerConfig::default(),
+            evaluation: EvaluationConfig::default(),
+            checkpoints: CheckpointConfig::default(),
             show: ShowConfig::default(),
         }
     }

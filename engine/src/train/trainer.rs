@@ -1,16 +1,18 @@
 //! The training loop.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::TrainerConfig;
-use super::loss::{Targets, loss_sum};
+use super::evaluation::{Evaluation, evaluate};
 use super::optimization::Optimization;
 use super::schedule::Schedule;
-use crate::data::{Batch, Batches, Dataset, Example};
-use crate::files::read;
+use super::state::TrainerState;
+use crate::data::{Batch, Batches, Dataset};
 use crate::model::Transformer;
-use crate::ops::{Ops, Sequences};
-use crate::optim::PagingReport;
+use crate::ops::Ops;
+use crate::optim::{PagingReport, StateTensor};
 use crate::{Error, Result};
 
 /// What one optimizer step did.
@@ -32,21 +34,14 @@ pub struct Metrics {
     pub trained_tokens: usize,
 }
 
-/// The loss over a data set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// Mean loss over the trained tokens.
-    pub loss: f64,
-    /// How many there were.
-    pub trained_tokens: usize,
-}
-
 /// A model in training, its data and where it stands.
 pub struct Trainer<B: Ops> {
     optimization: Optimization<B>,
     data: Dataset,
     batches: Batches,
     schedule: Schedule,
+    /// What the run remembers of itself.
+    pub state: TrainerState,
 }
 
 impl<B: Ops> Trainer<B> {
@@ -68,7 +63,8 @@ impl<B: Ops> Trainer<B> {
             (limit, _) => limit.min(all),
         };
         let schedule = Schedule::new(&config, total);
-        Ok(Self { optimization: Optimization::new(model, config, seed), data, batches, schedule })
+        let state = TrainerState::new(total, batches.steps_per_epoch(), config.batch_size);
+        Ok(Self { optimization: Optimization::new(model, config, seed), data, batches, schedule, state })
     }
 
     /// The model as it is now.
@@ -91,6 +87,37 @@ impl<B: Ops> Trainer<B> {
         self.schedule.total
     }
 
+    /// Optimizer steps of one pass over the data.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.batches.steps_per_epoch()
+    }
+
+    /// The optimizer's state on the host, for a checkpoint.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    pub async fn optimizer_state(&self) -> Result<BTreeMap<String, StateTensor>> {
+        self.optimization.optimizer.state().await
+    }
+
+    /// Continues where a run stood, once its adapter is in the model. Nothing else is needed: the order of the data, dropout
+    /// and the rate are functions of the step.
+    ///
+    /// # Errors
+    /// When the run stood beyond the last step of this one, or the optimizer's state is not that of the model.
+    pub fn restore(&mut self, state: TrainerState, optimizer: BTreeMap<String, StateTensor>) -> Result<()> {
+        let (step, total) = (state.global_step, self.total_steps());
+        if step > total {
+            return Err(Error::Invalid(format!(
+                "step {step} lies beyond the {total} steps of this run; raise training.epochs or training.max_steps"
+            )));
+        }
+        self.optimization.restore(step, optimizer)?;
+        let of_this_run = std::mem::replace(&mut self.state, state);
+        (self.state.max_steps, self.state.num_train_epochs) = (of_this_run.max_steps, of_this_run.num_train_epochs);
+        Ok(())
+    }
+
     /// One optimizer step; `None` after the last.
     ///
     /// # Errors
@@ -106,7 +133,7 @@ impl<B: Ops> Trainer<B> {
             micro_batches.iter().map(|rows| Batch::collate(rows.iter().map(|i| &self.data.examples[*i]))).collect();
         let learning_rate = self.schedule.rate(step);
         let (loss, grad_norm) = self.optimization.step(&batches, learning_rate).await?;
-        Ok(Some(Metrics {
+        let metrics = Metrics {
             step: step + 1,
             epoch: (step + 1) as f64 / per_epoch as f64,
             loss,
@@ -114,40 +141,24 @@ impl<B: Ops> Trainer<B> {
             learning_rate,
             tokens: batches.iter().map(|b| b.tokens.len()).sum(),
             trained_tokens: batches.iter().map(|b| b.targets.len()).sum(),
-        }))
+        };
+        self.state.log_step(metrics.clone());
+        Ok(Some(metrics))
     }
 
-    /// The loss over a data set, without dropout.
+    /// Evaluates the model as it is now, without dropout, and logs it.
     ///
     /// # Errors
-    /// As [`evaluate`].
-    pub async fn evaluate(&self, data: &Dataset) -> Result<Evaluation> {
+    /// As [`evaluate`]; [`Error::NonFinite`] when the loss is not a number: the last step is then undone.
+    pub async fn evaluate(&mut self, data: &Dataset) -> Result<Evaluation> {
         let TrainerConfig { batch_size, loss_chunk, .. } = self.optimization.config;
-        evaluate(self.model(), data, batch_size, loss_chunk).await
+        let evaluation = evaluate(self.model(), data, batch_size, loss_chunk).await?;
+        if !evaluation.loss.is_finite() {
+            self.optimization.undo();
+            let cure = "the step was taken back; lower learning_rate or max_grad_norm, or look at the data".into();
+            return Err(Error::NonFinite { step: self.state.global_step, what: "the held-out loss".into(), cure });
+        }
+        self.state.log_evaluation(evaluation.clone());
+        Ok(evaluation)
     }
-}
-
-/// The loss of a model over a data set; never holds full logits.
-///
-/// # Errors
-/// On a token that the model does not know, or when the device cannot be read.
-pub async fn evaluate<B: Ops>(
-    model: &Transformer<B>,
-    data: &Dataset,
-    batch_size: usize,
-    loss_chunk: usize,
-) -> Result<Evaluation> {
-    model.config.check_tokens(data.examples.iter().flat_map(|e| &e.tokens))?;
-    // Like lengths go together, so that a backend that pads inside its attention pads little.
-    let mut examples: Vec<&Example> = data.examples.iter().collect();
-    examples.sort_by_key(|example| example.tokens.len());
-    let (mut sum, mut count) = (0.0, 0);
-    for rows in examples.chunks(batch_size.max(1)) {
-        let batch = Batch::collate(rows.iter().copied());
-        let hidden = model.hidden(&batch.tokens, &model.pass(Sequences::new(&batch.lengths)), None);
-        let loss = loss_sum(&model.head, hidden, &Targets::of(&batch), loss_chunk);
-        sum += f64::from(read(loss).await?[0]);
-        count += batch.targets.len();
-    }
-    Ok(Evaluation { loss: sum / count.max(1) as f64, trained_tokens: count })
 }

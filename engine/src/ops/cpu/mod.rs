@@ -15,7 +15,8 @@ use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
 use super::{
-    Activation, AdamStep, AttentionShape, Branch, Frozen, LoraGradients, Masking, Moments, Nf4Primitive, Ops, Product, Variant,
+    Activation, AdamStep, AttentionShape, Branch, Frozen, LoraGradients, Masking, Moments, Nf4Primitive, Ops, Product,
+    Variant,
 };
 use crate::nf4::quantize_blocks;
 

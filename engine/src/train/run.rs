@@ -1,0 +1,164 @@
+//! What a run is: what must be the same for a checkpoint to be continued.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::recipe::Recipe;
+use crate::data::Dataset;
+use crate::files::{Checkpoint, sha256};
+use crate::{Error, Result};
+
+/// Keys, or sections, of a recipe that a continued run may change. What is trained on and what model, and so the paths of
+/// both, are told by their content. All others would make it another run.
+const FREE: [&str; 11] = [
+    "model",
+    "output",
+    "device",
+    "data.train",
+    "data.test",
+    "training.epochs",
+    "training.max_steps",
+    "training.optim_device_budget",
+    "evaluation",
+    "checkpoints",
+    "show",
+];
+
+/// A run: its recipe, and the digests of what the recipe names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// The recipe, flags included.
+    pub recipe: Recipe,
+    /// Of the base model's `config.json`.
+    pub config_sha256: String,
+    /// Of the base model's weights: [`Checkpoint::digest`].
+    pub model_digest: String,
+    /// Of the tokens that are trained on: [`data_digest`].
+    pub data_sha256: String,
+}
+
+impl Run {
+    /// The run of a recipe on this data.
+    ///
+    /// # Errors
+    /// When the model's files cannot be read.
+    pub fn new(recipe: &Recipe, data: &Dataset) -> Result<Self> {
+        let folder = Path::new(&recipe.model);
+        let config = folder.join("config.json");
+        let config = std::fs::read(&config).map_err(|e| Error::file(&config, e))?;
+        Ok(Self {
+            recipe: recipe.clone(),
+            config_sha256: sha256([config.as_slice()]),
+            model_digest: Checkpoint::open(folder)?.digest(),
+            data_sha256: data_digest(data),
+        })
+    }
+
+    /// Whether `self` continues what `saved`, read from the file `path`, began.
+    ///
+    /// # Errors
+    /// On the first key that differs, with both values.
+    pub fn continues(&self, saved: &Self, path: &Path) -> Result<()> {
+        let cure = "to continue it, say the same again; for a new run, choose another output";
+        let content = [
+            ("model (config.json)", &saved.config_sha256, &self.config_sha256),
+            ("model (weights)", &saved.model_digest, &self.model_digest),
+            ("data.train (tokens)", &saved.data_sha256, &self.data_sha256),
+        ];
+        let (before, now) = (flat(&saved.recipe)?, flat(&self.recipe)?);
+        let differing = now.iter().find(|(key, value)| !is_free(key) && before.get(*key) != Some(value));
+        if let Some((key, value)) = differing {
+            let before = before.get(key).unwrap_or(&Value::Null);
+            return Err(Error::key(
+                path,
+                key,
+                format!("the run began with {before}, the recipe now says {value}; {cure}"),
+            ));
+        }
+        match content.into_iter().find(|(_, saved, now)| saved != now) {
+            None => Ok(()),
+            Some((what, saved, now)) => {
+                Err(Error::key(path, what, format!("had digest {saved} when the run began, and now has {now}; {cure}")))
+            }
+        }
+    }
+}
+
+fn is_free(key: &str) -> bool {
+    FREE.iter().any(|free| key.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+/// A recipe with dotted keys.
+fn flat(recipe: &Recipe) -> Result<Map<String, Value>> {
+    fn add(prefix: &str, value: Value, into: &mut Map<String, Value>) {
+        match value {
+            Value::Object(table) => {
+                for (key, value) in table {
+                    let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+                    add(&key, value, into);
+                }
+            }
+            value => {
+                into.insert(prefix.to_string(), value);
+            }
+        }
+    }
+    let mut keys = Map::new();
+    let value = serde_json::to_value(recipe).map_err(|e| Error::Invalid(format!("the recipe is no JSON: {e}")))?;
+    add("", value, &mut keys);
+    Ok(keys)
+}
+
+/// A digest of the tokens of a data set and of which of them are trained, which tells apart files, tokenizers, templates and
+/// lengths.
+pub fn data_digest(data: &Dataset) -> String {
+    let examples = data.examples.iter().map(|example| {
+        let mut bytes: Vec<u8> = (example.tokens.len() as u64).to_le_bytes().into();
+        bytes.extend(example.tokens.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.extend(example.trained.iter().map(|trained| u8::from(*trained)));
+        sha256([bytes.as_slice()])
+    });
+    sha256(examples.collect::<Vec<_>>().iter().map(String::as_bytes))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::data::{Counts, Example, Grouping};
+
+    #[test]
+    fn what_matters_is_named_with_both_values() {
+        let examples = vec![Example { tokens: vec![1, 2], trained: vec![false, true] }];
+        let data = Dataset { examples, counts: Counts::default(), grouping: Grouping::default() };
+        let recipe = Recipe::default();
+        let [config_sha256, model_digest] = ["c", "m"].map(String::from);
+        let run = Run { recipe, config_sha256, model_digest, data_sha256: data_digest(&data) };
+        let refused = |change: &dyn Fn(&mut Run)| {
+            let mut now = run.clone();
+            change(&mut now);
+            now.continues(&run, Path::new("run.json")).err().map(|e| e.to_string())
+        };
+        assert_eq!(refused(&|_| {}), None);
+        let free = |now: &mut Run| {
+            now.recipe.output = "there".into();
+            now.recipe.training.max_steps = 9;
+            now.recipe.checkpoints.save_steps = 1;
+        };
+        assert_eq!(refused(&free), None);
+        let message = refused(&|now| now.recipe.training.batch_size = 3).unwrap();
+        assert!(message.starts_with("run.json: `training.batch_size`: the run began with 8, the recipe now says 3"));
+        let message = refused(&|now| now.recipe.lora.r = 3).unwrap();
+        assert!(message.contains("`lora.r`") && message.contains("16"), "{message}");
+        for change in [|now: &mut Run| now.recipe.seed = 1, |now: &mut Run| now.recipe.data.max_length = 1] {
+            assert!(refused(&change).is_some());
+        }
+        let mut other = data.clone();
+        other.examples[0].trained[0] = true;
+        let message = refused(&|now| now.data_sha256 = data_digest(&other)).unwrap();
+        assert!(message.contains("`data.train (tokens)`") && message.contains(&run.data_sha256), "{message}");
+        assert!(refused(&|now| now.model_digest = "other".into()).unwrap().contains("m"));
+    }
+}

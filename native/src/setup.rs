@@ -1,0 +1,123 @@
+//! What a fine-tuning run begins with: its recipe, with flags in place of its keys, its data and its model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use halfbyte::data::{Dataset, Splits};
+use halfbyte::lora::attach;
+use halfbyte::model::BaseWeights;
+use halfbyte::ops::Ops;
+use halfbyte::text::Tokenizer;
+use halfbyte::train::{Recipe, Run, Trainer, load_recipe, parse_override};
+use toml::Value;
+
+use crate::device::Choice;
+use crate::talk::load_base;
+
+/// A recipe and the flags that win over it.
+#[derive(clap::Args)]
+pub(crate) struct RecipeArguments {
+    /// TOML file that describes the run
+    recipe: PathBuf,
+    /// Folder of the base model
+    #[arg(long)]
+    model: Option<String>,
+    /// Data file or folder to train on
+    #[arg(long)]
+    train: Option<String>,
+    /// Data file or folder held out
+    #[arg(long)]
+    test: Option<String>,
+    /// Folder that the run writes into
+    #[arg(long)]
+    output: Option<String>,
+    /// Rank of the adapters
+    #[arg(long)]
+    rank: Option<i64>,
+    /// Passes over the data
+    #[arg(long)]
+    epochs: Option<i64>,
+    /// Optimizer steps at most
+    #[arg(long)]
+    max_steps: Option<i64>,
+    /// Examples of a micro-batch
+    #[arg(long)]
+    batch_size: Option<i64>,
+    /// Peak learning rate
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Seed of the run
+    #[arg(long)]
+    seed: Option<i64>,
+    /// Device to run on
+    #[arg(long, value_enum)]
+    device: Option<Choice>,
+    /// Any key of the recipe, for example training.warmup_ratio=0.1
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+impl RecipeArguments {
+    /// The recipe with the flags in it.
+    pub(crate) fn recipe(&self) -> halfbyte::Result<Recipe> {
+        load_recipe(&self.recipe, &self.overrides()?)
+    }
+
+    /// What the flags put in place of the recipe's keys.
+    fn overrides(&self) -> halfbyte::Result<Vec<(String, Value)>> {
+        let device = self.device.and_then(|choice| Some(choice.to_possible_value()?.get_name().to_string()));
+        let strings = [
+            ("model", &self.model),
+            ("data.train", &self.train),
+            ("data.test", &self.test),
+            ("output", &self.output),
+            ("device", &device),
+        ];
+        let integers = [
+            ("lora.r", self.rank),
+            ("training.epochs", self.epochs),
+            ("training.max_steps", self.max_steps),
+            ("training.batch_size", self.batch_size),
+            ("seed", self.seed),
+        ];
+        let strings = strings.into_iter().filter_map(|(key, v)| Some((key, Value::String(v.clone()?))));
+        let integers = integers.into_iter().filter_map(|(key, v)| Some((key, Value::Integer(v?))));
+        let rate = self.learning_rate.map(|rate| ("training.learning_rate", Value::Float(rate)));
+        let flags = strings.chain(integers).chain(rate).map(|(key, value)| Ok((key.to_string(), value)));
+        self.overrides.iter().map(|o| parse_override(o)).chain(flags).collect()
+    }
+}
+
+/// The data of a run, read and tokenized.
+pub(crate) struct Setup {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) train: Dataset,
+    pub(crate) test: Option<Dataset>,
+    /// What the run is, for its checkpoints.
+    pub(crate) run: Run,
+}
+
+impl Setup {
+    /// Reads everything but the weights, so that whatever is wrong with it is found before they are loaded.
+    pub(crate) fn read(recipe: &Recipe) -> Result<Self> {
+        let tokenizer = Tokenizer::from_folder(Path::new(&recipe.model))?;
+        recipe.checkpoints.check()?;
+        let Splits { train, test } = crate::data::load(&recipe.data, &tokenizer, recipe.seed)?;
+        recipe.evaluation.check(test.is_some())?;
+        let run = Run::new(recipe, &train)?;
+        Ok(Self { tokenizer, train, test, run })
+    }
+
+    /// The model with a new adapter, at step 0.
+    pub(crate) fn trainer<B: Ops>(&self, device: &B::Device) -> Result<Trainer<B>> {
+        let recipe = &self.run.recipe;
+        let base = match &recipe.quantization {
+            q if q.load_in_4bit => BaseWeights::Nf4 { block_size: q.block_size, double_quant: q.double_quant },
+            _ => BaseWeights::Full,
+        };
+        let mut model = load_base::<B>(Path::new(&recipe.model), base, device)?;
+        attach(&mut model, &recipe.lora, recipe.seed)?;
+        Ok(Trainer::new(model, self.train.clone(), recipe.training.clone(), recipe.seed)?)
+    }
+}
