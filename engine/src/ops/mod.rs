@@ -105,7 +105,7 @@ impl Activation {
     pub fn coefficients(self) -> (f32, f32) {
         match self {
             Self::Silu => (1.0, 0.0),
-            Self::GeluTanh => (1.595_769_1, 0.071_354_814),
+            Self::GeluTanh => (1.595_769_2, 0.071_354_814),
         }
     }
 }
