@@ -116,7 +116,7 @@ pub(super) fn apply<B: Backend>(
             let blocks = both[0].dims()[0];
             mix(both, padded(gradient, blocks), step.betas).map(|moment| {
                 let flat = moment.reshape([blocks * MOMENT_BLOCK]);
-                flat.slice([0..shape[0] * shape[1]]).reshape(shape)
+                flat.narrow(0, 0, shape[0] * shape[1]).reshape(shape)
             })
         }
     };

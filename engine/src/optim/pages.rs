@@ -60,7 +60,7 @@ enum Place<B: Backend> {
     /// Zeros, that nothing was allocated for.
     Unused,
     Device(Moments<B>),
-    Host(HostMoments),
+    Host(Box<HostMoments>),
 }
 
 struct Page<B: Backend> {
@@ -183,7 +183,7 @@ impl<B: Backend> Pages<B> {
             let Place::Device(moments) = &page.place else { break };
             // Read from a clone that shares the buffers: a device that fails leaves the page where it is.
             let moments = HostMoments::read(moments.clone(), &self.device).await?;
-            page.place = Place::Host(moments);
+            page.place = Place::Host(Box::new(moments));
             let bytes = page.layout.bytes();
             self.resident -= bytes;
             self.report.spilled.pages += 1;
@@ -210,7 +210,7 @@ impl<B: Backend> Pages<B> {
         self.resident = 0;
         for (path, moments) in moments {
             if let Some(page) = self.pages.get_mut(&path) {
-                page.place = Place::Host(moments);
+                page.place = Place::Host(Box::new(moments));
             }
         }
     }
