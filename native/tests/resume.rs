@@ -219,8 +219,11 @@ fn what_cannot_be_continued_is_refused_and_nothing_is_lost() {
     let printed = case.works("run", &["--resume"]);
     assert!(printed.contains("leaving run/checkpoint-30 out") && printed.contains("step 28 of 30"), "{printed}");
     case.same("run", &expected, "from the checkpoint before");
-    for step in [28, 30] {
-        fs::write(case.output(&format!("run/checkpoint-{step}/run.json")), "{}").expect("a file");
+    for entry in fs::read_dir(case.output("run")).expect("the output") {
+        let run = entry.expect("an entry").path().join("run.json");
+        if run.exists() {
+            fs::write(run, "{}").expect("a file");
+        }
     }
     assert!(case.refuses("run", &["--resume"]).contains("none of the checkpoints in run is whole"));
 }
