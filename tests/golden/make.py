@@ -4,6 +4,7 @@ import pathlib
 
 import torch
 
+import interchange
 import llama
 import nf4
 import text
@@ -14,3 +15,4 @@ if __name__ == "__main__":
     nf4.main(here / "nf4")
     text.main(here / "text")
     llama.main(here)
+    interchange.main(here)
