@@ -10,7 +10,7 @@ use super::{
     Attention, DecoderLayer, EMBEDDING, Head, Linear, Mlp, ModelConfig, Parameter, RmsNorm, Rope, Transformer, Weight,
     join, layer_path,
 };
-use crate::files::{Checkpoint, nf4_weight};
+use crate::files::{Checkpoint, is_quantized, nf4_weight};
 use crate::nf4;
 use crate::ops::{Nf4Weight, Ops};
 use crate::{Error, Result};
@@ -54,7 +54,8 @@ pub fn load<B: Ops>(
         .map_err(|e| Error::file(&path, format!("{e}; a model folder holds config.json and model.safetensors")))?;
     let config = ModelConfig::parse(&path, &json)?;
     let file = Checkpoint::open(folder)?;
-    build(config, &mut FromFile { file: &file, base, device, progress })
+    let quantized = is_quantized(&file);
+    build(config, &mut FromFile { file: &file, quantized, base, device, progress })
 }
 
 /// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, norms one, biases
@@ -68,6 +69,8 @@ pub fn random<B: Ops>(config: ModelConfig, seed: u64, device: &B::Device) -> Res
 
 struct FromFile<'a, B: Backend> {
     file: &'a Checkpoint,
+    /// The file holds 4-bit weights: those that are not in 4 bits stay as they are, as `llm_int8_skip_modules` asked.
+    quantized: bool,
     base: BaseWeights,
     device: &'a B::Device,
     progress: &'a mut dyn FnMut(&str),
@@ -82,6 +85,9 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
         let stored = nf4_weight(self.file, path, shape)?;
         let data = match (stored, self.base) {
+            (None, BaseWeights::Nf4 { .. }) if self.quantized => {
+                return Ok(Weight::Dense(self.parameter(path, shape, &shape)?));
+            }
             (None, BaseWeights::Full) => return Ok(Weight::Dense(self.parameter(path, shape, &shape)?)),
             (Some(data), BaseWeights::Full) => {
                 (self.progress)(path);
