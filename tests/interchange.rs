@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use halfbyte::backends::Cpu;
-use halfbyte::files::{AdapterFile, adapter_config, load_adapter, save_adapter};
+use halfbyte::files::{
+    AdapterFile, Checkpoint, Consumer, MergeBase, MergeDtype, MergeOptions, adapter_config, export_adapter,
+    load_adapter, merge_folder, quantize_folder, save_adapter, stored_weight, write_atomic,
+};
 use halfbyte::lora::{LoraConfig, Targets, attach};
-use halfbyte::model::Transformer;
+use halfbyte::model::{BaseWeights, Transformer, load};
 use halfbyte::train::{Recompute, backpropagate, whole_graph};
 use halfbyte_tests::reference::{NF4, expected, golden_batch, model, tokens, values};
-use halfbyte_tests::{Expected, assert_close, golden};
+use halfbyte_tests::{Expected, assert_close, golden, relative_error, root};
 use pollster::block_on;
 
 /// The adapters that PEFT wrote.
@@ -139,4 +142,171 @@ fn an_adapter_for_another_model_is_refused() {
     let error = load_adapter(&mut tied, folder("dora-biased"), false).expect_err("another model").to_string();
     assert!(error.contains("adapter_model.safetensors") && error.contains("shape"), "{error}");
     assert!(AdapterFile::open(folder("dora")).expect("an adapter").layers().len() == 6);
+}
+
+/// What bitsandbytes wrote, in each storage type.
+#[test]
+fn stored_weights_decode_to_what_bitsandbytes_decodes() {
+    let file = Checkpoint::open_file(folder("stored.safetensors")).expect("a fixture");
+    let decoded = Expected::open(&folder("decoded.safetensors"));
+    for kind in ["plain", "double"] {
+        for storage in ["uint8", "bfloat16", "float16", "float32"] {
+            let name = format!("nf4-{kind}-{storage}.weight");
+            let data = stored_weight(&file, &name).expect(&name).expect("a weight in 4 bits");
+            assert_eq!((data.shape, data.dequantize()), ([20, 96], decoded.floats(kind)), "{name}");
+        }
+        let error = stored_weight(&file, &format!("fp4-{kind}-uint8.weight")).expect_err("fp4").to_string();
+        assert!(error.contains("fp4-") && error.contains("not supported"), "{error}");
+    }
+    assert!(stored_weight(&file, "no.weight").expect("no weight").is_none());
+}
+
+#[test]
+fn skipped_modules_stay_as_they_are() {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let skip = ["model.layers.0.mlp.down_proj", "k_proj"].map(String::from);
+    let target = out.path().join("model");
+    quantize_folder(&golden("llama-untied"), &target, (64, true), &skip, &mut |_| {}).expect("a quantized folder");
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(target.join("config.json")).expect("a file")).expect("JSON");
+    let listed = &json["quantization_config"]["llm_int8_skip_modules"];
+    assert_eq!(*listed, serde_json::json!(["lm_head", skip[0], skip[1]]));
+    let model = load::<Cpu>(&target, NF4, &Default::default(), &mut |_| {}).expect("a model");
+    let mut dense = Vec::new();
+    model.visit(|path, _| {
+        if path.contains("_proj.weight") {
+            dense.push(path.to_string());
+        }
+    });
+    let expected =
+        ["0.self_attn.k_proj", "0.mlp.down_proj", "1.self_attn.k_proj"].map(|p| format!("model.layers.{p}.weight"));
+    assert_eq!(dense, expected);
+    let none = out.path().join("none");
+    let skip = ["q_projection".to_string()];
+    let error = quantize_folder(&golden("llama-untied"), &none, (64, true), &skip, &mut |_| {}).expect_err("no module");
+    assert!(error.to_string().contains("`q_projection` is no linear layer") && !none.exists(), "{error}");
+}
+
+fn merge(case: &str, output: &Path, base: MergeBase, dtype: MergeDtype) -> Vec<halfbyte::files::WeightDrift> {
+    // Small enough that there are several shards.
+    let options = MergeOptions { base, dtype, nf4: (64, true), shard: 100_000 };
+    merge_folder(&golden(&self::base(case)), &folder(case), output, &options, &mut |_| {}).expect(case)
+}
+
+#[test]
+fn a_merged_model_is_the_trained_one() {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    for case in CASES {
+        let (trained, base) = (logits(&adapted(case), &base(case)), base(case));
+        for (dtype, bound) in [(MergeDtype::F32, 1e-5), (MergeDtype::F16, 2e-3), (MergeDtype::Bf16, 2e-2)] {
+            let target = out.path().join(format!("{case}-{}", dtype.name()));
+            let drift = merge(case, &target, MergeBase::Dequantized, dtype);
+            assert_eq!(drift.len(), 14, "{case}: seven linear layers in each of two layers");
+            let rounding = drift.iter().map(|d| d.error).fold(0.0, f64::max);
+            assert!(rounding < bound && (rounding == 0.0) == (dtype == MergeDtype::F32), "{case}: {rounding}");
+            let merged = load::<Cpu>(&target, BaseWeights::Full, &Default::default(), &mut |_| {}).expect(case);
+            // A head or embedding that was trained on its own is not the other one any more.
+            assert_eq!(merged.head.tied, base == "llama-tied" && case != "saved-tied", "{case}");
+            assert!(target.join("model.safetensors.index.json").exists());
+            assert_close(&format!("{case} {}", dtype.name()), &logits(&merged, &base), &trained, bound);
+        }
+        // Into the original weights: what the quantization changed is missing, and is what is reported.
+        let target = out.path().join(format!("{case}-original"));
+        let drift = merge(case, &target, MergeBase::Original, MergeDtype::F32);
+        assert!(drift.iter().all(|d| d.error > 0.02 && d.error < 0.15), "{case}: {drift:?}");
+        let merged = load::<Cpu>(&target, BaseWeights::Full, &Default::default(), &mut |_| {}).expect(case);
+        let mut original = model::<Cpu>(&base, BaseWeights::Full, &Default::default());
+        load_adapter(&mut original, folder(case), false).expect(case);
+        assert_close(case, &logits(&merged, &base), &logits(&original, &base), 1e-5);
+        assert!(relative_error(&logits(&merged, &base), &trained) > 1e-3, "{case}");
+    }
+}
+
+#[test]
+fn a_merge_that_cannot_be_is_refused() {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let (nf4, target) = (out.path().join("nf4"), out.path().join("merged"));
+    quantize_folder(&golden("llama-tied"), &nf4, (64, true), &[], &mut |_| {}).expect("a quantized folder");
+    let merge = |model: &Path, case: &str, base, dtype| {
+        let options = MergeOptions { base, dtype, nf4: (64, true), shard: 0 };
+        merge_folder(model, &folder(case), &target, &options, &mut |_| {})
+    };
+    let error = merge(&nf4, "dora", MergeBase::Original, MergeDtype::F32).expect_err("4 bits").to_string();
+    assert!(error.contains("holds 4-bit weights") && !target.exists(), "{error}");
+    let error = merge(&nf4, "dora-biased", MergeBase::Dequantized, MergeDtype::F32).expect_err("another model");
+    assert!(error.to_string().contains("shape") && !target.exists(), "{error}");
+    let drift = merge(&nf4, "dora", MergeBase::Dequantized, MergeDtype::F32).expect("a merged model");
+    assert!(drift.iter().all(|d| d.error == 0.0));
+    let merged = load::<Cpu>(&target, BaseWeights::Full, &Default::default(), &mut |_| {}).expect("a model");
+    assert_close("from 4 bits", &logits(&merged, "llama-tied"), &logits(&adapted("dora"), "llama-tied"), 1e-5);
+    let error = merge(&nf4, "dora", MergeBase::Dequantized, MergeDtype::F32).expect_err("taken").to_string();
+    assert!(error.contains("is there already"), "{error}");
+}
+
+/// An adapter with every pattern but without what no server can do; PEFT computed its logits above.
+#[test]
+fn an_export_computes_what_the_adapter_does() {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let trained = logits(&adapted("patterns"), "llama-untied");
+    // vLLM reads use_rslora, so that it stays.
+    for (consumer, changes) in [(Consumer::Vllm, 2), (Consumer::Sglang, 3)] {
+        let target = out.path().join(format!("{consumer:?}"));
+        let notes = export_adapter(&folder("patterns"), &target, consumer, None).expect("an export");
+        assert_eq!(notes.len(), changes, "{notes:?}");
+        let lora = adapter_config(&target).expect("an adapter").lora();
+        assert!(lora.rank_pattern.is_empty() && lora.alpha_pattern.is_empty());
+        assert_eq!(lora.use_rslora, consumer == Consumer::Vllm);
+        assert!(lora.layers_to_transform.is_empty());
+        let mut model = model::<Cpu>("llama-untied", NF4, &Default::default());
+        load_adapter(&mut model, &target, false).expect("an adapter");
+        assert_close("exported", &logits(&model, "llama-untied"), &trained, 1e-6);
+    }
+    // rsLoRA alone: vLLM reads it, the others get its scale in lora_alpha.
+    let plain = golden("llama-untied/adapter");
+    for (consumer, alpha, rslora) in [(Consumer::Vllm, 8.0, true), (Consumer::Sglang, 16.0, false)] {
+        let target = out.path().join(format!("rslora-{consumer:?}"));
+        export_adapter(&plain, &target, consumer, None).expect("an export");
+        let lora = adapter_config(&target).expect("an adapter").lora();
+        assert_eq!((lora.lora_alpha, lora.use_rslora, lora.r), (alpha, rslora, 4));
+    }
+    for case in ["dora", "saved-norms"] {
+        let target = out.path().join(case);
+        let error = export_adapter(&folder(case), &target, Consumer::Vllm, None).expect_err(case).to_string();
+        assert!(error.contains("halfbyte merge") && !target.exists(), "{error}");
+    }
+    let target = out.path().join("nowhere");
+    let error = export_adapter(&plain, &target, Consumer::LlamaCpp, None).expect_err("no base").to_string();
+    assert!(error.contains("config.json") && error.contains("--base"), "{error}");
+}
+
+/// Files for `tests/golden/check.py`, which has PEFT, transformers and gguf read them (`cargo xtask golden`).
+#[test]
+fn what_is_written_for_others() {
+    let out = root().join("out/check/interchange");
+    if out.exists() {
+        std::fs::remove_dir_all(&out).expect("what an earlier run left");
+    }
+    let mut all = serde_json::Map::new();
+    for case in CASES {
+        let (mut model, config) = (adapted(case), adapter_config(folder(case)).expect(case));
+        let base = base(case);
+        all.insert(case.into(), serde_json::json!({"base": base, "logits": logits(&model, &base)}));
+        block_on(save_adapter(&mut model, &config.lora(), &base, out.join(case))).expect(case);
+        merge(case, &out.join(format!("{case}-merged")), MergeBase::Dequantized, MergeDtype::Bf16);
+    }
+    // Skipped modules: transformers leaves them alone when it reads the folder back.
+    let (skip, target) = (["down_proj".to_string()], out.join("skipped"));
+    quantize_folder(&golden("llama-untied"), &target, (64, true), &skip, &mut |_| {}).expect("a folder");
+    let model = load::<Cpu>(&target, NF4, &Default::default(), &mut |_| {}).expect("a model");
+    all.insert("skipped".into(), serde_json::json!({"logits": logits(&model, "llama-untied")}));
+    for (adapter, name) in [(folder("patterns"), "patterns"), (golden("llama-untied/adapter"), "rslora")] {
+        let base = golden("llama-untied");
+        export_adapter(&adapter, &out.join(format!("{name}-ollama")), Consumer::Ollama, Some(&base))
+            .expect("a GGUF file");
+        export_adapter(&adapter, &out.join(format!("{name}-sglang")), Consumer::Sglang, None).expect("a folder");
+        let modelfile = std::fs::read_to_string(out.join(format!("{name}-ollama/Modelfile"))).expect("a file");
+        assert!(modelfile.starts_with("FROM /") && modelfile.ends_with("ADAPTER ./adapter.gguf\n"), "{modelfile}");
+    }
+    let text = serde_json::Value::Object(all).to_string();
+    write_atomic(out.join("logits.json"), text.as_bytes()).expect("a file");
 }

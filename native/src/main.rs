@@ -4,9 +4,11 @@ mod bench;
 mod chart;
 mod device;
 mod devices;
+mod export;
 mod generate;
 mod inspect;
 mod memory;
+mod merge;
 mod pretrain;
 mod progress;
 mod quantize;
@@ -41,6 +43,10 @@ enum Command {
     Generate(generate::Arguments),
     /// Write a model folder in 4 bits, as transformers and bitsandbytes read it
     Quantize(quantize::Arguments),
+    /// Work an adapter into its base and measure how far the result is from what was trained
+    Merge(merge::Arguments),
+    /// Write an adapter as vLLM, SGLang, llama.cpp or Ollama reads it
+    Export(export::Arguments),
     /// Say what a model folder or an adapter is
     Inspect(inspect::Arguments),
     /// Plan the memory of full fine-tuning, LoRA and QLoRA
@@ -73,6 +79,8 @@ fn run(command: Command) -> Result<()> {
         Command::Pretrain(arguments) => pretrain::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Quantize(arguments) => quantize::run(arguments),
+        Command::Merge(arguments) => merge::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Memory(arguments) => memory::run(arguments),
         Command::Devices => devices::run(),

@@ -101,6 +101,9 @@ pub fn export_adapter(folder: &Path, output: &Path, consumer: Consumer, base: Op
     Ok(notes)
 }
 
+/// How much larger an adapter may become where one rank is that of the largest; beyond, its ranks are no one's intent.
+const GROWTH: usize = 64;
+
 /// One rank and one scale for all layers, handed to `write` with the layers' last names and the tensors.
 fn uniform(
     lora: &LoraConfig,
@@ -114,6 +117,14 @@ fn uniform(
     let padded = layers.iter().filter(|(_, matrices)| matrices.rank < rank).count();
     if padded > 0 {
         notes.push(format!("{padded} layers of a lower rank are filled up with zeros to r = {rank}"));
+    }
+    let size = |rank: usize, [out, input]: [usize; 2]| rank.saturating_mul(out.saturating_add(input));
+    let before: usize = layers.iter().map(|(_, matrices)| size(matrices.rank, matrices.shape)).sum();
+    let after = layers.iter().fold(0usize, |sum, (_, matrices)| sum.saturating_add(size(rank, matrices.shape)));
+    if after > before.saturating_mul(GROWTH) {
+        let reason =
+            format!("filled up to one rank, {rank}, the adapter would be more than {GROWTH} times as large; merge it");
+        return Err(Error::Invalid(format!("rank_pattern: {reason}")));
     }
     // vLLM reads use_rslora, so that an adapter without patterns is left as it is.
     let as_it_is = consumer == Consumer::Vllm && rank == lora.r && scaling == lora.scaling();
@@ -243,7 +254,7 @@ fn gguf_name(path: &str) -> Option<String> {
 /// None where the heads do not divide the rows.
 fn interleave(b: &[f32], rank: usize, heads: usize) -> Option<Vec<f32>> {
     let rows = b.len() / rank;
-    if heads == 0 || !rows.is_multiple_of(2 * heads) {
+    if heads == 0 || heads > rows || !rows.is_multiple_of(2 * heads) {
         return None;
     }
     let half = rows / heads / 2;

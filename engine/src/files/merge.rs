@@ -12,6 +12,7 @@ use super::bnb::{is_quantized, quantized_part};
 use super::json::write_json;
 use super::shards::{Named, SHARD, Shards, copy_beside, must_be_new, read_config};
 use super::{AdapterFile, Checkpoint, Matrices, encode_f32, replace_folder, stored_weight};
+use crate::lab::relative_error;
 use crate::nf4;
 use crate::{Error, Result};
 
@@ -226,6 +227,9 @@ impl Merge<'_> {
                 (data.dequantize(), shape)
             }
         };
+        if shape.contains(&0) {
+            return Err(Error::file(&self.file.path, format!("tensor `{name}` of shape {shape:?} is empty")));
+        }
         let matrices = self.adapter.matrices(layer, Some(shape))?;
         let add = |values: &mut [f32]| {
             if let Some(matrices) = &matrices {
@@ -273,14 +277,4 @@ fn add(weight: &mut [f32], matrices: &Matrices) {
     }
     #[cfg(not(feature = "cpu"))]
     weight.chunks_mut(*input).enumerate().for_each(row);
-}
-
-/// `‖found - expected‖ / ‖expected‖`, in f64.
-fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
-    let (mut difference, mut norm) = (0.0, 0.0);
-    for (found, expected) in found.iter().zip(expected) {
-        difference += (f64::from(*found) - f64::from(*expected)).powi(2);
-        norm += f64::from(*expected).powi(2);
-    }
-    difference.sqrt() / norm.sqrt().max(1e-300)
 }
