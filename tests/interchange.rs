@@ -282,7 +282,7 @@ fn an_export_computes_what_the_adapter_does() {
 /// Files for `tests/golden/check.py`, which has PEFT, transformers and gguf read them (`cargo xtask golden`).
 #[test]
 fn what_is_written_for_others() {
-    let out = root().join("out/check/interchange");
+    let out = root().join("out/check-interchange");
     if out.exists() {
         std::fs::remove_dir_all(&out).expect("what an earlier run left");
     }

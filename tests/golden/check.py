@@ -1,4 +1,5 @@
-"""Loads in transformers, bitsandbytes, PEFT and gguf what Halfbyte wrote into out/check, and compares.
+"""Loads in transformers, bitsandbytes, PEFT and gguf what Halfbyte wrote into out/check and out/check-interchange, and
+compares.
 
 Written by tests (`what_is_written_is_what_was_computed` in tests/llama.rs and `what_is_written_for_others` in
 tests/interchange.rs); `cargo xtask golden` runs them and this.
@@ -105,7 +106,8 @@ def main(root: pathlib.Path):
         # In training mode, without dropout: bitsandbytes infers on a CPU in bf16 where the CPU has instructions for it.
         model = PeftModel.from_pretrained(base, out / "adapter").train()
         good &= compare("an adapter that Halfbyte trained", model(input_ids=ids).logits, ours["adapted"])
-        good &= interchange(root, out / "interchange") and gguf(root, out / "interchange")
+        beside = root / "out" / "check-interchange"
+        good &= interchange(root, beside) and gguf(root, beside)
         assert (ours["base"] - ours["adapted"]).norm() > 0.01 * ours["base"].norm(), "the adapter does nothing"
     sys.exit(0 if good else "the logits differ")
 

@@ -120,7 +120,7 @@ pub fn merge_folder(
     }
     let tied = !file.contains(HEAD);
     let saved = adapter.saved();
-    let missing = |name: &String| !file.contains(name) && !(tied && name == HEAD);
+    let missing = |name: &String| !(file.contains(name) || tied && name == HEAD);
     let weights = adapter.layers().into_iter().map(|layer| format!("{layer}.weight"));
     if let Some(stray) = weights.chain(saved.clone()).find(missing) {
         let reason = format!("`{stray}` is not in {}; is this adapter for another model?", model.display());
