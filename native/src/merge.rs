@@ -125,7 +125,7 @@ impl Job for Compare<'_> {
         let merged = block_on(trace(&merged, &ids))?;
         let pairs = || merged.iter().zip(&trained);
         let errors: Vec<f64> = pairs().map(|(found, expected)| relative_error(found, expected)).collect();
-        let (Some((logits, layers)), Some((found, expected))) = (errors.split_last(), pairs().last()) else {
+        let (Some((logits, layers)), Some((found, expected))) = (errors.split_last(), pairs().next_back()) else {
             anyhow::bail!("--prompt: holds no token");
         };
         let largest = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
