@@ -180,7 +180,7 @@ fn what_is_written_is_what_was_computed() {
     if out.exists() {
         std::fs::remove_dir_all(&out).expect("what an earlier run left");
     }
-    quantize_folder(&base, &out.join("model"), (64, true), &mut |_| {}).expect("a quantized folder");
+    quantize_folder(&base, &out.join("model"), (64, true), &[], &mut |_| {}).expect("a quantized folder");
     let (mut model, of_base) = (open(&base), logits(&open(&out.join("model"))));
     assert_eq!(logits(&model), of_base);
 

@@ -28,7 +28,7 @@ fn data(ids: &[i64], labels: &[i64]) -> Dataset {
         tokens: tokens(ids),
         trained: labels.iter().map(|label| *label != -100).collect(),
     });
-    Dataset { examples: examples.collect(), skipped: 0 }
+    Dataset { examples: examples.collect(), ..Dataset::default() }
 }
 
 /// Where each row's largest logit is.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use halfbyte::files::{Checkpoint, adapter_config};
+use halfbyte::files::{AdapterFile, Checkpoint, adapter_config};
 use halfbyte::model::ModelConfig;
 use halfbyte::text::Tokenizer;
 use halfbyte_memory::{bytes, grouped};
@@ -44,8 +44,11 @@ fn size(file: &Checkpoint) -> Result<String> {
 fn adapter(folder: &Path) -> Result<Checkpoint> {
     let config = adapter_config(folder)?;
     let file = Checkpoint::open_file(folder.join("adapter_model.safetensors"))?;
+    // It also says so where the two files do not belong together.
+    let layers = AdapterFile::open(folder)?.layers();
     let lora = config.lora();
-    println!("LoRA adapter for {}", config.base_model_name_or_path.as_deref().unwrap_or("an unnamed base"));
+    let kind = if lora.use_dora { "LoRA adapter with DoRA" } else { "LoRA adapter" };
+    println!("{kind} for {}", config.base_model_name_or_path.as_deref().unwrap_or("an unnamed base"));
     println!(
         "  r {}, lora_alpha {}, scaling {:.4}, rsLoRA {}",
         lora.r,
@@ -54,7 +57,17 @@ fn adapter(folder: &Path) -> Result<Checkpoint> {
         lora.use_rslora
     );
     println!("  target_modules {}", serde_json::to_string(&lora.target_modules)?);
-    println!("  {}", size(&file)?);
+    for (key, patterns) in [
+        ("rank_pattern", serde_json::to_string(&lora.rank_pattern)?),
+        ("alpha_pattern", serde_json::to_string(&lora.alpha_pattern)?),
+        ("layers_to_transform", serde_json::to_string(&lora.layers_to_transform)?),
+        ("modules_to_save", serde_json::to_string(&lora.modules_to_save)?),
+    ] {
+        if !["{}", "[]"].contains(&patterns.as_str()) {
+            println!("  {key} {patterns}");
+        }
+    }
+    println!("  {} layers, {}", layers.len(), size(&file)?);
     Ok(file)
 }
 
@@ -74,8 +87,10 @@ fn model(folder: &Path) -> Result<Checkpoint> {
         let scaling = kind.rope.scaling.name().map_or(String::new(), |name| format!(", {name} scaling"));
         println!("  attention to {seen} in {count} layers, rope_theta {}{scaling}", kind.rope.theta);
     }
-    let quantized = file.names().iter().any(|name| name.ends_with("bitsandbytes__nf4"));
-    println!("  {}{}", size(&file)?, if quantized { ", NF4" } else { "" });
+    let in_4_bits = file.names().iter().filter(|name| name.ends_with("bitsandbytes__nf4")).count();
+    let kept = (config.linears().len() * config.layers).saturating_sub(in_4_bits);
+    let kept = if kept > 0 { format!(" but for {kept} linear layers") } else { String::new() };
+    println!("  {}{}", size(&file)?, if in_4_bits > 0 { format!(", NF4{kept}") } else { String::new() });
     match Tokenizer::from_folder(folder) {
         Ok(tokenizer) => {
             let template = if tokenizer.chat_template().is_some() { "with" } else { "without" };

@@ -5,10 +5,12 @@ mod chart;
 mod data;
 mod device;
 mod devices;
+mod export;
 mod generate;
 mod inspect;
 mod interrupt;
 mod memory;
+mod merge;
 mod pretrain;
 mod progress;
 mod quantize;
@@ -49,6 +51,10 @@ enum Command {
     Generate(generate::Arguments),
     /// Write a model folder in 4 bits, as transformers and bitsandbytes read it
     Quantize(quantize::Arguments),
+    /// Work an adapter into its base and measure how far the result is from what was trained
+    Merge(merge::Arguments),
+    /// Write an adapter as vLLM, SGLang, llama.cpp or Ollama reads it
+    Export(export::Arguments),
     /// Say what a model folder or an adapter is
     Inspect(inspect::Arguments),
     /// Plan the memory of full fine-tuning, LoRA and QLoRA
@@ -88,6 +94,8 @@ fn run(command: Command) -> Result<()> {
         Command::Data(arguments) => data::run(arguments),
         Command::Generate(arguments) => generate::run(arguments),
         Command::Quantize(arguments) => quantize::run(arguments),
+        Command::Merge(arguments) => merge::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Memory(arguments) => memory::run(arguments),
         Command::Devices => devices::run(),

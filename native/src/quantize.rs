@@ -20,14 +20,17 @@ pub(crate) struct Arguments {
     /// Leave the scales in f32
     #[arg(long)]
     no_double_quant: bool,
+    /// Linear layers that stay as they are, by name or path, for example model.layers.0.mlp.down_proj
+    #[arg(long, value_delimiter = ',')]
+    skip: Vec<String>,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let bar = spinner("quantizing");
     let kind = (arguments.block_size, !arguments.no_double_quant);
-    let result =
-        quantize_folder(&arguments.model, &arguments.output, kind, &mut |name| bar.set_message(name.to_string()));
+    let Arguments { model, output, skip, .. } = &arguments;
+    let result = quantize_folder(model, output, kind, skip, &mut |name| bar.set_message(name.to_string()));
     bar.finish_and_clear();
     result?;
     println!("{}: NF4, loadable by transformers with bitsandbytes and by halfbyte", arguments.output.display());

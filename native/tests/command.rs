@@ -203,6 +203,42 @@ fn a_quantized_model_answers_as_its_original_does() {
 }
 
 #[test]
+fn an_adapter_is_merged_and_exported() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_string();
+    let train = |output: &str, more: &[&str]| {
+        works(&training(output, &[&["--max-steps", "2", "--rank", "4"], more].concat()));
+        format!("{output}/adapter")
+    };
+    let dora = train(&at("dora"), &["--set", "lora.use_dora=true", "--set", r#"lora.modules_to_save=["lm_head"]"#]);
+    let pattern = r#"lora.rank_pattern={"model.layers.0.*"=2}"#;
+    let plain = train(&at("plain"), &["--set", "lora.use_rslora=true", "--set", pattern]);
+    let shown = works(&["inspect", &dora]);
+    assert!(shown.contains("DoRA") && shown.contains("modules_to_save"), "{shown}");
+    assert!(works(&["inspect", &plain]).contains("rank_pattern"));
+
+    let printed = works(&["merge", MODEL, &dora, &at("merged"), "--device", "cpu", "--dtype", "f32"]);
+    assert!(printed.contains("| 0 | 0.00e0 |") && printed.contains("likeliest at 100 %"), "{printed}");
+    let figures: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.path().join("merged/drift.json")).expect("figures")).expect("JSON");
+    assert!(figures["compared"]["logits"].as_f64().expect("a number") < 1e-4, "{figures}");
+    let ask = |model: &str, more: &[&str]| {
+        let plain = ["generate", model, "--device", "cpu", "--prompt", "a small bird", "--max-new-tokens", "12"];
+        works(&[&plain[..], more].concat())
+    };
+    assert_eq!(ask(&at("merged"), &["--full-precision"]), ask(MODEL, &["--adapter", &dora]));
+    let printed = works(&["merge", MODEL, &plain, &at("original"), "--base", "original", "--no-logits"]);
+    assert!(printed.contains("e-2 |") && printed.contains("| - |"), "{printed}");
+
+    let message = refuses(&["export", &dora, &at("vllm"), "--for", "vllm"]);
+    assert!(message.contains("use_dora") && message.contains("halfbyte merge"), "{message}");
+    let printed = works(&["export", &plain, &at("sglang"), "--for", "sglang"]);
+    assert!(printed.contains("rsLoRA") && printed.contains("zeros to r = 4"), "{printed}");
+    works(&["export", &plain, &at("ollama"), "--for", "ollama", "--base", MODEL]);
+    assert!(folder.path().join("ollama/adapter.gguf").exists());
+}
+
+#[test]
 fn a_chat_is_read_line_by_line() {
     let folder = folder();
     let lines = folder.path().join("lines");

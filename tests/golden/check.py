@@ -1,25 +1,93 @@
-"""Loads in transformers, bitsandbytes and PEFT what Halfbyte wrote into out/check, and compares logits.
+"""Loads in transformers, bitsandbytes, PEFT and gguf what Halfbyte wrote into out/check and out/check-interchange, and
+compares.
 
-Written by a test (`what_is_written_is_what_was_computed` in tests/llama.rs); `cargo xtask golden` runs both.
+Written by tests (`what_is_written_is_what_was_computed` in tests/llama.rs and `what_is_written_for_others` in
+tests/interchange.rs); `cargo xtask golden` runs them and this.
 """
 
 import json
+import os
 import pathlib
 import sys
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # PEFT would ask the hub for the configuration of a base that it takes for a name
+
 import blocks  # noqa: F401, before anything decodes
+import numpy
 import torch
+from gguf import GGUFReader
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerState
 
+from llama import quantized
+
 TOLERANCE = 1e-4
 
 
-def compare(what, found, expected):
+def compare(what, found, expected, tolerance=TOLERANCE):
     error = ((found - expected).norm() / expected.norm()).item()
     print(f"{what}: relative error of the logits {error:.2e}")
-    return error <= TOLERANCE
+    return error <= tolerance
+
+
+def interchange(root, out):
+    """The adapters of PEFT's less usual kinds as Halfbyte wrote them again, merged models, and a 4-bit folder."""
+    good, golden = True, root / "tests" / "golden"
+    for case, written in json.loads((out / "logits.json").read_text()).items():
+        base = written.get("base", "llama-untied")
+        ids = load_file(golden / base / "expect.safetensors")["input_ids"]
+        expected = torch.tensor(written["logits"]).reshape(3, 3, -1)
+        last = lambda model: model(input_ids=ids).logits[:, -3:]
+        if case == "skipped":
+            model = AutoModelForCausalLM.from_pretrained(out / case, dtype=torch.float32, device_map="cpu").train()
+            kinds = {type(layer.mlp.down_proj).__name__ for layer in model.model.layers}
+            good &= kinds == {"Linear"} and type(model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+            good &= compare("a 4-bit folder with skipped modules", last(model), expected)
+            continue
+        model = PeftModel.from_pretrained(quantized(golden / base), out / case).train()
+        good &= compare(f"adapter {case}", last(model), expected)
+        merged = AutoModelForCausalLM.from_pretrained(out / f"{case}-merged", dtype="auto")
+        assert merged.dtype == torch.bfloat16
+        good &= compare(f"{case}, merged in bf16", last(merged.float()), expected, 2e-2)
+    return good
+
+
+def permuted(b, heads):
+    """The rows of q and k as llama.cpp keeps them (LlamaModel.permute)."""
+    return b.reshape(heads, 2, b.shape[0] // heads // 2, *b.shape[1:]).swapaxes(1, 2).reshape(b.shape)
+
+
+def gguf(root, out):
+    """GGUF adapters against what convert_lora_to_gguf.py's rules make of the folder that was exported for SGLang."""
+    names = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "gate_proj": "ffn_gate", "down_proj": "ffn_down"}
+    config = json.loads((root / "tests" / "golden" / "llama-untied" / "config.json").read_text())
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    for name in ["patterns", "rslora"]:
+        reader = GGUFReader(out / f"{name}-ollama" / "adapter.gguf")
+        field = lambda key: reader.fields[key].contents()
+        tensors = load_file(out / f"{name}-sglang" / "adapter_model.safetensors")
+        adapter = json.loads((out / f"{name}-sglang" / "adapter_config.json").read_text())
+        assert field("general.architecture") == "llama" and field("general.type") == "adapter"
+        assert field("adapter.type") == "lora"
+        found = {tensor.name: tensor for tensor in reader.tensors}
+        assert len(found) == len(tensors)
+        for path in {key.rsplit(".lora_", 1)[0] for key in tensors}:
+            layer, module = path.split(".")[4], path.split(".")[-1]
+            a, b = (found[f"blk.{layer}.{names[module]}.weight.lora_{side}"] for side in "ab")
+            # ggml names the contiguous dimension first.
+            assert list(a.shape) == [*a.data.shape[::-1]] and list(b.shape) == [*b.data.shape[::-1]]
+            assert a.shape[1] == b.shape[0]
+            rank = int(a.shape[1])
+            update = field("adapter.lora.alpha") / rank * b.data @ a.data
+            of_folder = [tensors[f"{path}.lora_{side}.weight"].numpy() for side in "BA"]
+            if module in heads:
+                of_folder[0] = permuted(of_folder[0], heads[module])
+            expected = adapter["lora_alpha"] / adapter["r"] * of_folder[0] @ of_folder[1]
+            assert numpy.allclose(update, expected, rtol=1e-4, atol=1e-6), f"{name} {path}"
+            assert numpy.array_equal(a.data, of_folder[1][:rank]), f"{name} {path}"
+        print(f"GGUF adapter {name}: {len(found)} tensors are as they should be")
+    return True
 
 
 def check_state(checkpoint: pathlib.Path):
@@ -60,6 +128,8 @@ def main(root: pathlib.Path):
         # In training mode, without dropout: bitsandbytes infers on a CPU in bf16 where the CPU has instructions for it.
         model = PeftModel.from_pretrained(base, out / "adapter").train()
         good &= compare("an adapter that Halfbyte trained", model(input_ids=ids).logits, ours["adapted"])
+        beside = root / "out" / "check-interchange"
+        good &= interchange(root, beside) and gguf(root, beside)
         assert (ours["base"] - ours["adapted"]).norm() > 0.01 * ours["base"].norm(), "the adapter does nothing"
         # A checkpoint is an adapter folder of the same model.
         base = AutoModelForCausalLM.from_pretrained(root / "models" / "wordnet-4m", dtype=torch.float32,

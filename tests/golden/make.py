@@ -5,6 +5,7 @@ import pathlib
 import torch
 
 import families
+import interchange
 import llama
 import masks
 import nf4
@@ -22,3 +23,4 @@ if __name__ == "__main__":
     tables.main(here / "data")
     llama.main(here)
     families.main(here)
+    interchange.main(here)

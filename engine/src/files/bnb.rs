@@ -4,19 +4,20 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Checkpoint, encode_f32, replace_folder, write_atomic};
+use super::json::{read_json, write_json};
+use super::shards::{Named, SHARD, Shards, copy_beside, must_be_new, read_config};
+use super::{Checkpoint, encode_f32, replace_folder};
 use crate::model::ModelConfig;
 use crate::nf4::{self, Absmax, NESTED_BLOCK_SIZE, NF4_TABLE, Nf4Data, dynamic_map};
 use crate::{Error, Result};
 
 /// The tensor that marks a weight as quantized, after the weight's name.
 const STATE: &str = "quant_state.bitsandbytes__nf4";
-/// Bytes after which a new shard begins.
-const SHARD: usize = 4 << 30;
+/// The same for bitsandbytes' other 4-bit type.
+const FP4_STATE: &str = "quant_state.bitsandbytes__fp4";
 
 /// The JSON inside the quantization state.
 #[derive(Serialize, Deserialize)]
@@ -33,12 +34,43 @@ struct State {
     nested_offset: Option<f32>,
 }
 
+/// Whether a checkpoint holds 4-bit weights. What is not in 4 bits there was left out on purpose, by
+/// `llm_int8_skip_modules`.
+pub(crate) fn is_quantized(file: &Checkpoint) -> bool {
+    file.names().iter().any(|name| name.ends_with(STATE) || name.ends_with(FP4_STATE))
+}
+
+/// The weight that a tensor is a part of, if it is one of a weight in 4 bits other than the codes.
+pub(crate) fn quantized_part(name: &str) -> Option<&str> {
+    let parts = ["absmax", "quant_map", "nested_absmax", "nested_quant_map", STATE, FP4_STATE];
+    parts.iter().find_map(|part| name.strip_suffix(part)?.strip_suffix('.')).filter(|name| name.ends_with("weight"))
+}
+
 /// The weight `name` of a checkpoint, if it is stored in 4 bits there.
 ///
 /// # Errors
 /// When its parts are missing, of another kind than NF4, or do not fit `shape`.
 pub fn nf4_weight(file: &Checkpoint, name: &str, shape: [usize; 2]) -> Result<Option<Nf4Data>> {
+    match stored_weight(file, name)? {
+        Some(data) if data.shape != shape => {
+            let found = data.shape;
+            let reason = format!("tensor `{name}`: the shape is {found:?}; the configuration asks for {shape:?}");
+            Err(Error::file(&file.path, reason))
+        }
+        data => Ok(data),
+    }
+}
+
+/// [`nf4_weight`] of whatever shape it says that it has.
+///
+/// # Errors
+/// When its parts are missing, of another kind than NF4, or do not fit each other.
+pub fn stored_weight(file: &Checkpoint, name: &str) -> Result<Option<Nf4Data>> {
     let state_name = format!("{name}.{STATE}");
+    if file.contains(&format!("{name}.{FP4_STATE}")) {
+        let reason = "is in fp4, which is not supported; quantize the original with bnb_4bit_quant_type = nf4";
+        return Err(Error::file(&file.path, format!("tensor `{name}` {reason}")));
+    }
     if !file.contains(&state_name) {
         return Ok(None);
     }
@@ -46,9 +78,6 @@ pub fn nf4_weight(file: &Checkpoint, name: &str, shape: [usize; 2]) -> Result<Op
     let state: State = serde_json::from_slice(file.tensor(&state_name)?.bytes).map_err(|e| failed(e.to_string()))?;
     if state.quant_type != "nf4" {
         return Err(failed(format!("quant_type `{}` is not supported; nf4 is", state.quant_type)));
-    }
-    if state.shape != shape {
-        return Err(failed(format!("the shape is {:?}; the configuration asks for {shape:?}", state.shape)));
     }
     let absmax = file.tensor(&format!("{name}.absmax"))?;
     let absmax = match absmax.to_f32() {
@@ -74,14 +103,12 @@ pub fn nf4_weight(file: &Checkpoint, name: &str, shape: [usize; 2]) -> Result<Op
             )));
         }
     }
+    // The bytes are the same whatever bnb_4bit_quant_storage calls them.
     let packed = file.tensor(name)?.bytes.to_vec();
-    let data = Nf4Data { shape, block_size: state.blocksize, packed, absmax };
+    let data = Nf4Data { shape: state.shape, block_size: state.blocksize, packed, absmax };
     data.validate().map_err(|e| failed(e.to_string()))?;
     Ok(Some(data))
 }
-
-/// A tensor to be written: its name, dtype, shape and bytes.
-type Named = (String, Dtype, Vec<usize>, Vec<u8>);
 
 /// The tensors that a quantized weight is stored as.
 fn encode(name: &str, data: &Nf4Data, dtype: &str) -> Result<Vec<Named>> {
@@ -115,105 +142,54 @@ fn encode(name: &str, data: &Nf4Data, dtype: &str) -> Result<Vec<Named>> {
     Ok(tensors)
 }
 
-/// Shards on their way to a folder.
-struct Shards<'a> {
-    folder: &'a Path,
-    pending: Vec<Named>,
-    bytes: usize,
-    total: usize,
-    weight_map: Vec<(String, usize)>,
-    written: usize,
-}
-
-impl Shards<'_> {
-    fn push(&mut self, tensor: (String, Dtype, Vec<usize>, Vec<u8>)) -> Result<()> {
-        self.bytes += tensor.3.len();
-        self.pending.push(tensor);
-        if self.bytes >= SHARD { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        self.written += 1;
-        let path = self.folder.join(format!("part-{}", self.written));
-        let failed = |e: safetensors::SafeTensorError| Error::file(&path, e);
-        let views: Result<Vec<_>> = self
-            .pending
-            .iter()
-            .map(|(name, dtype, shape, bytes)| {
-                Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(failed)?))
-            })
-            .collect();
-        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-        safetensors::serialize_to_file(views?, Some(metadata), &path).map_err(failed)?;
-        std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|e| Error::file(&path, e))?;
-        self.weight_map.extend(self.pending.drain(..).map(|(name, ..)| (name, self.written)));
-        self.total += std::mem::take(&mut self.bytes);
-        Ok(())
-    }
-
-    /// Gives the shards their final names, and an index where there are several.
-    fn finish(mut self) -> Result<()> {
-        self.flush()?;
-        let count = self.written;
-        let name = |i: usize| match count {
-            1 => "model.safetensors".to_string(),
-            _ => format!("model-{i:05}-of-{count:05}.safetensors"),
-        };
-        for i in 1..=count {
-            let (from, to) = (self.folder.join(format!("part-{i}")), self.folder.join(name(i)));
-            std::fs::rename(&from, &to).map_err(|e| Error::file(&to, e))?;
-        }
-        if count == 1 {
-            return Ok(());
-        }
-        self.weight_map.sort();
-        let map: serde_json::Map<String, Value> =
-            self.weight_map.into_iter().map(|(tensor, i)| (tensor, json!(name(i)))).collect();
-        let index = json!({"metadata": {"total_size": self.total}, "weight_map": map});
-        write_json(&self.folder.join("model.safetensors.index.json"), &index)
-    }
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e))?;
-    write_atomic(path, text.as_bytes())
+/// Whether transformers leaves the module at `path` alone for one of these names: its own last name, its whole path, or a
+/// name followed by `.` somewhere in the path (`_replace_with_bnb_linear`).
+fn is_skipped(path: &str, skip: &[String]) -> bool {
+    let last = path.rsplit('.').next().unwrap_or_default();
+    skip.iter().any(|name| name == last || name == path || path.contains(&format!("{name}.")))
 }
 
 /// Quantizes a model folder into another one that transformers loads as a 4-bit model: the linear layers of the decoder
-/// become NF4, every other tensor is copied; `progress` gets each tensor's name.
+/// become NF4, but for the modules to `skip`; every other tensor is copied; `progress` gets each tensor's name.
 ///
 /// # Errors
-/// When the folder is no model that is understood, or its weights hold NaN or infinity, or `output` is there already:
-/// whatever is in it may be somebody's.
+/// When the folder is no model that is understood, or its weights hold NaN or infinity, a name to skip is not in it, or
+/// `output` is there already: whatever is in it may be somebody's.
 pub fn quantize_folder(
     input: &Path,
     output: &Path,
     (block_size, double_quant): (usize, bool),
+    skip: &[String],
     progress: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    if output.exists() {
-        return Err(Error::file(output, "is there already; name a folder that is not, or remove it"));
-    }
+    must_be_new(output)?;
     let config_path = input.join("config.json");
-    let json = std::fs::read(&config_path).map_err(|e| Error::file(&config_path, e))?;
-    let config = ModelConfig::parse(&config_path, &json)?;
+    let config = ModelConfig::parse(&config_path, &read_json(&config_path)?)?;
     if !config.prefix.is_empty() {
         let reason =
             "a multi-modal model is not written in 4 bits; train on the folder as it is, it is quantized on its way";
         return Err(Error::file(&config_path, reason));
     }
-    let mut raw: Value = serde_json::from_slice(&json).map_err(|e| Error::file(&config_path, e))?;
+    let mut keys = read_config(input)?;
     let file = Checkpoint::open(input)?;
+    if is_quantized(&file) {
+        return Err(Error::file(input, "is quantized already"));
+    }
     let mut shapes = HashMap::new();
     for layer in 0..config.layers {
         for (name, shape, _) in config.linears() {
-            shapes.insert(format!("model.layers.{layer}.{name}.weight"), shape);
+            shapes.insert(format!("model.layers.{layer}.{name}"), shape);
         }
     }
-    let Some(keys) = raw.as_object_mut() else { return Err(Error::file(&config_path, "is not a JSON object")) };
+    if let Some(missing) = shapes.keys().find(|path| !file.contains(&format!("{path}.weight"))) {
+        return Err(Error::file(input, format!("tensor `{missing}.weight` is missing; is the download complete?")));
+    }
+    if let Some(name) = skip.iter().find(|name| !shapes.keys().any(|path| is_skipped(path, std::slice::from_ref(name))))
+    {
+        return Err(Error::Invalid(format!("skip: `{name}` is no linear layer of {}", input.display())));
+    }
+    shapes.retain(|path, _| !is_skipped(path, skip));
+    let skipped: Vec<&str> = ["lm_head"].into_iter().chain(skip.iter().map(String::as_str)).collect();
     let quantization = json!({
         "quant_method": "bitsandbytes",
         "load_in_4bit": true,
@@ -222,21 +198,15 @@ pub fn quantize_folder(
         "bnb_4bit_use_double_quant": double_quant,
         "bnb_4bit_compute_dtype": "float32",
         "bnb_4bit_quant_storage": "uint8",
-        "llm_int8_skip_modules": ["lm_head"],
+        "llm_int8_skip_modules": skipped,
     });
     keys.insert("quantization_config".into(), quantization);
-    if let Some(missing) = shapes.keys().find(|name| !file.contains(name)) {
-        return Err(Error::file(input, format!("tensor `{missing}` is missing; is the download complete?")));
-    }
     replace_folder(output, |folder| {
-        let mut shards = Shards { folder, pending: vec![], bytes: 0, total: 0, weight_map: vec![], written: 0 };
+        let mut shards = Shards::new(folder, SHARD);
         for name in file.names() {
             progress(name);
             let tensor = file.tensor(name)?;
-            if file.contains(&format!("{name}.{STATE}")) {
-                return Err(Error::file(input, "is quantized already"));
-            }
-            match shapes.get(name) {
+            match name.strip_suffix(".weight").and_then(|path| shapes.get(path)) {
                 Some(shape) => {
                     let data = nf4::quantize(&file.floats(name, shape)?, *shape, block_size, double_quant)
                         .map_err(|e| Error::file(input, format!("tensor `{name}`: {e}")))?;
@@ -253,15 +223,7 @@ pub fn quantize_folder(
             }
         }
         shards.finish()?;
-        write_json(&folder.join("config.json"), &raw)?;
-        let beside = ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
-        for name in beside.iter().chain(&["special_tokens_map.json"]) {
-            let from = input.join(name);
-            if from.exists() {
-                let bytes = std::fs::read(&from).map_err(|e| Error::file(&from, e))?;
-                write_atomic(folder.join(name), &bytes)?;
-            }
-        }
-        Ok(())
+        write_json(&folder.join("config.json"), &keys)?;
+        copy_beside(input, folder)
     })
 }

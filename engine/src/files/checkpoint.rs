@@ -11,6 +11,7 @@ use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use super::json::read_json;
 use crate::{Error, Result};
 
 /// One safetensors file: its bytes and where each tensor lies in them.
@@ -98,7 +99,7 @@ impl Checkpoint {
             }
             return Self::from_shards(folder, vec![Shard::map(single)?]);
         }
-        let json = std::fs::read(&index_path).map_err(|e| Error::file(&index_path, e))?;
+        let json = read_json(&index_path)?;
         let index: Index = serde_json::from_slice(&json).map_err(|e| Error::file(&index_path, e))?;
         let mut names: Vec<&String> = index.weight_map.values().collect();
         names.sort();

@@ -1,16 +1,27 @@
-//! Files of the Hugging Face world: safetensors and shards, 4-bit checkpoints, PEFT adapters; written so that a process
+//! Files of the Hugging Face world: safetensors and shards, 4-bit checkpoints, PEFT adapters, and what
+//! other programs take of them; written so that a process
 //! that dies leaves nothing half-written.
 
+mod adapter;
 mod atomic;
 mod bnb;
 mod checkpoint;
 mod digest;
+mod export;
+mod gguf;
+mod json;
+mod merge;
 mod peft;
 mod read;
+mod shards;
 
+pub use adapter::{AdapterConfig, AdapterFile, Matrices, adapter_config};
 pub use atomic::{remove_folder, replace_folder, sweep_folders, write_atomic};
-pub use bnb::{nf4_weight, quantize_folder};
+pub(crate) use bnb::is_quantized;
+pub use bnb::{nf4_weight, quantize_folder, stored_weight};
 pub use checkpoint::{Checkpoint, TensorBytes, encode_bf16, encode_f32};
 pub use digest::{Digest, sha256};
-pub use peft::{AdapterConfig, adapter_config, adapter_files, load_adapter, save_adapter};
+pub use export::{Consumer, export_adapter};
+pub use merge::{MergeBase, MergeDtype, MergeOptions, WeightDrift, merge_folder};
+pub use peft::{AdapterFiles, adapter_files, load_adapter, save_adapter};
 pub use read::{read, read_words};

@@ -1,4 +1,4 @@
-//! LoRA adapters in PEFT's folder format: `adapter_config.json` and `adapter_model.safetensors`.
+//! LoRA adapters in PEFT's folder format on a model: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -6,90 +6,17 @@ use std::path::Path;
 use burn::tensor::{Tensor, TensorData};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Checkpoint, encode_f32, read, replace_folder, write_atomic};
-use crate::lora::{LoraBranch, LoraConfig, Targets, place};
-use crate::model::{Parameter, Transformer};
+use super::adapter::{self, AdapterConfig, AdapterFile, CONFIG, MAGNITUDE, PREFIX, WEIGHTS};
+use super::{encode_f32, read, replace_folder, write_atomic};
+use crate::lora::{Dora, LoraBranch, LoraConfig, is_saved, place, set_trainable};
+use crate::model::{Parameter, Transformer, stored_shape};
 use crate::ops::Ops;
 use crate::{Error, Result};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-/// What PEFT puts in front of a module's path in the Hugging Face model.
-const PREFIX: &str = "base_model.model.";
-
-/// The keys of `adapter_config.json` that this engine acts on; others are PEFT's bookkeeping.
-#[derive(Clone, Debug, Deserialize)]
-pub struct AdapterConfig {
-    /// Must be `LORA`.
-    pub peft_type: String,
-    /// The base model that the adapter was trained on.
-    pub base_model_name_or_path: Option<String>,
-    /// Rank.
-    pub r: usize,
-    /// Numerator of the scaling.
-    pub lora_alpha: f64,
-    /// Dropout of the training run.
-    #[serde(default)]
-    pub lora_dropout: f64,
-    /// Adapted modules.
-    pub target_modules: Targets,
-    /// `alpha / sqrt(r)`.
-    #[serde(default)]
-    pub use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    bias: Option<String>,
-    modules_to_save: Option<Vec<String>>,
-    #[serde(default)]
-    rank_pattern: BTreeMap<String, Value>,
-    #[serde(default)]
-    alpha_pattern: BTreeMap<String, Value>,
-}
-
-/// Reads an adapter folder's configuration.
-///
-/// # Errors
-/// When it is missing or malformed, or asks for something that would change the result and is not supported.
-pub fn adapter_config(folder: impl AsRef<Path>) -> Result<AdapterConfig> {
-    let path = folder.as_ref().join(CONFIG);
-    let json = std::fs::read(&path).map_err(|e| Error::file(&path, format!("{e}; an adapter folder needs it")))?;
-    let config: AdapterConfig = serde_json::from_slice(&json).map_err(|e| Error::file(&path, e))?;
-    let unsupported = [
-        ("peft_type", config.peft_type != "LORA"),
-        ("use_dora", config.use_dora),
-        ("fan_in_fan_out", config.fan_in_fan_out),
-        ("bias", config.bias.as_deref().is_some_and(|bias| bias != "none")),
-        ("modules_to_save", config.modules_to_save.as_ref().is_some_and(|modules| !modules.is_empty())),
-        ("rank_pattern", !config.rank_pattern.is_empty()),
-        ("alpha_pattern", !config.alpha_pattern.is_empty()),
-    ];
-    match unsupported.iter().find(|(_, asked)| *asked) {
-        Some((key, _)) => Err(Error::key(&path, *key, "this kind of adapter is not supported; plain LoRA is")),
-        None if config.r == 0 => Err(Error::key(&path, "r", "0 is no rank")),
-        None => Ok(config),
-    }
-}
-
-impl AdapterConfig {
-    /// The hyperparameters as a recipe holds them.
-    pub fn lora(&self) -> LoraConfig {
-        LoraConfig {
-            r: self.r,
-            lora_alpha: self.lora_alpha,
-            lora_dropout: self.lora_dropout,
-            target_modules: self.target_modules.clone(),
-            use_rslora: self.use_rslora,
-        }
-    }
-}
-
 /// Attaches the adapter in `folder` to `model`, in place of any that it has. The layers are those whose tensors the
-/// file holds.
+/// file holds. Modules that were trained in full take the place of the base model's.
 ///
 /// # Errors
 /// When a file is missing or broken, or a tensor fits no layer of the model.
@@ -98,43 +25,63 @@ pub fn load_adapter<B: Ops>(
     folder: impl AsRef<Path>,
     trainable: bool,
 ) -> Result<AdapterConfig> {
-    let folder = folder.as_ref();
-    let config = adapter_config(folder)?;
-    let lora = config.lora();
-    let path = folder.join(WEIGHTS);
-    let file = Checkpoint::open_file(&path)?;
+    let file = AdapterFile::open(folder)?;
+    let lora = file.config.lora();
     let device = model.device();
-    let mut used = 0;
+    let parameter = |values: Vec<f32>, shape: [usize; 2]| -> Parameter<B> {
+        Parameter { value: Tensor::from_data(TensorData::new(values, shape), &device), trainable }
+    };
+    let linears: Vec<String> = model.linears_mut().map(|(path, _)| path).collect();
+    if let Some(stray) = file.layers().iter().find(|layer| !linears.contains(layer)) {
+        let reason = format!("`{stray}` is no linear layer of the base model; is this adapter for another model?");
+        return Err(Error::file(file.path(), reason));
+    }
+    set_trainable(model, &lora.modules_to_save, trainable).map_err(|e| Error::file(file.path(), e))?;
+    let mut saved = read_saved(model, &file, &lora)?;
     for (layer, linear) in model.linears_mut() {
-        let name = |matrix: &str| format!("{PREFIX}{layer}.{matrix}.weight");
-        let (a, b) = (name("lora_A"), name("lora_B"));
-        if !file.contains(&a) && !file.contains(&b) {
-            linear.lora = None;
-            continue;
-        }
-        let [out, input] = linear.weight.shape();
-        let parameter = |name: &str, shape: [usize; 2]| -> Result<Parameter<B>> {
-            let value = Tensor::from_data(TensorData::new(file.floats(name, &shape)?, shape), &device);
-            Ok(Parameter { value, trainable })
-        };
-        linear.lora = Some(LoraBranch {
-            a: parameter(&a, [lora.r, input])?,
-            b: parameter(&b, [out, lora.r])?,
-            scaling: lora.scaling(),
-            dropout: lora.lora_dropout,
-            place: place(&layer),
+        let found = file.matrices(&layer, Some(linear.weight.shape()))?;
+        linear.lora = found.map(|found| {
+            let ([out, input], rank) = (found.shape, found.rank);
+            LoraBranch {
+                a: parameter(found.a, [rank, input]),
+                b: parameter(found.b, [out, rank]),
+                dora: found.magnitude.map(|values| Dora::with(parameter(values, [1, out]), &linear.weight)),
+                scaling: found.scaling,
+                dropout: lora.lora_dropout,
+                place: place(&layer),
+            }
         });
-        used += 2;
     }
-    let names = file.names();
-    if used != names.len() || used == 0 {
-        let known: Vec<String> = model.linears_mut().map(|(layer, _)| format!("{PREFIX}{layer}.")).collect();
-        let stray = names.iter().find(|name| !known.iter().any(|prefix| name.starts_with(prefix)));
-        let stray = stray.or(names.first()).copied().unwrap_or("nothing");
-        let reason = format!("`{stray}` fits no linear layer of the base model; is this adapter for another model?");
-        return Err(Error::file(&path, reason));
+    if !saved.is_empty() {
+        *model = model.map(|path, old| match saved.remove(path) {
+            Some(values) => parameter(values, old.value.dims()),
+            None => old.clone(),
+        });
     }
-    Ok(config)
+    Ok(file.config)
+}
+
+/// The values of the modules that were trained in full, by path.
+fn read_saved<B: Ops>(
+    model: &Transformer<B>,
+    file: &AdapterFile,
+    lora: &LoraConfig,
+) -> Result<HashMap<String, Vec<f32>>> {
+    let mut shapes = HashMap::new();
+    model.visit(|path, parameter| {
+        if is_saved(path, &lora.modules_to_save) && !path.contains(".lora_") {
+            shapes.insert(path.to_string(), stored_shape(path, parameter.value.dims()));
+        }
+    });
+    if let Some(stray) = file.saved().iter().find(|path| !shapes.contains_key(*path)) {
+        let reason = format!("`{stray}` is no module of the base model; is this adapter for another model?");
+        return Err(Error::file(file.path(), reason));
+    }
+    let read = |(path, shape): (String, Vec<usize>)| {
+        let values = file.saved_values(&path, &shape)?;
+        Ok((path, values))
+    };
+    shapes.into_iter().map(read).collect()
 }
 
 /// Writes the model's adapter as PEFT would, all or nothing.
@@ -148,12 +95,13 @@ pub async fn save_adapter<B: Ops>(
     folder: impl AsRef<Path>,
 ) -> Result<()> {
     let files = adapter_files(model, config, base).await?;
-    replace_folder(folder.as_ref(), |folder| {
-        files.iter().try_for_each(|(name, bytes)| write_atomic(folder.join(name), bytes))
-    })
+    write_files(folder.as_ref(), &files)
 }
 
-/// The files of the model's adapter, by name, as PEFT would write them.
+/// The files of an adapter, by name.
+pub type AdapterFiles = [(&'static str, Vec<u8>); 2];
+
+/// The files of the model's adapter as PEFT would write them.
 ///
 /// # Errors
 /// When the model has no adapter, or the device cannot be read.
@@ -161,54 +109,105 @@ pub async fn adapter_files<B: Ops>(
     model: &mut Transformer<B>,
     config: &LoraConfig,
     base: &str,
-) -> Result<[(&'static str, Vec<u8>); 2]> {
-    let mut tensors: HashMap<String, (Vec<usize>, Vec<u8>)> = HashMap::new();
+) -> Result<AdapterFiles> {
+    let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
     let mut modules: Vec<String> = Vec::new();
     for (layer, linear) in model.linears_mut() {
         let Some(lora) = &linear.lora else { continue };
         modules.push(layer.rsplit('.').next().unwrap_or_default().to_string());
-        for (matrix, parameter) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
+        let magnitude = lora.dora.as_ref().map(|dora| (MAGNITUDE, &dora.magnitude));
+        for (part, parameter) in [(adapter::A, &lora.a), (adapter::B, &lora.b)].into_iter().chain(magnitude) {
+            let dims = parameter.value.dims();
+            let shape = if part == MAGNITUDE { vec![dims[1]] } else { dims.to_vec() };
             let values = read(parameter.value.clone()).await?;
-            let shape = parameter.value.dims().to_vec();
-            tensors.insert(format!("{PREFIX}{layer}.{matrix}.weight"), (shape, encode_f32(&values)));
+            tensors.insert(format!("{PREFIX}{layer}{part}"), Stored { shape, values });
         }
     }
     if tensors.is_empty() {
         return Err(Error::Invalid("the model has no adapter to save".into()));
     }
+    let mut saved: Vec<(String, Parameter<B>)> = Vec::new();
+    model.visit(|path, parameter| {
+        if is_saved(path, &config.modules_to_save) && !path.contains(".lora_") {
+            saved.push((path.to_string(), parameter.clone()));
+        }
+    });
+    for (path, parameter) in saved {
+        let shape = stored_shape(&path, parameter.value.dims());
+        tensors.insert(format!("{PREFIX}{path}"), Stored { shape, values: read(parameter.value).await? });
+    }
+    encode(base, config, modules, &tensors)
+}
+
+/// A tensor to be written.
+pub(super) struct Stored {
+    pub(super) shape: Vec<usize>,
+    pub(super) values: Vec<f32>,
+}
+
+/// Writes an adapter folder; `modules` are the last names of the adapted layers.
+///
+/// # Errors
+/// When the folder cannot be written; what stood there before is then untouched.
+pub(super) fn write_adapter(
+    folder: &Path,
+    base: &str,
+    config: &LoraConfig,
+    modules: Vec<String>,
+    tensors: &BTreeMap<String, Stored>,
+) -> Result<()> {
+    write_files(folder, &encode(base, config, modules, tensors)?)
+}
+
+fn write_files(folder: &Path, files: &AdapterFiles) -> Result<()> {
+    replace_folder(folder, |folder| files.iter().try_for_each(|(name, bytes)| write_atomic(folder.join(name), bytes)))
+}
+
+fn encode(
+    base: &str,
+    config: &LoraConfig,
+    mut modules: Vec<String>,
+    tensors: &BTreeMap<String, Stored>,
+) -> Result<AdapterFiles> {
     modules.sort();
     modules.dedup();
     // PEFT resolves "all-linear" to the names before it saves; consumers expect names or an expression.
     let target_modules = match &config.target_modules {
-        Targets::Pattern(all) if all.eq_ignore_ascii_case("all-linear") => json!(modules),
+        all if all.is_all() => json!(modules),
         targets => json!(targets),
     };
-    let config: BTreeMap<&str, Value> = BTreeMap::from([
-        ("alpha_pattern", json!({})),
+    // PEFT writes null for a list that is not used.
+    let list = |values: Value| if values.as_array().is_some_and(Vec::is_empty) { Value::Null } else { values };
+    let alphas: BTreeMap<&String, Value> = config.alpha_pattern.iter().map(|(k, v)| (k, number(*v))).collect();
+    let keys: BTreeMap<&str, Value> = BTreeMap::from([
+        ("alpha_pattern", json!(alphas)),
         ("base_model_name_or_path", json!(base)),
         ("bias", json!("none")),
         ("fan_in_fan_out", json!(false)),
         ("inference_mode", json!(true)),
         ("init_lora_weights", json!(true)),
-        ("layers_to_transform", Value::Null),
+        ("layers_pattern", list(json!(config.layers_pattern))),
+        ("layers_to_transform", list(json!(config.layers_to_transform))),
         ("lora_alpha", number(config.lora_alpha)),
         ("lora_dropout", json!(config.lora_dropout)),
-        ("modules_to_save", Value::Null),
+        ("modules_to_save", list(json!(config.modules_to_save))),
         ("peft_type", json!("LORA")),
         ("r", json!(config.r)),
-        ("rank_pattern", json!({})),
+        ("rank_pattern", json!(config.rank_pattern)),
         ("target_modules", target_modules),
         ("task_type", json!("CAUSAL_LM")),
-        ("use_dora", json!(false)),
+        ("use_dora", json!(config.use_dora)),
         ("use_rslora", json!(config.use_rslora)),
     ]);
     let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("cannot encode the adapter: {e}"));
-    let text = serde_json::to_string_pretty(&config).map_err(|e| failed(&e))?;
-    let views: Result<Vec<(String, TensorView)>> = tensors
+    let text = serde_json::to_string_pretty(&keys).map_err(|e| failed(&e))?;
+    let bytes: Vec<Vec<u8>> = tensors.values().map(|tensor| encode_f32(&tensor.values)).collect();
+    let views: Result<Vec<(&String, TensorView)>> = tensors
         .iter()
-        .map(|(name, (shape, bytes))| {
-            let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| failed(&e))?;
-            Ok((name.clone(), view))
+        .zip(&bytes)
+        .map(|((name, tensor), bytes)| {
+            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map_err(|e| failed(&e))?;
+            Ok((name, view))
         })
         .collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);

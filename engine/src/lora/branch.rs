@@ -1,12 +1,13 @@
-//! The branch beside one linear layer: `scaling * B(A(dropout(x)))`.
+//! The branch beside one linear layer: `scaling * B(A(dropout(x)))`, with DoRA's lengths where they are trained.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::Dora;
 use crate::model::{Parameter, Shares, join};
-use crate::ops::{Branch, Ops};
+use crate::ops::{Branch, Frozen, Ops, lora_linear};
 
 /// Where the randomness of dropout comes from: a function of the run's seed, the step, the micro-batch and the place in
 /// the model, so that a layer that is computed again drops the same elements.
@@ -27,6 +28,8 @@ pub struct LoraBranch<B: Backend> {
     pub a: Parameter<B>,
     /// `[out, r]`.
     pub b: Parameter<B>,
+    /// The rows' lengths, for DoRA.
+    pub dora: Option<Dora<B>>,
     /// Multiplies the output.
     pub scaling: f64,
     /// Share of the input that is dropped in training.
@@ -36,11 +39,22 @@ pub struct LoraBranch<B: Backend> {
 }
 
 impl<B: Ops> LoraBranch<B> {
-    /// The branch for activations `[tokens, in]`.
-    pub fn operand(&self, shape: [usize; 2], dropout: Option<&Dropout>) -> Branch<B> {
+    /// The frozen layer and its branch: `[tokens, in] -> [tokens, out]`, the layer's bias left out.
+    pub fn forward(&self, x: Tensor<B, 2>, weight: &Frozen<B>, dropout: Option<&Dropout>) -> Tensor<B, 2> {
         let dropout = dropout.filter(|_| self.dropout > 0.0);
-        let mask = dropout.map(|key| self.mask(shape, key, &self.a.value.device()));
-        Branch::new(self.a.value.clone(), self.b.value.clone(), mask, self.scaling)
+        let mask = dropout.map(|key| self.mask(x.dims(), key, &self.a.value.device()));
+        let branch = |mask| Branch::new(self.a.value.clone(), self.b.value.clone(), mask, self.scaling);
+        let Some(dora) = &self.dora else { return lora_linear(x, weight, branch(mask)) };
+        let scale = dora.scale(self, weight);
+        match mask {
+            None => lora_linear(x, weight, branch(None)) * scale,
+            // The frozen layer sees all of the input; what is scaled, the frozen weight's part of it included, sees what
+            // was kept (PEFT, `DoraLinearVariant.forward`): `x W + (scale - 1) (x ∘ mask) W + scale s (x ∘ mask) A B`.
+            Some(mask) => {
+                let kept = x.clone() * mask;
+                weight.forward(x - kept.clone()) + lora_linear(kept, weight, branch(None)) * scale
+            }
+        }
     }
 
     /// `0` for a dropped element and `1 / (1 - p)` for a kept one.
@@ -56,7 +70,7 @@ impl<B: Ops> LoraBranch<B> {
         Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), device)
     }
 
-    /// Rebuilds the branch with `f(path, parameter)` in place of its two matrices.
+    /// Rebuilds the branch with `f(path, parameter)` in place of its parameters.
     pub fn map<C: Shares<B>>(
         &self,
         path: &str,
@@ -65,9 +79,65 @@ impl<B: Ops> LoraBranch<B> {
         LoraBranch {
             a: f(&join(path, "lora_A.weight"), &self.a),
             b: f(&join(path, "lora_B.weight"), &self.b),
+            dora: self.dora.as_ref().map(|dora| dora.map(path, f)),
             scaling: self.scaling,
             dropout: self.dropout,
             place: self.place,
+        }
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::backends::Cpu;
+    use crate::model::Weight;
+    use crate::nf4;
+    use crate::ops::Nf4Weight;
+
+    /// PEFT's formula with dropout, term by term and in f64, over a weight that was decoded.
+    #[test]
+    fn dora_with_dropout_is_the_sum_of_its_terms() {
+        let (out, input, rank, rows) = (5, 64, 3, 4);
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let mut normal = |n: usize| (0..n).map(|_| (random.next_u32() as f32 / 2e9) - 1.0).collect::<Vec<f32>>();
+        let (dense, a, b) = (normal(out * input), normal(rank * input), normal(out * rank));
+        let (x, lengths) = (normal(rows * input), normal(out));
+        let data = nf4::quantize(&dense, [out, input], 64, true).unwrap();
+        let (device, decoded) = (Default::default(), data.dequantize());
+        let weight = Weight::Nf4(Nf4Weight::<Cpu>::upload(&data, &device).unwrap());
+        let parameter = |values: &[f32], shape| Parameter::<Cpu>::frozen(values.to_vec(), shape, &device);
+        let lora = LoraBranch {
+            a: parameter(&a, [rank, input]),
+            b: parameter(&b, [out, rank]),
+            dora: Some(Dora::with(parameter(&lengths, [1, out]), &weight)),
+            scaling: 0.7,
+            dropout: 0.3,
+            place: 1,
+        };
+        let key = Dropout { seed: 1, step: 2, micro: 3 };
+        let mask: Vec<f32> = lora.mask([rows, input], &key, &device).into_data().to_vec().unwrap();
+        let frozen = match &weight {
+            Weight::Nf4(weight) => Frozen::nf4(weight),
+            Weight::Dense(_) => unreachable!(),
+        };
+        let x_tensor = parameter(&x, [rows, input]).value;
+        let found: Vec<f32> = lora.forward(x_tensor, &frozen, Some(&key)).into_data().to_vec().unwrap();
+        assert!(mask.contains(&0.0));
+        for (t, o) in (0..rows).flat_map(|t| (0..out).map(move |o| (t, o))) {
+            let w = |i: usize| f64::from(decoded[o * input + i]);
+            let update =
+                |i: usize| (0..rank).map(|k| f64::from(b[o * rank + k]) * f64::from(a[k * input + i])).sum::<f64>();
+            let length = (0..input).map(|i| (w(i) + 0.7 * update(i)).powi(2)).sum::<f64>().sqrt();
+            let scale = f64::from(lengths[o]) / length;
+            let [whole, kept, low] = (0..input).fold([0.0; 3], |[whole, kept, low], i| {
+                let x = f64::from(x[t * input + i]);
+                let dropped = x * f64::from(mask[t * input + i]);
+                [whole + x * w(i), kept + dropped * w(i), low + dropped * update(i)]
+            });
+            let expected = whole + (scale - 1.0) * kept + scale * 0.7 * low;
+            assert!((f64::from(found[t * out + o]) - expected).abs() < 1e-4, "{t} {o}: {expected}");
         }
     }
 }

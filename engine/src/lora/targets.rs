@@ -5,46 +5,71 @@ use halfbyte_memory::grouped;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{LoraBranch, LoraConfig, Targets};
+use super::layers::{Layers, compile};
+use super::{Dora, LoraBranch, LoraConfig, Targets, saved};
 use crate::model::{Parameter, Transformer};
 use crate::ops::Ops;
 use crate::{Error, Result};
 
 /// The layers that a configuration targets.
-enum Matcher {
+struct Matcher<'a> {
+    targets: Kind<'a>,
+    /// What finds a layer's number in its path, and the numbers that are adapted; without numbers every layer is.
+    number: Vec<Regex>,
+    numbers: &'a [usize],
+    /// Modules trained in full get no adapter.
+    saved: &'a [String],
+}
+
+enum Kind<'a> {
     All,
-    Names(Vec<String>),
+    Names(&'a [String]),
     Pattern(Regex),
 }
 
-impl Matcher {
-    fn new(targets: &Targets) -> Result<Self> {
-        Ok(match targets {
-            Targets::Pattern(all) if all.eq_ignore_ascii_case("all-linear") => Self::All,
+impl<'a> Matcher<'a> {
+    fn new(config: &'a LoraConfig) -> Result<Self> {
+        let targets = match &config.target_modules {
+            all if all.is_all() => Kind::All,
             Targets::Pattern(pattern) => {
-                Self::Pattern(Regex::new(&format!("^(?:{pattern})$")).map_err(|e| {
-                    Error::Invalid(format!("target_modules: `{pattern}` is no regular expression: {e}"))
-                })?)
+                Kind::Pattern(compile("target_modules", pattern, &format!("^(?:{pattern})$"))?)
             }
-            Targets::Names(names) => Self::Names(names.clone()),
-        })
+            Targets::Names(names) => Kind::Names(names),
+        };
+        // The number behind the last `.NAME.`, where NAME is anything or one of the patterns (PEFT,
+        // `check_target_module_exists`).
+        let numbered = |pattern: &str| compile("layers_pattern", pattern, &format!(r"^.*\.{pattern}\.(\d+)\."));
+        let number = match &config.layers_pattern {
+            none if none.is_empty() => vec![numbered("[^.]*")?],
+            patterns => patterns.iter().map(|pattern| numbered(pattern)).collect::<Result<_>>()?,
+        };
+        Ok(Self { targets, number, numbers: &config.layers_to_transform, saved: &config.modules_to_save })
     }
 
     fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Names(names) => names.iter().any(|name| is_named(path, name)),
-            Self::Pattern(regex) => regex.is_match(path).unwrap_or(false),
-        }
+        let target = match &self.targets {
+            Kind::All => true,
+            Kind::Names(names) => names.iter().any(|name| is_named(path, name)),
+            Kind::Pattern(regex) => regex.is_match(path).unwrap_or(false),
+        };
+        target && !saved::is_saved(path, self.saved) && (self.numbers.is_empty() || self.is_numbered(path))
+    }
+
+    fn is_numbered(&self, path: &str) -> bool {
+        let found = self.number.iter().find_map(|regex| regex.captures(path).ok().flatten());
+        let number = found.and_then(|found| found.iter().flatten().last()?.as_str().parse().ok());
+        number.is_some_and(|number: usize| self.numbers.contains(&number))
     }
 
     /// What was asked for and is not among these layers. PEFT passes over such a name; here it is taken for a mistake.
-    fn missing<'a>(&'a self, paths: &[String]) -> Option<&'a str> {
-        match self {
-            Self::Names(names) => {
-                names.iter().find(|name| !paths.iter().any(|path| is_named(path, name))).map(String::as_str)
-            }
-            _ => (!paths.iter().any(|path| self.matches(path))).then_some("the pattern"),
+    fn missing(&self, paths: &[String]) -> Option<String> {
+        let named = |name: &&String| !paths.iter().any(|path| is_named(path, name));
+        match &self.targets {
+            Kind::Names(names) if names.iter().any(|name| named(&name)) => names.iter().find(named).cloned(),
+            _ => (!paths.iter().any(|path| self.matches(path))).then(|| match self.numbers {
+                [] => "the pattern".to_string(),
+                numbers => format!("what is left by layers_to_transform = {numbers:?}"),
+            }),
         }
     }
 }
@@ -55,18 +80,15 @@ fn is_named(path: &str, name: &str) -> bool {
 }
 
 /// Gives every targeted layer an adapter with PEFT's initial values: `A` Kaiming-uniform with `a = sqrt(5)`, which is
-/// uniform in `±1 / sqrt(in)`, and `B` zero. Each layer's values depend on the seed and its path alone.
+/// uniform in `±1 / sqrt(in)`, `B` zero, and DoRA's magnitudes the lengths of the weight's rows. Each layer's values depend
+/// on the seed and its path alone. Modules to save become trainable; a head that was tied to the embedding is then one of
+/// its own, as it is for PEFT.
 ///
 /// # Errors
 /// When the configuration is out of range, or what it targets is not in the model; the model is unchanged then.
 pub fn attach<B: Ops>(model: &mut Transformer<B>, config: &LoraConfig, seed: u64) -> Result<()> {
-    if config.r == 0 {
-        return Err(Error::Invalid("lora: r = 0 trains nothing; use 4 to 64".into()));
-    }
-    if !(0.0..1.0).contains(&config.lora_dropout) {
-        return Err(Error::Invalid(format!("lora: lora_dropout = {} must lie in 0..1", config.lora_dropout)));
-    }
-    let matcher = Matcher::new(&config.target_modules)?;
+    let layers = Layers::new(config)?;
+    let matcher = Matcher::new(config)?;
     let device = model.device();
     let paths: Vec<String> = model.linears_mut().map(|(path, _)| path).collect();
     if let Some(missing) = matcher.missing(&paths) {
@@ -78,17 +100,20 @@ pub fn attach<B: Ops>(model: &mut Transformer<B>, config: &LoraConfig, seed: u64
             names.join(", ")
         )));
     }
+    saved::set_trainable(model, &config.modules_to_save, true)?;
     for (path, linear) in model.linears_mut().filter(|(path, _)| matcher.matches(path)) {
-        let [out, input] = linear.weight.shape();
+        let ([out, input], rank) = (linear.weight.shape(), layers.rank(&path));
         let place = place(&path);
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ place);
         let bound = 1.0 / (input as f32).sqrt();
-        let a = (0..config.r * input).map(|_| random.random_range(-bound..bound)).collect();
+        let a = (0..rank * input).map(|_| random.random_range(-bound..bound)).collect();
         let trainable = |values, shape| Parameter { trainable: true, ..Parameter::frozen(values, shape, &device) };
+        let dora = config.use_dora.then(|| Dora::new(&linear.weight));
         linear.lora = Some(LoraBranch {
-            a: trainable(a, [config.r, input]),
-            b: trainable(vec![0.0; out * config.r], [out, config.r]),
-            scaling: config.scaling(),
+            a: trainable(a, [rank, input]),
+            b: trainable(vec![0.0; out * rank], [out, rank]),
+            dora,
+            scaling: layers.scaling(&path),
             dropout: config.lora_dropout,
             place,
         });

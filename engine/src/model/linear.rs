@@ -6,7 +6,7 @@ use burn::tensor::backend::Backend;
 use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
 use crate::lora::LoraBranch;
-use crate::ops::{Frozen, Nf4Weight, Ops, Product, lora_linear, matmul, nf4_matmul};
+use crate::ops::{Frozen, Nf4Weight, Ops, Product, matmul, nf4_matmul};
 
 /// A weight of shape `[out, in]`.
 #[derive(Clone, Debug)]
@@ -58,10 +58,7 @@ impl<B: Ops> Linear<B> {
     /// `[tokens, in] -> [tokens, out]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
         let y = match &self.lora {
-            Some(lora) => {
-                let branch = lora.operand(x.dims(), pass.dropout.as_ref());
-                lora_linear(x, &self.weight.frozen(), branch)
-            }
+            Some(lora) => lora.forward(x, &self.weight.frozen(), pass.dropout.as_ref()),
             None => self.weight.forward(x),
         };
         match &self.bias {

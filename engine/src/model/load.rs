@@ -11,7 +11,7 @@ use super::{
     Attention, DecoderLayer, EMBEDDING, Head, Kind, Linear, Mlp, ModelConfig, Parameter, Projections, RmsNorm, Rope,
     Transformer, Weight, join, layer_path,
 };
-use crate::files::{Checkpoint, nf4_weight};
+use crate::files::{Checkpoint, is_quantized, nf4_weight};
 use crate::nf4;
 use crate::ops::{Nf4Weight, Ops};
 use crate::{Error, Result};
@@ -55,8 +55,8 @@ pub fn load<B: Ops>(
         .map_err(|e| Error::file(&path, format!("{e}; a model folder holds config.json and model.safetensors")))?;
     let config = ModelConfig::parse(&path, &json)?;
     let file = Checkpoint::open(folder)?;
-    let prefix = config.prefix;
-    build(config, &mut FromFile { file: &file, prefix, base, device, progress })
+    let (prefix, quantized) = (config.prefix, is_quantized(&file));
+    build(config, &mut FromFile { file: &file, prefix, quantized, base, device, progress })
 }
 
 /// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, biases zero, norms as
@@ -73,6 +73,8 @@ struct FromFile<'a, B: Backend> {
     file: &'a Checkpoint,
     /// What names begin with in the file.
     prefix: &'static str,
+    /// The file holds 4-bit weights: those that are not in 4 bits stay as they are, as `llm_int8_skip_modules` asked.
+    quantized: bool,
     base: BaseWeights,
     device: &'a B::Device,
     progress: &'a mut dyn FnMut(&str),
@@ -89,6 +91,9 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
         let name = format!("{}{path}", self.prefix);
         let stored = nf4_weight(self.file, &name, shape)?;
         let data = match (stored, self.base) {
+            (None, BaseWeights::Nf4 { .. }) if self.quantized => {
+                return Ok(Weight::Dense(self.parameter(path, shape, &shape)?));
+            }
             (None, BaseWeights::Full) => return Ok(Weight::Dense(self.parameter(path, shape, &shape)?)),
             (Some(data), BaseWeights::Full) => {
                 (self.progress)(path);

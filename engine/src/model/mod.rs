@@ -33,7 +33,9 @@ pub use pass::{Kind, Pass, View};
 pub use projections::Projections;
 pub use rope::{Llama3Scaling, LongRope, Rope, RopeConfig, Scaling, Yarn};
 pub use save::save_dense;
+pub(crate) use save::stored_shape;
 
+use crate::lora::SQUARES;
 use crate::ops::{Ops, Sequences, matmul};
 
 /// The path of the embedding, and of the tied head.
@@ -201,7 +203,10 @@ impl<B: Ops> Transformer<B> {
     /// How many parameters are trained, and how many there are in all (4-bit weights counted by their elements).
     pub fn parameter_counts(&mut self) -> (usize, usize) {
         let (mut trained, mut all) = (0, 0);
-        self.visit(|_, parameter| {
+        self.visit(|path, parameter| {
+            if path.ends_with(SQUARES) {
+                return;
+            }
             let count = parameter.value.shape().num_elements();
             all += count;
             trained += if parameter.trainable { count } else { 0 };

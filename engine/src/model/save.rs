@@ -11,6 +11,12 @@ use crate::files::{encode_bf16, read, write_atomic};
 use crate::ops::Ops;
 use crate::{Error, Result};
 
+/// The shape of a parameter in a file: norms and biases are vectors there.
+pub(crate) fn stored_shape(path: &str, [rows, columns]: [usize; 2]) -> Vec<usize> {
+    let vector = path.contains("norm") || path.ends_with("bias");
+    if vector { vec![columns] } else { vec![rows, columns] }
+}
+
 /// Writes every parameter in bf16 under its Hugging Face name, all or nothing; a tied head is left out, as transformers
 /// does.
 ///
@@ -21,9 +27,7 @@ pub async fn save_dense<B: Ops>(model: &Transformer<B>, path: &Path) -> Result<(
     model.visit(|name, parameter| parameters.push((name.to_string(), parameter.clone())));
     let mut tensors = Vec::new();
     for (name, parameter) in parameters {
-        let [rows, columns] = parameter.value.dims();
-        let vector = name.contains("norm") || name.ends_with("bias");
-        let shape = if vector { vec![columns] } else { vec![rows, columns] };
+        let shape = stored_shape(&name, parameter.value.dims());
         tensors.push((name, shape, encode_bf16(&read(parameter.value).await?)));
     }
     let failed = |e: safetensors::SafeTensorError| Error::file(path, e);

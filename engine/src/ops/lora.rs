@@ -37,6 +37,11 @@ impl<B: Ops> Frozen<B> {
         Self::Nf4(weight.0.clone())
     }
 
+    /// `x · Wᵀ`: `[rows, in] -> [rows, out]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        tensor(self.product(primitive(x), Product::Forward))
+    }
+
     /// Either product of rows of activations with the weight.
     fn product(&self, x: FloatTensor<B>, product: Product) -> FloatTensor<B> {
         match (self, product) {

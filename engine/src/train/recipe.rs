@@ -189,7 +189,10 @@ fn check_keys(path: &Path, prefix: &str, table: &Table, known: &Table) -> Result
         let full = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match (known.get(key), value) {
             (None, _) => return Err(Error::key(path, &full, unknown(key, known))),
-            (Some(Value::Table(known)), Value::Table(table)) => check_keys(path, &full, table, known)?,
+            // A table that is empty by default holds names of the user's own, such as `lora.rank_pattern`.
+            (Some(Value::Table(known)), Value::Table(table)) if !known.is_empty() => {
+                check_keys(path, &full, table, known)?;
+            }
             _ => {}
         }
     }
