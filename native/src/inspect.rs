@@ -1,17 +1,17 @@
 //! `halfbyte inspect`: what a folder holds.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Result, bail};
 use halfbyte::files::{Checkpoint, adapter_config};
 use halfbyte::model::ModelConfig;
 use halfbyte::text::Tokenizer;
 use halfbyte_memory::{bytes, grouped};
 
+use crate::source::Source;
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of a model or of an adapter
-    folder: PathBuf,
+    /// Folder of a model or of an adapter, or org/name[@revision] on the Hugging Face hub, whose weights are not downloaded
+    folder: String,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -19,15 +19,16 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let folder = &arguments.folder;
+    let source = Source::open(&arguments.folder)?;
+    let folder = source.folder();
     let file = if folder.join("adapter_config.json").exists() {
-        adapter(folder)?
+        adapter(&source)?
     } else if folder.join("config.json").exists() {
-        model(folder)?
+        model(&source)?
     } else {
         bail!("{}: holds neither config.json (a model) nor adapter_config.json (an adapter)", folder.display());
     };
-    if arguments.tensors {
+    if let (true, Some(file)) = (arguments.tensors, file) {
         for name in file.names() {
             let tensor = file.tensor(name)?;
             println!("{name}  {:?} {:?}", tensor.dtype, tensor.shape);
@@ -41,9 +42,10 @@ fn size(file: &Checkpoint) -> Result<String> {
     Ok(format!("{} tensors, {}", file.names().len(), bytes(sizes.sum::<halfbyte::Result<u64>>()?)))
 }
 
-fn adapter(folder: &Path) -> Result<Checkpoint> {
-    let config = adapter_config(folder)?;
-    let file = Checkpoint::open_file(folder.join("adapter_model.safetensors"))?;
+fn adapter(source: &Source) -> Result<Option<Checkpoint>> {
+    let config = adapter_config(source.folder())?;
+    // An adapter is small: it is downloaded.
+    let file = Checkpoint::open_file(source.weights()?.join("adapter_model.safetensors"))?;
     let lora = config.lora();
     println!("LoRA adapter for {}", config.base_model_name_or_path.as_deref().unwrap_or("an unnamed base"));
     println!(
@@ -55,14 +57,15 @@ fn adapter(folder: &Path) -> Result<Checkpoint> {
     );
     println!("  target_modules {}", serde_json::to_string(&lora.target_modules)?);
     println!("  {}", size(&file)?);
-    Ok(file)
+    Ok(Some(file))
 }
 
-fn model(folder: &Path) -> Result<Checkpoint> {
+fn model(source: &Source) -> Result<Option<Checkpoint>> {
+    let folder = source.folder();
     let path = folder.join("config.json");
     let json = std::fs::read(&path)?;
     let config = ModelConfig::parse(&path, &json)?;
-    let file = Checkpoint::open(folder)?;
+    let file = source.is_whole().then(|| Checkpoint::open(folder)).transpose()?;
     println!("Llama model, {} parameters", grouped(config.parameters()));
     println!("  {} layers, hidden {}, intermediate {}", config.layers, config.hidden_size, config.intermediate_size);
     println!("  {} query heads, {} key heads, head_dim {}", config.heads, config.kv_heads, config.head_dim);
@@ -73,8 +76,12 @@ fn model(folder: &Path) -> Result<Checkpoint> {
         if config.tied { "tied" } else { "untied" },
         config.rope.theta
     );
-    let quantized = file.names().iter().any(|name| name.ends_with("bitsandbytes__nf4"));
-    println!("  {}{}", size(&file)?, if quantized { ", NF4" } else { "" });
+    if let Some(file) = &file {
+        let quantized = file.names().iter().any(|name| name.ends_with("bitsandbytes__nf4"));
+        println!("  {}{}", size(file)?, if quantized { ", NF4" } else { "" });
+    } else {
+        println!("  on the hub at commit {}; its weights are not on this machine", source.commit().unwrap_or_default());
+    }
     match Tokenizer::from_folder(folder) {
         Ok(tokenizer) => {
             let template = if tokenizer.chat_template().is_some() { "with" } else { "without" };

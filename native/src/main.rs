@@ -1,7 +1,6 @@
 //! The `halfbyte` command: QLoRA fine-tuning on CUDA, wgpu or the CPU, without Python.
 
 mod bench;
-mod chart;
 mod device;
 mod devices;
 mod generate;
@@ -11,8 +10,10 @@ mod pretrain;
 mod progress;
 mod quantize;
 mod selftest;
+mod source;
 mod talk;
 mod train;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -1,14 +1,16 @@
 //! Progress on the terminal, and metrics in a JSONL file.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use halfbyte::files::write_atomic;
 use halfbyte::train::Metrics;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::Value;
 
 /// A spinner with a message, for loading.
 pub(crate) fn spinner(message: &str) -> ProgressBar {
@@ -36,21 +38,33 @@ struct Line<'a> {
 impl Progress {
     /// A bar of `steps`; metrics go to `metrics.jsonl` in `folder`.
     pub(crate) fn new(steps: usize, folder: &Path) -> Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let path = folder.join("metrics.jsonl");
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        let style = "{bar:24} {pos}/{len} {msg} [{elapsed}, {eta} left]";
-        let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(style)?);
-        Ok(Self { bar, file, started: Instant::now(), tokens: 0 })
+        Ok(Self::resume(steps, folder, 0)?.0)
     }
 
-    /// Shows and records a step.
-    pub(crate) fn step(&mut self, metrics: &Metrics) -> Result<()> {
+    /// The same after `done` steps of an earlier process; what it recorded up to there is kept, and returned.
+    pub(crate) fn resume(steps: usize, folder: &Path, done: usize) -> Result<(Self, Vec<Value>)> {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let path = folder.join("metrics.jsonl");
+        let kept = if done > 0 { recorded(&path, done)? } else { vec![] };
+        let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
+        write_atomic(&path, text.as_bytes())?;
+        let file = OpenOptions::new().append(true).open(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        let style = "{bar:24} {pos}/{len} {msg} [{elapsed}, {eta} left]";
+        let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(style)?);
+        bar.set_position(done as u64);
+        bar.reset_eta();
+        Ok((Self { bar, file, started: Instant::now(), tokens: 0 }, kept))
+    }
+
+    /// Shows and records a step; tokens per second so far.
+    pub(crate) fn step(&mut self, metrics: &Metrics) -> Result<f64> {
         self.tokens += metrics.tokens;
         let rate = self.tokens as f64 / self.started.elapsed().as_secs_f64();
         self.bar.set_message(format!("loss {:.3}  {rate:.0} tokens/s", metrics.loss));
         self.bar.inc(1);
-        self.record(&Line { metrics, tokens_per_second: rate })
+        self.record(&Line { metrics, tokens_per_second: rate })?;
+        Ok(rate)
     }
 
     /// Records anything as a line.
@@ -68,5 +82,37 @@ impl Progress {
         self.bar.finish_and_clear();
         let seconds = self.started.elapsed().as_secs_f64();
         (seconds, self.tokens as f64 / seconds)
+    }
+}
+
+/// The lines of a metrics file about steps up to `done`. A last line that a killed process left half-written is no loss.
+fn recorded(path: &Path, done: usize) -> Result<Vec<Value>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        text => text.with_context(|| path.display().to_string())?,
+    };
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(lines.filter(|line| line["step"].as_u64().is_some_and(|step| step <= done as u64)).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_goes_on_keeps_what_was_recorded_up_to_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let lines =
+            "{\"step\":0,\"eval_loss\":4.5}\n{\"step\":1,\"loss\":3.25}\n{\"step\":2,\"loss\":3.0}\n{\"step\":3,\"lo";
+        std::fs::write(&path, lines).unwrap();
+        let (mut progress, kept) = Progress::resume(9, folder.path(), 1).unwrap();
+        assert_eq!(kept.len(), 2);
+        progress.record(&serde_json::json!({"step": 2})).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"step\":0,\"eval_loss\":4.5}\n{\"step\":1,\"loss\":3.25}\n{\"step\":2}\n");
+        Progress::new(9, folder.path()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }
 }

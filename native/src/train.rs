@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use halfbyte::data::Dataset;
-use halfbyte::files::{save_adapter, write_atomic};
+use halfbyte::files::save_adapter;
 use halfbyte::generate::Sampling;
 use halfbyte::lora::{attach, trainable_line};
 use halfbyte::model::{BaseWeights, Transformer};
@@ -12,24 +12,23 @@ use halfbyte::ops::Ops;
 use halfbyte::text::{Message, Tokenizer};
 use halfbyte::train::{Recipe, Trainer, load_recipe, parse_override};
 use pollster::block_on;
-use serde_json::json;
 use toml::Value;
 
 use clap::ValueEnum;
 
-use crate::chart;
 use crate::device::{self, Choice, Job};
-use crate::progress::Progress;
+use crate::source::{self, Source};
 use crate::talk::{Talker, load_base};
+use crate::watch::{Sample, Start, Watch};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// TOML file that describes the run
     recipe: PathBuf,
-    /// Folder of the base model
+    /// Folder of the base model, or org/name[@revision] on the Hugging Face hub
     #[arg(long)]
     model: Option<String>,
-    /// JSONL file to train on
+    /// JSONL file to train on, or a data set of the hub
     #[arg(long)]
     train: Option<String>,
     /// JSONL file held out
@@ -105,20 +104,23 @@ impl Job for Train {
         let recipe = self.0;
         let output = Path::new(&recipe.output);
         // Everything that can be wrong with the data is found before the model is loaded.
-        let tokenizer = Tokenizer::from_folder(Path::new(&recipe.model))?;
-        let train = dataset(&recipe.data.train, &recipe, &tokenizer)?;
-        let test = match recipe.data.test.as_str() {
-            "" => None,
-            path => Some(dataset(path, &recipe, &tokenizer)?),
-        };
+        let source = Source::open(&recipe.model)?;
+        let tokenizer = Tokenizer::from_folder(source.folder())?;
+        let mut data = vec![(recipe.data.train.clone(), source::data(&recipe.data.train, &["train"])?)];
+        if !recipe.data.test.is_empty() {
+            data.push((recipe.data.test.clone(), source::data(&recipe.data.test, &["test", "validation"])?));
+        }
+        let train = dataset(&data[0].1, &recipe, &tokenizer)?;
+        let test = data.get(1).map(|(_, path)| dataset(path, &recipe, &tokenizer)).transpose()?;
         let base = match &recipe.quantization {
             q if q.load_in_4bit => BaseWeights::Nf4 { block_size: q.block_size, double_quant: q.double_quant },
             _ => BaseWeights::Full,
         };
-        let mut model = load_base::<B>(Path::new(&recipe.model), base, &device)?;
+        let mut model = load_base::<B>(source.weights()?, base, &device)?;
         attach(&mut model, &recipe.lora, recipe.seed)?;
         println!("device {name}; model {}; output {}", recipe.model, recipe.output);
-        println!("{}", trainable_line(model.parameter_counts()));
+        let trainable = trainable_line(model.parameter_counts());
+        println!("{trainable}");
         println!(
             "{} examples, {} tokens of which {} are trained",
             train.examples.len(),
@@ -130,53 +132,56 @@ impl Job for Train {
             Ok(test.as_ref().map(|test| block_on(trainer.evaluate(test))).transpose()?.map(|e| e.loss))
         };
         let before = (held_out(&trainer)?, answers(trainer.model(), &tokenizer, &recipe)?);
-        let mut progress = Progress::new(trainer.total_steps(), output)?;
-        write_atomic(output.join("recipe.toml"), toml::to_string(&recipe)?.as_bytes())?;
-        let losses = steps(&mut trainer, &mut progress, &recipe)?;
-        let (seconds, rate) = progress.finish();
+        let (steps, done) = (trainer.total_steps(), 0);
+        let mut watch =
+            Watch::start(Start { recipe: &recipe, base: &source, data, device: name, trainable, steps, done })?;
+        before.0.map(|loss| watch.evaluation(0, loss)).transpose()?;
+        train_to_the_end(&mut trainer, &mut watch, &recipe)?;
+        let (seconds, rate) = watch.stop_clock();
         let adapter = save(&mut trainer, &recipe)?;
         let after = (held_out(&trainer)?, answers(trainer.model(), &tokenizer, &recipe)?);
-        progress.record(&json!({"eval_loss_before": before.0, "eval_loss": after.0, "tokens_per_second": rate}))?;
-        let held: Vec<(usize, f64)> =
-            [before.0.map(|loss| (0, loss)), after.0.map(|loss| (losses.len(), loss))].into_iter().flatten().collect();
-        chart::draw(&output.join("loss.svg"), &losses, &held)?;
-        println!("{} steps in {seconds:.1} s, {rate:.0} tokens/s", losses.len());
+        after.0.map(|loss| watch.evaluation(steps, loss)).transpose()?;
+        let answers = recipe.show.questions.iter().zip(before.1.iter().zip(after.1));
+        let samples: Vec<Sample> = answers
+            .map(|(question, (before, after))| Sample { question: question.clone(), before: before.clone(), after })
+            .collect();
+        watch.finish(&samples)?;
+        println!("{steps} steps in {seconds:.1} s, {rate:.0} tokens/s");
         if let (Some(before), Some(after)) = (before.0, after.0) {
             println!("held-out loss: {before:.4} before, {after:.4} after");
         }
-        for ((question, before), after) in recipe.show.questions.iter().zip(&before.1).zip(&after.1) {
+        for Sample { question, before, after } in &samples {
             println!("\n{question}\n  before: {before}\n  after:  {after}");
         }
-        println!("\nadapter: {}; loss curve: {}", adapter.display(), output.join("loss.svg").display());
+        println!("\nadapter: {}; report: {}", adapter.display(), output.join("report.html").display());
         println!("talk to it: halfbyte generate {} --adapter {}", recipe.model, adapter.display());
         Ok(())
     }
 }
 
-fn dataset(path: &str, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Dataset> {
-    let dataset = Dataset::load(Path::new(path), tokenizer, recipe.data.max_length, recipe.data.train_on)?;
+fn dataset(path: &Path, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Dataset> {
+    let dataset = Dataset::load(path, tokenizer, recipe.data.max_length, recipe.data.train_on)?;
     if dataset.skipped > 0 {
-        eprintln!("{path}: {} examples have no trained token left after cutting to data.max_length", dataset.skipped);
+        let (path, skipped) = (path.display(), dataset.skipped);
+        eprintln!("{path}: {skipped} examples have no trained token left after cutting to data.max_length");
     }
     Ok(dataset)
 }
 
-/// Trains to the end; each step's loss. Whatever ends the run early, the last good adapter is saved.
-fn steps<B: Ops>(trainer: &mut Trainer<B>, progress: &mut Progress, recipe: &Recipe) -> Result<Vec<f64>> {
-    let mut losses = Vec::new();
+/// Trains to the end. Whatever ends the run early, the last good adapter is saved.
+fn train_to_the_end<B: Ops>(trainer: &mut Trainer<B>, watch: &mut Watch, recipe: &Recipe) -> Result<()> {
     let ended = loop {
         match block_on(trainer.step()) {
             Ok(Some(metrics)) => {
-                losses.push(metrics.loss);
-                if let Err(error) = progress.step(&metrics) {
+                if let Err(error) = watch.step(&metrics) {
                     break error;
                 }
             }
-            Ok(None) => return Ok(losses),
+            Ok(None) => return Ok(()),
             Err(error) => break error.into(),
         }
     };
-    progress.finish();
+    watch.fail(&format!("{ended:#}"));
     Err(match save(trainer, recipe) {
         Ok(saved) => ended.context(format!("stopped; the last good adapter is in {}", saved.display())),
         Err(error) => ended.context(format!("stopped, and the adapter could not be saved: {error:#}")),

@@ -1,6 +1,7 @@
 """Loads in transformers, bitsandbytes and PEFT what Halfbyte wrote into out/check, and compares logits.
 
-Written by a test (`what_is_written_is_what_was_computed` in tests/llama.rs); `cargo xtask golden` runs both.
+Written by a test (`what_is_written_is_what_was_computed` in tests/llama.rs), and by a short run, whose event file
+TensorBoard reads; `cargo xtask golden` runs all three.
 """
 
 import json
@@ -8,6 +9,7 @@ import pathlib
 import sys
 
 import blocks  # noqa: F401, before anything decodes
+import events
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -38,7 +40,8 @@ def main(root: pathlib.Path):
         model = PeftModel.from_pretrained(base, out / "adapter").train()
         good &= compare("an adapter that Halfbyte trained", model(input_ids=ids).logits, ours["adapted"])
         assert (ours["base"] - ours["adapted"]).norm() > 0.01 * ours["base"].norm(), "the adapter does nothing"
-    sys.exit(0 if good else "the logits differ")
+    good &= events.check(out / "run")
+    sys.exit(0 if good else "what Halfbyte wrote is read differently")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 //! 4-bit checkpoints in the format that transformers writes and reads with bitsandbytes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -188,8 +188,19 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 /// # Errors
 /// When the folder is no model that is understood, or its weights hold NaN or infinity, or `output` is there already:
 /// whatever is in it may be somebody's.
-pub fn quantize_folder(
+pub fn quantize_folder(input: &Path, output: &Path, kind: (usize, bool), progress: &mut dyn FnMut(&str)) -> Result<()> {
+    let file = Checkpoint::open(input)?;
+    quantize_shards(input, std::iter::once(Ok(file)), output, kind, progress)
+}
+
+/// [`quantize_folder`] for weights that come shard by shard and are let go of one after the other; `input` holds
+/// `config.json` and the files of the tokenizer.
+///
+/// # Errors
+/// As [`quantize_folder`], and those of `shards`; `output` is then not there.
+pub fn quantize_shards(
     input: &Path,
+    shards: impl Iterator<Item = Result<Checkpoint>>,
     output: &Path,
     (block_size, double_quant): (usize, bool),
     progress: &mut dyn FnMut(&str),
@@ -201,11 +212,11 @@ pub fn quantize_folder(
     let json = std::fs::read(&config_path).map_err(|e| Error::file(&config_path, e))?;
     let config = ModelConfig::parse(&config_path, &json)?;
     let mut raw: Value = serde_json::from_slice(&json).map_err(|e| Error::file(&config_path, e))?;
-    let file = Checkpoint::open(input)?;
-    let mut shapes = HashMap::new();
+    // What is still to come: the linear layers of the decoder.
+    let mut expected = BTreeMap::new();
     for layer in 0..config.layers {
         for (name, shape, _) in config.linears() {
-            shapes.insert(format!("model.layers.{layer}.{name}.weight"), shape);
+            expected.insert(format!("model.layers.{layer}.{name}.weight"), shape);
         }
     }
     let Some(keys) = raw.as_object_mut() else { return Err(Error::file(&config_path, "is not a JSON object")) };
@@ -220,34 +231,37 @@ pub fn quantize_folder(
         "llm_int8_skip_modules": ["lm_head"],
     });
     keys.insert("quantization_config".into(), quantization);
-    if let Some(missing) = shapes.keys().find(|name| !file.contains(name)) {
-        return Err(Error::file(input, format!("tensor `{missing}` is missing; is the download complete?")));
-    }
     replace_folder(output, |folder| {
-        let mut shards = Shards { folder, pending: vec![], bytes: 0, total: 0, weight_map: vec![], written: 0 };
-        for name in file.names() {
-            progress(name);
-            let tensor = file.tensor(name)?;
-            if file.contains(&format!("{name}.{STATE}")) {
-                return Err(Error::file(input, "is quantized already"));
-            }
-            match shapes.get(name) {
-                Some(shape) => {
-                    let data = nf4::quantize(&file.floats(name, shape)?, *shape, block_size, double_quant)
-                        .map_err(|e| Error::file(input, format!("tensor `{name}`: {e}")))?;
-                    let dtype = match tensor.dtype {
-                        Dtype::F16 => "float16",
-                        Dtype::F32 => "float32",
-                        _ => "bfloat16",
-                    };
-                    for part in encode(name, &data, dtype)? {
-                        shards.push(part)?;
-                    }
+        let mut written = Shards { folder, pending: vec![], bytes: 0, total: 0, weight_map: vec![], written: 0 };
+        for shard in shards {
+            let file = shard?;
+            for name in file.names() {
+                progress(name);
+                let tensor = file.tensor(name)?;
+                if file.contains(&format!("{name}.{STATE}")) {
+                    return Err(Error::file(input, "is quantized already"));
                 }
-                None => shards.push((name.into(), tensor.dtype, tensor.shape.to_vec(), tensor.bytes.to_vec()))?,
+                match expected.remove(name) {
+                    Some(shape) => {
+                        let data = nf4::quantize(&file.floats(name, &shape)?, shape, block_size, double_quant)
+                            .map_err(|e| Error::file(input, format!("tensor `{name}`: {e}")))?;
+                        let dtype = match tensor.dtype {
+                            Dtype::F16 => "float16",
+                            Dtype::F32 => "float32",
+                            _ => "bfloat16",
+                        };
+                        for part in encode(name, &data, dtype)? {
+                            written.push(part)?;
+                        }
+                    }
+                    None => written.push((name.into(), tensor.dtype, tensor.shape.to_vec(), tensor.bytes.to_vec()))?,
+                }
             }
         }
-        shards.finish()?;
+        if let Some(missing) = expected.keys().next() {
+            return Err(Error::file(input, format!("tensor `{missing}` is missing; is the download complete?")));
+        }
+        written.finish()?;
         write_json(&folder.join("config.json"), &raw)?;
         let beside = ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
         for name in beside.iter().chain(&["special_tokens_map.json"]) {
