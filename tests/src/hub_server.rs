@@ -24,6 +24,9 @@ pub struct Repo {
     pub listed: Vec<String>,
 }
 
+/// What sees the path of a request.
+pub type OnContent = Box<dyn Fn(&str) + Send>;
+
 /// What the server does wrong on purpose, and what was asked of it.
 #[derive(Default)]
 pub struct State {
@@ -37,10 +40,10 @@ pub struct State {
     pub no_ranges: bool,
     /// One byte of each large file is wrong.
     pub corrupt: bool,
-    /// The commit's header is replaced by this.
+    /// Announced in place of the right hash.
     pub wrong_etag: Option<String>,
     /// Called with the path of each request for a large file's content.
-    pub on_content: Option<Box<dyn Fn(&str) + Send>>,
+    pub on_content: Option<OnContent>,
 }
 
 /// A running server; it ends with the process.
@@ -170,8 +173,8 @@ fn content(stream: &TcpStream, state: &mut State, request: &Request, hash: &str)
     if let Some(seen) = &state.on_content {
         seen(&request.path);
     }
-    let all = state.repos.values().flat_map(|repo| repo.files.values());
-    let Some(mut bytes) = all.filter(|bytes| sha256(bytes) == hash).next().cloned() else { return };
+    let mut all = state.repos.values().flat_map(|repo| repo.files.values());
+    let Some(mut bytes) = all.find(|bytes| sha256(bytes) == hash).cloned() else { return };
     if let (true, Some(last)) = (state.corrupt, bytes.last_mut()) {
         *last ^= 1;
     }
