@@ -69,7 +69,7 @@ fn measure(folder: &Path, recompute: Recompute) -> Result<(f64, f64, usize)> {
     let tokens = |row: usize| (0..TOKENS).map(|i| (i * 7 + row * 31) as u32 % 2048).collect();
     let examples = (0..ROWS * 3).map(|row| Example { tokens: tokens(row), trained: vec![true; TOKENS] }).collect();
     let config = TrainerConfig { batch_size: ROWS, recompute, loss_chunk: 256, ..Default::default() };
-    let mut trainer = Trainer::new(model, Dataset { examples, skipped: 0 }, config, 1)?;
+    let mut trainer = Trainer::new(model, Dataset { examples, ..Dataset::default() }, config, 1)?;
     // The first steps allocate what stays: the optimizer's moments and the scratch of the kernels.
     block_on(trainer.step())?;
     block_on(trainer.step())?;

@@ -36,6 +36,14 @@ pub enum Error {
     /// A value that no file is to blame for.
     #[error("{0}")]
     Invalid(String),
+    /// A name of the hub that is not there, may not be read or could not be downloaded.
+    #[error("hub: {name}: {reason}")]
+    Hub {
+        /// The name, as `org/name@revision`.
+        name: String,
+        /// What is wrong, and the cure.
+        reason: String,
+    },
     /// A device that is absent or that failed.
     #[error("device `{device}`: {reason}")]
     Device {

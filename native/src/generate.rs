@@ -1,7 +1,6 @@
 //! `halfbyte generate`: one prompt, or a chat.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
 
 use anyhow::Result;
 use halfbyte::generate::Sampling;
@@ -11,15 +10,16 @@ use halfbyte::ops::Ops;
 use halfbyte::text::{Message, Tokenizer};
 
 use crate::device::{self, Choice, Job};
+use crate::source::Source;
 use crate::talk::{Talker, attach_adapter, load_base};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of the base model
-    model: PathBuf,
-    /// Folder of a LoRA adapter
+    /// Folder of the base model, or org/name[@revision] on the Hugging Face hub
+    model: String,
+    /// Folder of a LoRA adapter, or its name on the hub
     #[arg(long)]
-    adapter: Option<PathBuf>,
+    adapter: Option<String>,
     /// What to answer; without it, a chat that ends with Ctrl-D
     #[arg(long, short)]
     prompt: Option<String>,
@@ -67,14 +67,16 @@ impl Job for Generate {
 
     fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
         let arguments = self.0;
-        let tokenizer = Tokenizer::from_folder(&arguments.model)?;
+        let source = Source::open(&arguments.model)?;
+        let adapter = arguments.adapter.as_deref().map(Source::open).transpose()?;
+        let tokenizer = Tokenizer::from_folder(source.folder())?;
         let base = match arguments.full_precision {
             true => BaseWeights::Full,
             false => BaseWeights::Nf4 { block_size: BLOCK_SIZE, double_quant: true },
         };
-        let mut model = load_base::<B>(&arguments.model, base, &device)?;
-        if let Some(adapter) = &arguments.adapter {
-            attach_adapter(&mut model, adapter, &arguments.model.display().to_string())?;
+        let mut model = load_base::<B>(source.weights()?, base, &device)?;
+        if let Some(adapter) = adapter {
+            attach_adapter(&mut model, adapter.weights()?, &arguments.model)?;
         }
         let sampling = Sampling {
             temperature: arguments.temperature,

@@ -1,17 +1,17 @@
 //! `halfbyte inspect`: what a folder holds.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Result, bail};
 use halfbyte::files::{AdapterFile, Checkpoint, adapter_config};
 use halfbyte::model::ModelConfig;
 use halfbyte::text::Tokenizer;
 use halfbyte_memory::{bytes, grouped};
 
+use crate::source::Source;
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of a model or of an adapter
-    folder: PathBuf,
+    /// Folder of a model or of an adapter, or org/name[@revision] on the Hugging Face hub, whose weights are not downloaded
+    folder: String,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -19,15 +19,16 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let folder = &arguments.folder;
+    let source = Source::open(&arguments.folder)?;
+    let folder = source.folder();
     let file = if folder.join("adapter_config.json").exists() {
-        adapter(folder)?
+        adapter(&source)?
     } else if folder.join("config.json").exists() {
-        model(folder)?
+        model(&source)?
     } else {
         bail!("{}: holds neither config.json (a model) nor adapter_config.json (an adapter)", folder.display());
     };
-    if arguments.tensors {
+    if let (true, Some(file)) = (arguments.tensors, file) {
         for name in file.names() {
             let tensor = file.tensor(name)?;
             println!("{name}  {:?} {:?}", tensor.dtype, tensor.shape);
@@ -41,8 +42,10 @@ fn size(file: &Checkpoint) -> Result<String> {
     Ok(format!("{} tensors, {}", file.names().len(), bytes(sizes.sum::<halfbyte::Result<u64>>()?)))
 }
 
-fn adapter(folder: &Path) -> Result<Checkpoint> {
-    let config = adapter_config(folder)?;
+fn adapter(source: &Source) -> Result<Option<Checkpoint>> {
+    let config = adapter_config(source.folder())?;
+    // An adapter is small: it is downloaded.
+    let folder = source.weights()?;
     let file = Checkpoint::open_file(folder.join("adapter_model.safetensors"))?;
     // It also says so where the two files do not belong together.
     let layers = AdapterFile::open(folder)?.layers();
@@ -68,14 +71,15 @@ fn adapter(folder: &Path) -> Result<Checkpoint> {
         }
     }
     println!("  {} layers, {}", layers.len(), size(&file)?);
-    Ok(file)
+    Ok(Some(file))
 }
 
-fn model(folder: &Path) -> Result<Checkpoint> {
+fn model(source: &Source) -> Result<Option<Checkpoint>> {
+    let folder = source.folder();
     let path = folder.join("config.json");
     let json = std::fs::read(&path)?;
     let config = ModelConfig::parse(&path, &json)?;
-    let file = Checkpoint::open(folder)?;
+    let file = source.is_whole().then(|| Checkpoint::open(folder)).transpose()?;
     println!("{} model, {} parameters", config.family.name, grouped(config.parameters()));
     println!("  {} layers, hidden {}, intermediate {}", config.layers, config.hidden_size, config.intermediate_size);
     let heads = config.attention;
@@ -87,10 +91,14 @@ fn model(folder: &Path) -> Result<Checkpoint> {
         let scaling = kind.rope.scaling.name().map_or(String::new(), |name| format!(", {name} scaling"));
         println!("  attention to {seen} in {count} layers, rope_theta {}{scaling}", kind.rope.theta);
     }
-    let in_4_bits = file.names().iter().filter(|name| name.ends_with("bitsandbytes__nf4")).count();
-    let kept = (config.linears().len() * config.layers).saturating_sub(in_4_bits);
-    let kept = if kept > 0 { format!(" but for {kept} linear layers") } else { String::new() };
-    println!("  {}{}", size(&file)?, if in_4_bits > 0 { format!(", NF4{kept}") } else { String::new() });
+    if let Some(file) = &file {
+        let in_4_bits = file.names().iter().filter(|name| name.ends_with("bitsandbytes__nf4")).count();
+        let kept = (config.linears().len() * config.layers).saturating_sub(in_4_bits);
+        let kept = if kept > 0 { format!(" but for {kept} linear layers") } else { String::new() };
+        println!("  {}{}", size(file)?, if in_4_bits > 0 { format!(", NF4{kept}") } else { String::new() });
+    } else {
+        println!("  on the hub at commit {}; its weights are not on this machine", source.commit().unwrap_or_default());
+    }
     match Tokenizer::from_folder(folder) {
         Ok(tokenizer) => {
             let template = if tokenizer.chat_template().is_some() { "with" } else { "without" };

@@ -1,7 +1,6 @@
 //! The `halfbyte` command: QLoRA fine-tuning on CUDA, wgpu or the CPU, without Python.
 
 mod bench;
-mod chart;
 mod data;
 mod device;
 mod devices;
@@ -16,9 +15,11 @@ mod progress;
 mod quantize;
 mod selftest;
 mod setup;
+mod source;
 mod talk;
 mod train;
 mod verify_resume;
+mod watch;
 
 use std::process::ExitCode;
 

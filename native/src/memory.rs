@@ -1,13 +1,14 @@
 //! `halfbyte memory`: the plan of a run.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, anyhow, bail};
 use halfbyte_memory::{Method, ModelShape, Optimizer, Phase, Run, bytes, fitting, grouped, names, plan, preset};
 
+use crate::source;
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A known model, such as llama-3.1-8b, or a folder with config.json
+    /// A known model, such as llama-3.1-8b, a folder with config.json, or org/name[@revision] on the Hugging Face hub, of which
+    /// nothing but config.json is downloaded
     model: String,
     /// Rank of the adapters
     #[arg(long, default_value_t = 16)]
@@ -65,13 +66,12 @@ fn shape(name: &str) -> Result<ModelShape> {
     if let Some(shape) = preset(name) {
         return Ok(shape);
     }
-    let path = Path::new(name).join("config.json");
-    if !path.exists() {
+    let Some(path) = source::configuration(name)?.filter(|path| path.exists()) else {
         bail!(
-            "`{name}` is neither a folder with config.json nor a known model: {}",
+            "`{name}` is neither a folder with config.json, nor a name of the hub (org/name[@revision]), nor a known model: {}",
             names().collect::<Vec<_>>().join(", ")
         );
-    }
+    };
     let json = std::fs::read(&path).with_context(|| path.display().to_string())?;
     let shape: ModelShape = serde_json::from_slice(&json)
         .with_context(|| format!("{}: not a configuration of a decoder", path.display()))?;

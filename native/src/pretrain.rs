@@ -56,7 +56,7 @@ impl Job for Pretrain {
         let model = random::<B>(config, recipe.seed, &device)?;
         let mut trainer = Trainer::new(model, train, recipe.training.clone(), recipe.seed)?;
         let output = Path::new(&recipe.output);
-        let mut progress = Progress::new(trainer.total_steps(), output, 0)?;
+        let mut progress = Progress::new(trainer.total_steps(), output)?;
         let weights = folder.join("model.safetensors");
         while let Some(metrics) = block_on(trainer.step())? {
             progress.step(&metrics)?;

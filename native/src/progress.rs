@@ -1,6 +1,6 @@
 //! Progress on the terminal, and metrics in a JSONL file.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use halfbyte::files::write_atomic;
 use halfbyte::train::{Evaluated, Metrics};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::Value;
 
 /// A spinner with a message, for loading.
 pub(crate) fn spinner(message: &str) -> ProgressBar {
@@ -38,34 +39,36 @@ struct Line<'a> {
 }
 
 impl Progress {
-    /// A bar of `steps`; metrics go to `metrics.jsonl` in `folder`. Of a run that goes on after `done` steps what the file
-    /// says of those stays; without any, the file begins anew.
-    pub(crate) fn new(steps: usize, folder: &Path, done: usize) -> Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let path = folder.join("metrics.jsonl");
-        let cannot = || format!("cannot write {}", path.display());
-        let file = match done {
-            0 => File::create(&path).with_context(cannot)?,
-            _ => {
-                write_atomic(&path, up_to(&std::fs::read(&path).unwrap_or_default(), done).as_bytes())?;
-                File::options().append(true).open(&path).with_context(cannot)?
-            }
-        };
-        let style = "{bar:24} {pos}/{len} {msg} [{elapsed}, {eta} left]";
-        let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(style)?);
-        let bar = bar.with_position(done as u64);
-        bar.reset_eta();
-        Ok(Self { bar, file, started: Instant::now(), aside: Duration::ZERO, tokens: 0, steps: 0 })
+    /// A bar of `steps`; metrics go to `metrics.jsonl` in `folder`.
+    pub(crate) fn new(steps: usize, folder: &Path) -> Result<Self> {
+        Ok(Self::resume(steps, folder, 0)?.0)
     }
 
-    /// Shows and records a step.
-    pub(crate) fn step(&mut self, metrics: &Metrics) -> Result<()> {
+    /// The same after `done` steps of an earlier process; what it recorded up to there is kept, and returned.
+    pub(crate) fn resume(steps: usize, folder: &Path, done: usize) -> Result<(Self, Vec<Value>)> {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let path = folder.join("metrics.jsonl");
+        let kept = if done > 0 { recorded(&path, done)? } else { vec![] };
+        let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
+        write_atomic(&path, text.as_bytes())?;
+        let file = OpenOptions::new().append(true).open(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        let style = "{bar:24} {pos}/{len} {msg} [{elapsed}, {eta} left]";
+        let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(style)?);
+        bar.set_position(done as u64);
+        bar.reset_eta();
+        Ok((Self { bar, file, started: Instant::now(), aside: Duration::ZERO, tokens: 0, steps: 0 }, kept))
+    }
+
+    /// Shows and records a step; tokens per second so far.
+    pub(crate) fn step(&mut self, metrics: &Metrics) -> Result<f64> {
         self.tokens += metrics.tokens;
         self.steps += 1;
         let rate = self.tokens as f64 / self.seconds();
         self.bar.set_message(format!("loss {:.3}  {rate:.0} tokens/s", metrics.loss));
         self.bar.inc(1);
-        self.record(&Line { metrics, tokens_per_second: rate })
+        self.record(&Line { metrics, tokens_per_second: rate })?;
+        Ok(rate)
     }
 
     /// Records an evaluation, and shows it if it is neither the first nor the last, which the run ends with.
@@ -114,11 +117,34 @@ impl Progress {
     }
 }
 
-/// The lines of a metrics file about steps up to `step`. A last line that was cut short is none.
-fn up_to(file: &[u8], step: usize) -> String {
-    let of_step = |line: &&str| {
-        let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
-        value.and_then(|value| value["step"].as_u64()).is_some_and(|at| at <= step as u64)
+/// The lines of a metrics file about steps up to `done`. A last line that a killed process left half-written is no loss.
+fn recorded(path: &Path, done: usize) -> Result<Vec<Value>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        text => text.with_context(|| path.display().to_string())?,
     };
-    String::from_utf8_lossy(file).lines().filter(of_step).map(|line| format!("{line}\n")).collect()
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(lines.filter(|line| line["step"].as_u64().is_some_and(|step| step <= done as u64)).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_goes_on_keeps_what_was_recorded_up_to_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let lines =
+            "{\"step\":0,\"eval_loss\":4.5}\n{\"step\":1,\"loss\":3.25}\n{\"step\":2,\"loss\":3.0}\n{\"step\":3,\"lo";
+        std::fs::write(&path, lines).unwrap();
+        let (mut progress, kept) = Progress::resume(9, folder.path(), 1).unwrap();
+        assert_eq!(kept.len(), 2);
+        progress.record(&serde_json::json!({"step": 2})).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"step\":0,\"eval_loss\":4.5}\n{\"step\":1,\"loss\":3.25}\n{\"step\":2}\n");
+        Progress::new(9, folder.path()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
 }

@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
-use halfbyte::files::quantize_folder;
+use anyhow::{Result, bail};
+use halfbyte::files::{quantize_folder, quantize_shards};
 use halfbyte::nf4::BLOCK_SIZE;
 
 use crate::progress::spinner;
+use crate::source::Source;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of the model
-    model: PathBuf,
+    /// Folder of the model, or org/name[@revision] on the Hugging Face hub: its shards are downloaded, quantized and removed
+    /// one after the other
+    model: String,
     /// Folder to write
     output: PathBuf,
     /// Elements that share a scale
@@ -23,16 +25,29 @@ pub(crate) struct Arguments {
     /// Linear layers that stay as they are, by name or path, for example model.layers.0.mlp.down_proj
     #[arg(long, value_delimiter = ',')]
     skip: Vec<String>,
+    /// Keep the shards that are downloaded
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let bar = spinner("quantizing");
+    let (output, skip) = (&arguments.output, &arguments.skip);
     let kind = (arguments.block_size, !arguments.no_double_quant);
-    let Arguments { model, output, skip, .. } = &arguments;
-    let result = quantize_folder(model, output, kind, skip, &mut |name| bar.set_message(name.to_string()));
-    bar.finish_and_clear();
-    result?;
-    println!("{}: NF4, loadable by transformers with bitsandbytes and by halfbyte", arguments.output.display());
+    // Before anything is downloaded for it.
+    if output.exists() {
+        bail!("{}: is there already; name a folder that is not, or remove it", output.display());
+    }
+    let source = Source::open(&arguments.model)?;
+    let streamed = source
+        .shards(arguments.keep, |shards| quantize_shards(source.folder(), shards, output, kind, skip, &mut |_| ()))?;
+    if streamed.is_none() {
+        let bar = spinner("quantizing");
+        let folder = source.folder();
+        let result = quantize_folder(folder, output, kind, skip, &mut |name| bar.set_message(name.to_string()));
+        bar.finish_and_clear();
+        result?;
+    }
+    println!("{}: NF4, loadable by transformers with bitsandbytes and by halfbyte", output.display());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a fine-tuning run begins with: its recipe, with flags in place of its keys, its data and its model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -13,6 +13,7 @@ use halfbyte::train::{Recipe, Run, Trainer, load_recipe, parse_override};
 use toml::Value;
 
 use crate::device::Choice;
+use crate::source::{self, Source};
 use crate::talk::load_base;
 
 /// A recipe and the flags that win over it.
@@ -20,10 +21,10 @@ use crate::talk::load_base;
 pub(crate) struct RecipeArguments {
     /// TOML file that describes the run
     recipe: PathBuf,
-    /// Folder of the base model
+    /// Folder of the base model, or org/name[@revision] on the Hugging Face hub
     #[arg(long)]
     model: Option<String>,
-    /// Data file or folder to train on
+    /// Data file or folder to train on, or a data set of the hub
     #[arg(long)]
     train: Option<String>,
     /// Data file or folder held out
@@ -91,7 +92,10 @@ impl RecipeArguments {
 
 /// The data of a run, read and tokenized.
 pub(crate) struct Setup {
+    pub(crate) base: Source,
     pub(crate) tokenizer: Tokenizer,
+    /// Data files: the recipe's name and the file.
+    pub(crate) files: Vec<(String, PathBuf)>,
     pub(crate) train: Dataset,
     pub(crate) test: Option<Dataset>,
     /// What the run is, for its checkpoints.
@@ -101,12 +105,14 @@ pub(crate) struct Setup {
 impl Setup {
     /// Reads everything but the weights, so that whatever is wrong with it is found before they are loaded.
     pub(crate) fn read(recipe: &Recipe) -> Result<Self> {
-        let tokenizer = Tokenizer::from_folder(Path::new(&recipe.model))?;
         recipe.checkpoints.check()?;
-        let Splits { train, test } = crate::data::load(&recipe.data, &tokenizer, recipe.seed)?;
+        let base = Source::open(&recipe.model)?;
+        let tokenizer = Tokenizer::from_folder(base.folder())?;
+        let (config, files) = source::data_files(&recipe.data)?;
+        let Splits { train, test } = crate::data::load(&config, &tokenizer, recipe.seed)?;
         recipe.evaluation.check(test.is_some())?;
-        let run = Run::new(recipe, &train)?;
-        Ok(Self { tokenizer, train, test, run })
+        let run = Run::new(recipe, base.weights()?, &train)?;
+        Ok(Self { base, tokenizer, files, train, test, run })
     }
 
     /// The model with a new adapter, at step 0.
@@ -116,7 +122,7 @@ impl Setup {
             q if q.load_in_4bit => BaseWeights::Nf4 { block_size: q.block_size, double_quant: q.double_quant },
             _ => BaseWeights::Full,
         };
-        let mut model = load_base::<B>(Path::new(&recipe.model), base, device)?;
+        let mut model = load_base::<B>(self.base.weights()?, base, device)?;
         attach(&mut model, &recipe.lora, recipe.seed)?;
         Ok(Trainer::new(model, self.train.clone(), recipe.training.clone(), recipe.seed)?)
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use halfbyte::files::{save_adapter, write_atomic};
+use halfbyte::files::save_adapter;
 use halfbyte::generate::Sampling;
 use halfbyte::lora::trainable_line;
 use halfbyte::model::Transformer;
@@ -11,14 +11,12 @@ use halfbyte::ops::Ops;
 use halfbyte::text::{Message, Tokenizer};
 use halfbyte::train::{Recipe, Run, SavedCheckpoint, Trainer, checkpoint_folder, checkpoints, save_checkpoint, sweep};
 use pollster::block_on;
-use serde_json::json;
 
-use crate::chart;
 use crate::device::{self, Choice, Job};
 use crate::interrupt::{self, Interrupted};
-use crate::progress::Progress;
 use crate::setup::{RecipeArguments, Setup};
 use crate::talk::Talker;
+use crate::watch::{Sample, Start, Watch};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -53,29 +51,31 @@ impl Job for Train {
         }
         let mut trainer = setup.trainer::<B>(&device)?;
         println!("device {name}; model {}; output {}", recipe.model, recipe.output);
-        println!("{}", trainable_line(trainer.model_mut().parameter_counts()));
+        let trainable = trainable_line(trainer.model_mut().parameter_counts());
+        println!("{trainable}");
         let (all, trained) = (setup.train.token_count(), setup.train.trained_count());
         println!("{} examples, {all} tokens of which {trained} are trained", setup.train.examples.len());
-        let Setup { tokenizer, test, run, train: _ } = setup;
+        let Setup { base, tokenizer, files, test, run, train: _ } = setup;
         // A new adapter changes nothing: these are the base model's answers, whether the run begins or goes on.
         let answers_before = answers(trainer.model(), &tokenizer, &recipe)?;
         match &from {
             Some(from) => resume_from(from, &mut trainer)?,
             None => drop(test.as_ref().map(|test| block_on(trainer.evaluate(test))).transpose()?),
         }
-        let progress = Progress::new(trainer.total_steps(), output, trainer.state.global_step)?;
-        write_atomic(output.join("recipe.toml"), toml::to_string(&recipe)?.as_bytes())?;
+        let (steps, done) = (trainer.total_steps(), trainer.state.global_step);
+        let start = Start { recipe: &recipe, base: &base, data: files, device: name, trainable, steps, done };
+        let watch = Watch::start(start)?;
         sweep(output)?;
         interrupt::listen()?;
-        let mut session = Session { trainer, test, progress, run };
+        let mut session = Session { trainer, test, watch, run };
         if from.is_none() {
             session.record_last_evaluation()?;
         }
         session.train()?;
-        let (seconds, rate) = session.progress.finish();
+        let (seconds, rate) = session.watch.stop_clock();
         session.load_best();
         let adapter = session.save_adapter()?;
-        let Session { trainer, mut progress, .. } = session;
+        let Session { trainer, mut watch, .. } = session;
         let answers_after = answers(trainer.model(), &tokenizer, &recipe)?;
         let state = &trainer.state;
         let held_out: Vec<(usize, f64)> = state.evaluations().map(|e| (e.step, e.evaluation.loss)).collect();
@@ -83,19 +83,21 @@ impl Job for Train {
         let kept =
             if recipe.evaluation.load_best_model_at_end { state.best_global_step } else { Some(state.global_step) };
         let (before, after) = (loss_at(Some(0)), loss_at(kept));
-        progress.record(&json!({"eval_loss_before": before, "eval_loss": after, "tokens_per_second": rate}))?;
-        chart::draw(&output.join("loss.svg"), &state.losses(), &held_out)?;
-        println!("{} steps in {seconds:.1} s, {rate:.0} tokens/s", progress.steps());
+        let answers = recipe.show.questions.iter().zip(answers_before).zip(answers_after);
+        let samples: Vec<Sample> =
+            answers.map(|((question, before), after)| Sample { question: question.clone(), before, after }).collect();
+        watch.finish(&samples)?;
+        println!("{} steps in {seconds:.1} s, {rate:.0} tokens/s", watch.steps());
         if let Some(paging) = trainer.paging() {
             println!("{paging}");
         }
         if let (Some(before), Some(after)) = (before, after) {
             println!("held-out loss: {before:.4} before, {after:.4} after");
         }
-        for ((question, before), after) in recipe.show.questions.iter().zip(&answers_before).zip(&answers_after) {
+        for Sample { question, before, after } in &samples {
             println!("\n{question}\n  before: {before}\n  after:  {after}");
         }
-        println!("\nadapter: {}; loss curve: {}", adapter.display(), output.join("loss.svg").display());
+        println!("\nadapter: {}; report: {}", adapter.display(), output.join("report.html").display());
         println!("talk to it: halfbyte generate {} --adapter {}", recipe.model, adapter.display());
         Ok(())
     }
@@ -152,7 +154,7 @@ fn resume_from<B: Ops>(from: &SavedCheckpoint, trainer: &mut Trainer<B>) -> Resu
 struct Session<B: Ops> {
     trainer: Trainer<B>,
     test: Option<halfbyte::data::Dataset>,
-    progress: Progress,
+    watch: Watch,
     run: Run,
 }
 
@@ -160,7 +162,7 @@ impl<B: Ops> Session<B> {
     /// Trains to the end. Whatever else ends the run early, the last good adapter is saved.
     fn train(&mut self) -> Result<()> {
         let Err(ended) = self.steps() else { return Ok(()) };
-        self.progress.finish();
+        self.watch.fail(&format!("{ended:#}"));
         if ended.is::<Interrupted>() {
             return Err(ended);
         }
@@ -177,7 +179,7 @@ impl<B: Ops> Session<B> {
         while !self.trainer.state.has_stopped(&evaluation)
             && let Some(metrics) = block_on(self.trainer.step())?
         {
-            self.progress.step(&metrics)?;
+            self.watch.step(&metrics)?;
             let (step, stop) = (metrics.step, interrupt::asked());
             let evaluate = step == total || evaluation.eval_strategy.due(step, evaluation.eval_steps, per_epoch);
             let best = evaluate && self.evaluate()? && evaluation.load_best_model_at_end;
@@ -198,7 +200,7 @@ impl<B: Ops> Session<B> {
     /// Evaluates the model as it is now; whether it is the best so far.
     fn evaluate(&mut self) -> Result<bool> {
         let (trainer, Some(test)) = (&mut self.trainer, &self.test) else { return Ok(false) };
-        let evaluation = self.progress.aside(|| block_on(trainer.evaluate(test)))?;
+        let evaluation = self.watch.aside(|| block_on(trainer.evaluate(test)))?;
         let best = trainer.state.judge(&evaluation, &self.run.recipe.evaluation);
         self.record_last_evaluation()?;
         Ok(best)
@@ -206,13 +208,13 @@ impl<B: Ops> Session<B> {
 
     fn record_last_evaluation(&mut self) -> Result<()> {
         let Some(last) = self.trainer.state.evaluations().next_back() else { return Ok(()) };
-        self.progress.evaluation(last)
+        self.watch.evaluation(last)
     }
 
     fn save(&mut self) -> Result<PathBuf> {
         let output = Path::new(&self.run.recipe.output);
         let (trainer, run) = (&mut self.trainer, &self.run);
-        Ok(self.progress.aside(|| block_on(save_checkpoint(trainer, run, output)))?)
+        Ok(self.watch.aside(|| block_on(save_checkpoint(trainer, run, output)))?)
     }
 
     fn interrupted(&self) -> anyhow::Error {

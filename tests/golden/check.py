@@ -2,7 +2,7 @@
 compares.
 
 Written by tests (`what_is_written_is_what_was_computed` in tests/llama.rs and `what_is_written_for_others` in
-tests/interchange.rs); `cargo xtask golden` runs them and this.
+tests/interchange.rs), and by a short run, whose event file TensorBoard reads; `cargo xtask golden` runs them and this.
 """
 
 import json
@@ -13,6 +13,7 @@ import sys
 os.environ["HF_HUB_OFFLINE"] = "1"  # PEFT would ask the hub for the configuration of a base that it takes for a name
 
 import blocks  # noqa: F401, before anything decodes
+import events
 import numpy
 import torch
 from gguf import GGUFReader
@@ -136,7 +137,8 @@ def main(root: pathlib.Path):
                                                     device_map="cpu", quantization_config=kind).train()
         model = PeftModel.from_pretrained(base, out / "checkpoint-10").train()
         good &= compare("a checkpoint", model(input_ids=ids).logits, ours["adapted"])
-    sys.exit(0 if good else "the logits differ")
+    good &= events.check(out / "run")
+    sys.exit(0 if good else "what Halfbyte wrote is read differently")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pathlib
 
 import torch
 
+import events
 import families
 import interchange
 import llama
@@ -16,6 +17,7 @@ import text
 if __name__ == "__main__":
     torch.set_num_threads(1)
     here = pathlib.Path(__file__).parent
+    events.main(here / "events")
     nf4.main(here / "nf4")
     optim.main(here / "optim")
     text.main(here / "text")

@@ -1,6 +1,7 @@
 //! What the cross-crate tests share: the golden fixtures, and comparison by relative error.
 
 pub mod consistency;
+pub mod hub_server;
 pub mod operations;
 pub mod optimizers;
 pub mod reference;

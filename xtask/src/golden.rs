@@ -28,5 +28,8 @@ pub(crate) fn make(root: &Path) -> Result<()> {
     Step::line("write a model and an adapter for the reference", test).run(root)?;
     let test = "cargo test --release -p halfbyte-tests --test interchange what_is_written_for_others";
     Step::line("write adapters, merged models and exports for it", test).run(root)?;
+    let run = "cargo run --release -p halfbyte-cli -- train recipes/kinds.toml --device cpu --output out/check/run \
+               --max-steps 6 --set show.max_new_tokens=4";
+    Step::line("write a run for TensorBoard", run).run(root)?;
     Step::new("compare them in the reference", &[&python, "tests/golden/check.py"]).run(root)
 }

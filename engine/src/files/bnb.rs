@@ -1,6 +1,6 @@
 //! 4-bit checkpoints in the format that transformers writes and reads with bitsandbytes.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -162,6 +162,23 @@ pub fn quantize_folder(
     skip: &[String],
     progress: &mut dyn FnMut(&str),
 ) -> Result<()> {
+    let file = Checkpoint::open(input)?;
+    quantize_shards(input, std::iter::once(Ok(file)), output, (block_size, double_quant), skip, progress)
+}
+
+/// [`quantize_folder`] for weights that come shard by shard and are let go of one after the other; `input` holds
+/// `config.json` and the files of the tokenizer.
+///
+/// # Errors
+/// As [`quantize_folder`], and those of `shards`; `output` is then not there.
+pub fn quantize_shards(
+    input: &Path,
+    shards: impl Iterator<Item = Result<Checkpoint>>,
+    output: &Path,
+    (block_size, double_quant): (usize, bool),
+    skip: &[String],
+    progress: &mut dyn FnMut(&str),
+) -> Result<()> {
     must_be_new(output)?;
     let config_path = input.join("config.json");
     let config = ModelConfig::parse(&config_path, &read_json(&config_path)?)?;
@@ -171,18 +188,12 @@ pub fn quantize_folder(
         return Err(Error::file(&config_path, reason));
     }
     let mut keys = read_config(input)?;
-    let file = Checkpoint::open(input)?;
-    if is_quantized(&file) {
-        return Err(Error::file(input, "is quantized already"));
-    }
-    let mut shapes = HashMap::new();
+    // What is still to come: the linear layers of the decoder.
+    let mut shapes = BTreeMap::new();
     for layer in 0..config.layers {
         for (name, shape, _) in config.linears() {
             shapes.insert(format!("model.layers.{layer}.{name}"), shape);
         }
-    }
-    if let Some(missing) = shapes.keys().find(|path| !file.contains(&format!("{path}.weight"))) {
-        return Err(Error::file(input, format!("tensor `{missing}.weight` is missing; is the download complete?")));
     }
     if let Some(name) = skip.iter().find(|name| !shapes.keys().any(|path| is_skipped(path, std::slice::from_ref(name))))
     {
@@ -202,27 +213,36 @@ pub fn quantize_folder(
     });
     keys.insert("quantization_config".into(), quantization);
     replace_folder(output, |folder| {
-        let mut shards = Shards::new(folder, SHARD);
-        for name in file.names() {
-            progress(name);
-            let tensor = file.tensor(name)?;
-            match name.strip_suffix(".weight").and_then(|path| shapes.get(path)) {
-                Some(shape) => {
-                    let data = nf4::quantize(&file.floats(name, shape)?, *shape, block_size, double_quant)
-                        .map_err(|e| Error::file(input, format!("tensor `{name}`: {e}")))?;
-                    let dtype = match tensor.dtype {
-                        Dtype::F16 => "float16",
-                        Dtype::F32 => "float32",
-                        _ => "bfloat16",
-                    };
-                    for part in encode(name, &data, dtype)? {
-                        shards.push(part)?;
+        let mut written = Shards::new(folder, SHARD);
+        for shard in shards {
+            let file = shard?;
+            if is_quantized(&file) {
+                return Err(Error::file(input, "is quantized already"));
+            }
+            for name in file.names() {
+                progress(name);
+                let tensor = file.tensor(name)?;
+                match name.strip_suffix(".weight").and_then(|path| shapes.remove(path)) {
+                    Some(shape) => {
+                        let data = nf4::quantize(&file.floats(name, &shape)?, shape, block_size, double_quant)
+                            .map_err(|e| Error::file(input, format!("tensor `{name}`: {e}")))?;
+                        let dtype = match tensor.dtype {
+                            Dtype::F16 => "float16",
+                            Dtype::F32 => "float32",
+                            _ => "bfloat16",
+                        };
+                        for part in encode(name, &data, dtype)? {
+                            written.push(part)?;
+                        }
                     }
+                    None => written.push((name.into(), tensor.dtype, tensor.shape.to_vec(), tensor.bytes.to_vec()))?,
                 }
-                None => shards.push((name.into(), tensor.dtype, tensor.shape.to_vec(), tensor.bytes.to_vec()))?,
             }
         }
-        shards.finish()?;
+        if let Some(missing) = shapes.keys().next() {
+            return Err(Error::file(input, format!("tensor `{missing}.weight` is missing; is the download complete?")));
+        }
+        written.finish()?;
         write_json(&folder.join("config.json"), &keys)?;
         copy_beside(input, folder)
     })

@@ -9,6 +9,8 @@ mod checkpoint;
 mod digest;
 mod export;
 mod gguf;
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+pub mod hub;
 mod json;
 mod merge;
 mod peft;
@@ -18,7 +20,7 @@ mod shards;
 pub use adapter::{AdapterConfig, AdapterFile, Matrices, adapter_config};
 pub use atomic::{remove_folder, replace_folder, sweep_folders, write_atomic};
 pub(crate) use bnb::is_quantized;
-pub use bnb::{nf4_weight, quantize_folder, stored_weight};
+pub use bnb::{nf4_weight, quantize_folder, quantize_shards, stored_weight};
 pub use checkpoint::{Checkpoint, TensorBytes, encode_bf16, encode_f32};
 pub use digest::{Digest, sha256};
 pub use export::{Consumer, export_adapter};

@@ -40,12 +40,11 @@ pub struct Run {
 }
 
 impl Run {
-    /// The run of a recipe on this data.
+    /// The run of a recipe on this data; `folder` holds the model that it names.
     ///
     /// # Errors
     /// When the model's files cannot be read.
-    pub fn new(recipe: &Recipe, data: &Dataset) -> Result<Self> {
-        let folder = Path::new(&recipe.model);
+    pub fn new(recipe: &Recipe, folder: &Path, data: &Dataset) -> Result<Self> {
         let config = folder.join("config.json");
         let config = std::fs::read(&config).map_err(|e| Error::file(&config, e))?;
         Ok(Self {

@@ -1,0 +1,147 @@
+//! Watching a run: the bar, `metrics.jsonl`, TensorBoard's event file, the picture of the loss, a report to read in a browser
+//! and `run.json`, which says what the run was made of.
+
+mod chart;
+mod hashes;
+mod manifest;
+mod report;
+mod tensorboard;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use halfbyte::files::write_atomic;
+use halfbyte::train::{Evaluated, Metrics, Recipe};
+use halfbyte_memory::Plan;
+
+use crate::progress::Progress;
+use crate::source::Source;
+use chart::Curves;
+use manifest::Manifest;
+use tensorboard::EventFile;
+
+/// What is known about a run before its first step.
+pub(crate) struct Start<'a> {
+    /// The recipe as it is run; everything is written into its output folder.
+    pub(crate) recipe: &'a Recipe,
+    /// The base model.
+    pub(crate) base: &'a Source,
+    /// Data files: the recipe's name and the file.
+    pub(crate) data: Vec<(String, PathBuf)>,
+    /// The device, in words.
+    pub(crate) device: &'a str,
+    /// How many parameters are trained, in words.
+    pub(crate) trainable: String,
+    /// Steps of the whole run.
+    pub(crate) steps: usize,
+    /// Steps that an earlier process did; what it recorded of them is kept.
+    pub(crate) done: usize,
+}
+
+/// A question, and its answers before and after training.
+pub(crate) struct Sample {
+    pub(crate) question: String,
+    pub(crate) before: String,
+    pub(crate) after: String,
+}
+
+/// A run being watched.
+pub(crate) struct Watch {
+    output: PathBuf,
+    progress: Progress,
+    events: EventFile,
+    curves: Curves,
+    manifest: Manifest,
+    recipe: String,
+    trainable: String,
+    plan: Option<Plan>,
+}
+
+impl Watch {
+    /// Creates the output folder, writes the recipe and `run.json` there, and starts the clock.
+    pub(crate) fn start(start: Start<'_>) -> Result<Self> {
+        let output = Path::new(&start.recipe.output);
+        let (progress, lines) = Progress::resume(start.steps, output, start.done)?;
+        let recipe = toml::to_string(start.recipe)?;
+        write_atomic(output.join("recipe.toml"), recipe.as_bytes())?;
+        let manifest = Manifest::start(&start, &recipe)?;
+        manifest.write(output)?;
+        Ok(Self {
+            output: output.into(),
+            progress,
+            events: EventFile::create(output, start.done)?,
+            curves: Curves::from_metrics(&lines),
+            manifest,
+            recipe,
+            trainable: start.trainable,
+            plan: report::plan_of(start.recipe, start.base.folder()),
+        })
+    }
+
+    /// Shows and records a step.
+    pub(crate) fn step(&mut self, metrics: &Metrics) -> Result<()> {
+        let rate = self.progress.step(metrics)?;
+        self.curves.push(metrics);
+        let values = [
+            ("train/loss", metrics.loss),
+            ("train/grad_norm", metrics.grad_norm),
+            ("train/learning_rate", metrics.learning_rate),
+            ("train/epoch", metrics.epoch),
+            ("train/tokens_per_second", rate),
+        ];
+        self.events.scalars(metrics.step, &values)
+    }
+
+    /// Records an evaluation.
+    pub(crate) fn evaluation(&mut self, evaluated: &Evaluated) -> Result<()> {
+        self.progress.evaluation(evaluated)?;
+        let Evaluated { step, evaluation, .. } = evaluated;
+        self.curves.held_out.push((*step, evaluation.loss));
+        let values = [
+            ("eval/loss", evaluation.loss),
+            ("eval/perplexity", evaluation.perplexity),
+            ("eval/mean_token_accuracy", evaluation.mean_token_accuracy),
+        ];
+        self.events.scalars(*step, &values)
+    }
+
+    /// Does what is no training, whose time does not count.
+    pub(crate) fn aside<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        self.progress.aside(work)
+    }
+
+    /// Steps that this process made.
+    pub(crate) fn steps(&self) -> usize {
+        self.progress.steps()
+    }
+
+    /// Stops the clock after the last step; seconds and tokens per second of the steps.
+    pub(crate) fn stop_clock(&mut self) -> (f64, f64) {
+        let (seconds, rate) = self.progress.finish();
+        self.manifest.trained(seconds, rate);
+        (seconds, rate)
+    }
+
+    /// Records that the run ended early, and why; what cannot be written then is left: the reason itself matters more.
+    pub(crate) fn fail(&mut self, reason: &str) {
+        self.stop_clock();
+        self.manifest.fail(reason);
+        let _ = self.manifest.write(&self.output);
+    }
+
+    /// Draws the loss, and writes the report and the final `run.json`.
+    pub(crate) fn finish(&mut self, samples: &[Sample]) -> Result<()> {
+        self.manifest.finish(&self.curves);
+        self.manifest.write(&self.output)?;
+        chart::write(&self.output.join("loss.svg"), &self.curves)?;
+        let page = report::page(&report::Report {
+            manifest: &self.manifest,
+            recipe: &self.recipe,
+            trainable: &self.trainable,
+            plan: self.plan.as_ref(),
+            curves: &self.curves,
+            samples,
+        })?;
+        Ok(write_atomic(self.output.join("report.html"), page.as_bytes())?)
+    }
+}
