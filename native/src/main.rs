@@ -7,6 +7,7 @@ mod devices;
 mod generate;
 mod inspect;
 mod memory;
+mod plan;
 mod pretrain;
 mod progress;
 mod quantize;

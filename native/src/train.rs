@@ -62,6 +62,11 @@ pub(crate) struct Arguments {
     /// Any key of the recipe, for example training.warmup_ratio=0.1
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Print what the run needs, and what would fit, without loading anything
+    #[arg(long)]
+    plan: bool,
+    #[command(flatten)]
+    against: crate::plan::Against,
 }
 
 impl Arguments {
@@ -93,6 +98,9 @@ impl Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let recipe: Recipe = load_recipe(&arguments.recipe, &arguments.overrides()?)?;
+    if arguments.plan {
+        return crate::plan::show(&recipe, &arguments.against);
+    }
     device::run(Choice::parse(&recipe.device)?, Train(recipe))
 }
 
