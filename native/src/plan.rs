@@ -97,18 +97,27 @@ impl Table {
             return println!("  fits no single GPU of the table");
         }
         for Estimate { name, gib, hours, price } in estimates {
-            let hours = hours.map_or(String::new(), |hours| format!(", about {hours:.1} h"));
+            let hours = hours.map_or(String::new(), |hours| format!(", about {}", duration(hours)));
             let price = price.map_or(String::new(), |price| format!(", {price:.2}"));
             println!("  fits {name} ({gib} GiB){hours}{price}");
         }
         if estimates.iter().any(|estimate| estimate.hours.is_some()) {
             let percent = 100.0 * self.utilisation;
-            println!("  hours: operations over the datasheet's rate at {percent:.0}% of it, which is an assumption");
+            println!("  times: operations over the datasheet's rate at {percent:.0}% of it, which is an assumption");
         }
         if estimates.iter().any(|estimate| estimate.price.is_some()) {
             let date = self.prices_as_of.as_deref().unwrap_or("a day that the table does not name");
             println!("  prices: the table's, of {date}");
         }
+    }
+}
+
+/// Hours in the unit that suits them.
+fn duration(hours: f64) -> String {
+    match hours {
+        hours if hours >= 1.0 => format!("{hours:.1} h"),
+        hours if hours >= 1.0 / 60.0 => format!("{:.0} min", 60.0 * hours),
+        hours => format!("{:.1} s", 3600.0 * hours),
     }
 }
 

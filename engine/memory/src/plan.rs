@@ -72,7 +72,7 @@ pub fn plan(model: &ModelShape, run: &Run) -> Plan {
             name: name(*component, run).into(),
             bytes: parts[*component as usize],
             phase,
-            formula: formula(*component, model, run),
+            formula: formula(*component, phase, model, run),
             component: *component,
         });
         lines.extend(lines_of);
@@ -111,7 +111,7 @@ fn name(component: Component, run: &Run) -> &'static str {
     }
 }
 
-fn formula(component: Component, model: &ModelShape, run: &Run) -> String {
+fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) -> String {
     let (tokens, bytes) = (run.tokens(), run.activation_bytes);
     let trained = run.trained(model);
     match component {
@@ -125,6 +125,7 @@ fn formula(component: Component, model: &ModelShape, run: &Run) -> String {
         Component::Base => format!("{} weights x {} B", model.linear_elements(), run.weight_bytes),
         Component::Other => format!("{} weights x {} B", model.other_elements(), run.weight_bytes),
         Component::Adapters if run.method == Method::Full => format!("{trained} x 4 B"),
+        Component::Adapters if phase == Phase::Merge => format!("{trained} x 4 B"),
         Component::Adapters => {
             format!("{trained} = r ({}) x (in + out), x 4 B, as they are and as they were a step before", run.rank)
         }
@@ -145,7 +146,10 @@ fn formula(component: Component, model: &ModelShape, run: &Run) -> String {
             _ => format!("{trained} trained x 4 B, the sum and a micro-batch's"),
         },
         Component::Inputs => format!("{tokens} tokens x {} x {bytes} B, per layer", model.hidden_size),
-        Component::Graph => format!("{tokens} tokens x {bytes} B x what each operation's gradient takes"),
+        Component::Graph => {
+            let layers = if run.recompute { "a layer" } else { "each layer" };
+            format!("{tokens} tokens x {} features that {layers} keeps x {bytes} B", kept_features(model, run))
+        }
         Component::Backward => format!("{tokens} tokens x {bytes} B x the widths in between"),
         Component::Work => "results that are gone when their operation ends".into(),
         Component::Scores => {
@@ -155,11 +159,37 @@ fn formula(component: Component, model: &ModelShape, run: &Run) -> String {
         Component::Logits => format!("{} tokens x {} vocabulary x 4 B, each", run.chunk(), model.vocab_size),
         Component::Decoded => {
             let largest = model.linears().iter().map(crate::LinearShape::elements).max().unwrap_or(0);
-            format!("largest weight: {largest} x 4 B")
+            match phase {
+                Phase::Merge => format!("largest weight: {largest} x (4 + 4 + 2) B, or the embedding x 2 B"),
+                _ => format!("largest weight: {largest} x 4 B"),
+            }
         }
         Component::Batch => format!("{tokens} tokens x 2 x {} x 4 B, and indices", model.head()),
-        Component::File => format!("one tensor at a time in f32, or {} B to write", product([2, trained, 4])),
+        Component::File => match phase {
+            Phase::Save => format!("{trained} x 4 B, encoded, and again as the file"),
+            Phase::Merge => "output on its way into a shard, at most 4 GiB".into(),
+            _ => format!("a tensor as f32 and as {} B, or while it is quantized", run.file_bytes),
+        },
     }
+}
+
+/// Features per token that a layer's graph keeps beside its input, where the input asks for a gradient: the sums in the
+/// middle and at the end, rotated queries and keys, values, gate and up, and the input and inner activations of every
+/// adapted layer, an input that several share once.
+fn kept_features(model: &ModelShape, run: &Run) -> u64 {
+    let trains = |name: &&str| run.method == Method::Full || run.adapts(name);
+    let (hidden, inner) = (model.hidden_size, model.intermediate_size);
+    let (q, k) = (model.heads * model.head(), model.kv() * model.head());
+    let inputs: [(&[&str], u64); 4] = [
+        (&["q_proj", "k_proj", "v_proj"], hidden),
+        (&["o_proj"], q),
+        (&["gate_proj", "up_proj"], hidden),
+        (&["down_proj"], inner),
+    ];
+    let inputs = inputs.into_iter().filter(|(names, _)| names.iter().any(trains)).map(|(_, width)| width);
+    let adapted = run.adapted(model).count() as u64;
+    let fixed = 2 * hidden + q + 2 * k + 2 * inner;
+    inputs.chain([product([adapted, run.rank])]).fold(fixed, u64::saturating_add)
 }
 
 #[cfg(test)]

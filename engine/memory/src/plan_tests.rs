@@ -141,3 +141,16 @@ fn json_has_the_keys_that_it_always_had() {
     let run: Run = serde_json::from_str(r#"{"method": "lora", "rank": 8}"#).unwrap();
     assert_eq!(run, Run { method: Method::Lora, rank: 8, ..Run::default() });
 }
+
+#[test]
+fn a_graph_keeps_what_its_formula_says() {
+    let model = preset("llama-3.1-8b").unwrap();
+    for targets in [vec![], vec!["q_proj".to_string(), "v_proj".into()], vec!["down_proj".into(), "o_proj".into()]] {
+        // At its peak in the forward pass every layer but the lowest keeps all of it.
+        let run = Run { targets, recompute: false, activation_bytes: 4, length: 64, ..Run::default() };
+        let graph = part(&plan(&model, &run), Phase::Loss, Component::Graph);
+        let layer = 64 * 4 * kept_features(&model, &run);
+        let rest = graph - (model.layers - 1) * layer;
+        assert!(rest <= layer && rest > layer / 4, "{:?}: {graph} of {layer}", run.targets);
+    }
+}

@@ -73,14 +73,15 @@ impl<'a> Walk<'a> {
         self.run.method == Method::Full || self.run.adapts(self.linears[linear].name)
     }
 
-    /// What `gemm` packs for a product with `out` columns over `inner`: the weight, where it lies across and is small
-    /// enough to be packed once; the activations, where the result is wide.
+    /// What `gemm` packs for a product with `out` columns over `inner`: the weight, where it lies across and is no more than
+    /// two of the panels that fit the second-level cache (gemm-common 0.19, `kernel_params`, with a cache of eight ways);
+    /// the activations, where the result is wide.
     pub(crate) fn packing(&self, out: u64, inner: u64, across: bool) -> u64 {
-        if !self.cpu() {
-            return 0;
-        }
-        let depth = inner.div_ceil(inner.div_ceil(DEPTH).max(1));
-        let weight = if across && out <= 12 * TILE_ROWS { out.next_multiple_of(TILE_ROWS) } else { 0 };
+        let Device::Cpu { cache, .. } = self.run.device else { return 0 };
+        let depth = inner.div_ceil(inner.div_ceil(DEPTH).max(1)).max(1);
+        let fitting = (cache / 8 * 6 / product([F32, depth]) / TILE_ROWS * TILE_ROWS).max(TILE_ROWS);
+        let panel = out.div_ceil(out.div_ceil(fitting).max(1)).next_multiple_of(TILE_ROWS).min(8 * TILE_ROWS);
+        let weight = if across && out <= 2 * panel { out.next_multiple_of(TILE_ROWS) } else { 0 };
         let rows = if out > 128 * TILE_ROWS { self.tokens } else { 0 };
         product([depth, weight.saturating_add(rows), F32])
     }
