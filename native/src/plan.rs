@@ -32,6 +32,16 @@ pub(crate) struct Against {
     pub(crate) json: bool,
 }
 
+impl Against {
+    /// What compares a plan does nothing for a run, and a flag that does nothing is a mistake.
+    pub(crate) fn refuse_without_plan(&self) -> Result<()> {
+        if self.memory.is_some() || self.gpus.is_some() || self.json {
+            bail!("--memory, --gpus and --json belong to --plan; add it, or leave them out");
+        }
+        Ok(())
+    }
+}
+
 /// `24GiB`, `24GB`, `512MiB`, or a number of bytes.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();

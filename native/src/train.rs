@@ -101,6 +101,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if arguments.plan {
         return crate::plan::show(&recipe, &arguments.against);
     }
+    arguments.against.refuse_without_plan()?;
     device::run(Choice::parse(&recipe.device)?, Train(recipe))
 }
 

@@ -255,4 +255,5 @@ fn a_recipe_is_planned_without_its_weights() {
     let mut refused = recipe.to_vec();
     refused.extend(["--gpus", name(&table)]);
     assert!(refuses(&refused).contains("gibs"));
+    assert!(refuses(&["train", "recipes/kinds.toml", "--memory", "1GiB"]).contains("--plan"));
 }
