@@ -23,8 +23,11 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 /// The allocator counts every thread of the process: one measurement at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// How far a peak may be from the plan.
-const TOLERANCE: f64 = 0.05;
+/// How far a peak may be from the plan: closer where it is large, because what the walk leaves out (names, graph nodes) and what
+/// the products' packing differs in from processor to processor weighs less there.
+fn tolerance(measured: u64) -> f64 {
+    if measured < 16 << 20 { 0.05 } else { 0.03 }
+}
 
 /// What was measured.
 #[derive(Debug, Default)]
@@ -188,12 +191,12 @@ fn check(cases: &[Case]) {
                 100.0 * difference
             );
             println!("{line}");
-            if difference.abs() > TOLERANCE {
+            if difference.abs() > tolerance(found) {
                 wrong.push(line);
             }
         }
     }
-    assert!(wrong.is_empty(), "beyond {TOLERANCE}:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "too far from the plan:\n{}", wrong.join("\n"));
 }
 
 #[test]
