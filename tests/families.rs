@@ -251,7 +251,7 @@ fn the_text_part_of_a_multi_modal_model_is_read() {
     let part = load::<Cpu>(folder.path(), BaseWeights::Full, &Default::default(), &mut |_| {}).expect("a text model");
     let found = values(part.logits(&ids, &[24; 3]));
     assert_close("the text part", &found, &expected("gemma3").floats("logits"), 1e-4);
-    let error = quantize_folder(folder.path(), &folder.path().join("out"), (64, true), &mut |_| {});
+    let error = quantize_folder(folder.path(), &folder.path().join("out"), (64, true), &[], &mut |_| {});
     assert!(error.expect_err("no 4-bit copy").to_string().contains("multi-modal"));
 }
 

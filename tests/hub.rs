@@ -310,7 +310,7 @@ fn a_model_is_quantized_while_it_is_downloaded_one_shard_at_a_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let kind = (64, true);
     let expected = folder.path().join("expected");
-    quantize_folder(&golden(), &expected, kind, &mut |_| ()).expect("the same from a folder");
+    quantize_folder(&golden(), &expected, kind, &[], &mut |_| ()).expect("the same from a folder");
     let expected = Checkpoint::open(&expected).expect("a model");
     // How many shards are on the disk whenever another one is asked for.
     let counts = Arc::new(Mutex::new(Vec::new()));
@@ -329,7 +329,7 @@ fn a_model_is_quantized_while_it_is_downloaded_one_shard_at_a_time() {
         let output = folder.path().join(format!("nf4-{keep}"));
         let mut progress = |_: HubEvent<'_>| ();
         let shards = snapshot.shards(keep, &mut progress).expect("shards");
-        quantize_shards(&input, shards, &output, kind, &mut |_| ()).expect("a quantized model");
+        quantize_shards(&input, shards, &output, kind, &[], &mut |_| ()).expect("a quantized model");
         let written = Checkpoint::open(&output).expect("a model");
         assert_eq!(written.names(), expected.names());
         for tensor in written.names() {
@@ -347,7 +347,7 @@ fn a_model_is_quantized_while_it_is_downloaded_one_shard_at_a_time() {
     let output = folder.path().join("again");
     let mut progress = |_: HubEvent<'_>| ();
     let shards = snapshot.shards(false, &mut progress).expect("shards");
-    quantize_shards(&snapshot.folder(), shards, &output, kind, &mut |_| ()).expect("a quantized model");
+    quantize_shards(&snapshot.folder(), shards, &output, kind, &[], &mut |_| ()).expect("a quantized model");
     assert!(snapshot.folder().join(SHARD).exists());
     assert_eq!(case.server.requests().len(), 1);
     // A shard that never came leaves no half model.
@@ -361,7 +361,7 @@ fn a_model_is_quantized_while_it_is_downloaded_one_shard_at_a_time() {
     let input = snapshot.description(&mut |_| ()).expect("a description");
     let output = folder.path().join("half");
     let shards = snapshot.shards(false, &mut progress).expect("shards");
-    let message = refused(quantize_shards(&input, shards, &output, kind, &mut |_| ()));
+    let message = refused(quantize_shards(&input, shards, &output, kind, &[], &mut |_| ()));
     assert!(message.contains("is missing") && !output.exists(), "{message}");
 }
 

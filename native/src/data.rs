@@ -91,10 +91,8 @@ pub(crate) fn load(config: &DataConfig, tokenizer: &Tokenizer, seed: u64) -> Res
 }
 
 fn legend(out: &mut impl Write, color: bool) -> Result<()> {
-    Ok(match color {
-        true => writeln!(out, "Tokens are separated by |; \x1b[1;32mtrained tokens\x1b[0m are green.")?,
-        false => writeln!(out, "Tokens are separated by |; those in [brackets] are trained.")?,
-    })
+    let trained = if color { "\x1b[1;32mtrained tokens\x1b[0m are green" } else { "those in [brackets] are trained" };
+    Ok(writeln!(out, "Tokens are separated by |; {trained}.")?)
 }
 
 /// An example token by token, indented; a line ends where the text has a line end.

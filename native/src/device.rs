@@ -75,6 +75,54 @@ fn cpu<J: Job>(job: J) -> Result<J::Output> {
     pool.install(|| job.run::<halfbyte::backends::Cpu>(Default::default(), "CPU"))
 }
 
+/// Where a run would go, found without starting it.
+pub(crate) struct Place {
+    /// For people.
+    pub(crate) name: String,
+    /// A GPU rather than the CPU.
+    pub(crate) gpu: bool,
+    /// Bytes of its memory, where the driver says so.
+    pub(crate) memory: Option<u64>,
+    /// Its allocator's pages are a quarter of the memory.
+    pub(crate) pages: bool,
+    /// Threads of the CPU.
+    pub(crate) threads: u64,
+}
+
+/// The place that [`run`] would choose. A GPU that is asked for by name but is not there is planned for all the same.
+pub(crate) fn place(choice: Choice) -> Place {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    #[cfg(feature = "cuda")]
+    if matches!(choice, Choice::Auto | Choice::Cuda)
+        && let Ok(name) = cuda::find()
+    {
+        return Place { name, gpu: true, memory: cuda::memory(), pages: true, threads };
+    }
+    #[cfg(feature = "wgpu")]
+    if matches!(choice, Choice::Auto | Choice::Wgpu)
+        && let Some((_, name)) = wgpu::find(choice == Choice::Wgpu)
+    {
+        return Place { name, gpu: true, memory: None, pages: false, threads };
+    }
+    match choice {
+        Choice::Cuda | Choice::Wgpu => {
+            let pages = choice == Choice::Cuda;
+            let name = if pages { "a CUDA GPU" } else { "a GPU" };
+            Place { name: name.into(), gpu: true, memory: None, pages, threads }
+        }
+        Choice::Auto | Choice::Cpu => {
+            Place { name: format!("CPU, {threads} threads"), gpu: false, memory: host_memory(), pages: false, threads }
+        }
+    }
+}
+
+/// Bytes of host memory that are free to take, where the system says so.
+fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Every device, usable or not, a line each.
 pub(crate) fn list() -> Vec<String> {
     let mut lines = Vec::new();
@@ -115,6 +163,13 @@ mod cuda {
             0 => Err("the NVIDIA driver reports no GPU".into()),
             _ => result::device::get(0).and_then(result::device::get_name).map_err(failed),
         }
+    }
+
+    /// Bytes of the first device's memory; [`find`] has found it.
+    pub(crate) fn memory() -> Option<u64> {
+        let device = result::device::get(0).ok()?;
+        // SAFETY: the device is the one that `get` returned.
+        unsafe { result::device::total_mem(device) }.ok().map(|bytes| bytes as u64)
     }
 }
 

@@ -10,6 +10,7 @@ mod inspect;
 mod interrupt;
 mod memory;
 mod merge;
+mod plan;
 mod pretrain;
 mod progress;
 mod quantize;

@@ -1,7 +1,10 @@
 //! `halfbyte memory`: the plan of a run.
 
 use anyhow::{Context, Result, anyhow, bail};
-use halfbyte_memory::{Method, ModelShape, Optimizer, Phase, Run, bytes, fitting, grouped, names, plan, preset};
+use halfbyte_memory::{Device, Method, ModelShape, Optimizer, Plan, Run, bytes, grouped, names, plan, preset};
+use serde::Serialize;
+
+use crate::plan::{Against, Estimate, Table, print};
 
 use crate::source;
 
@@ -28,12 +31,26 @@ pub(crate) struct Arguments {
     /// Bytes of dense weights and activations: 4 for f32, which this version computes in, 2 for bf16
     #[arg(long, default_value_t = 4)]
     dtype_bytes: u64,
+    #[command(flatten)]
+    against: Against,
+}
+
+/// A method's plan, as `--json` prints it.
+#[derive(Serialize)]
+struct Report {
+    method: Method,
+    peak: u64,
+    persistent: u64,
+    #[serde(flatten)]
+    plan: Plan,
+    fits: Option<bool>,
+    gpus: Vec<Estimate>,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let model = shape(&arguments.model)?;
-    println!("{}: {} parameters", arguments.model, grouped(model.parameters()));
+    let against = &arguments.against;
     let run = Run {
         rank: arguments.rank,
         batch: arguments.batch,
@@ -42,27 +59,37 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         optimizer: if arguments.adamw_8bit { Optimizer::AdamW8bit } else { Optimizer::AdamW },
         weight_bytes: arguments.dtype_bytes,
         activation_bytes: arguments.dtype_bytes,
+        device: Device::Gpu { page: 0 },
         ..Run::default()
     };
-    for (title, method) in [("full fine-tuning", Method::Full), ("LoRA", Method::Lora), ("QLoRA", Method::Qlora)] {
+    let table = Table::load(against.gpus.as_deref())?;
+    let report = |method| {
         let plan = plan(&model, &Run { method, ..run.clone() });
-        println!("\n{title}: {} at the peak, {} of it for the whole run", bytes(plan.peak()), bytes(plan.persistent()));
-        for line in &plan.lines {
-            let when = match line.phase {
-                Phase::Always => "",
-                Phase::Layers => " (in the layers)",
-                Phase::Loss => " (at the loss)",
-            };
-            println!("  {:>9}  {}{when}: {}", bytes(line.bytes), line.name, line.formula);
+        let fits = against.memory.map(|memory| plan.needed() <= memory);
+        let gpus = table.estimates(plan.needed(), None);
+        Report { method, peak: plan.peak(), persistent: plan.persistent(), plan, fits, gpus }
+    };
+    let reports = [Method::Full, Method::Lora, Method::Qlora].map(report);
+    if against.json {
+        let json = serde_json::json!({"model": arguments.model, "parameters": model.parameters(), "plans": reports});
+        println!("{}", serde_json::to_string_pretty(&json)?);
+        return Ok(());
+    }
+    println!("{}: {} parameters", arguments.model, grouped(model.parameters()));
+    for (title, report) in ["full fine-tuning", "LoRA", "QLoRA"].into_iter().zip(reports) {
+        let (peak, persistent) = (bytes(report.peak), bytes(report.persistent));
+        println!("\n{title}: {peak} at the peak, {persistent} of it for the whole run");
+        print(&report.plan);
+        if let (Some(memory), Some(fits)) = (against.memory, report.fits) {
+            println!("{} {}", if fits { "fits" } else { "does NOT fit" }, bytes(memory));
         }
-        let gpus: Vec<&str> = fitting(plan.peak()).map(|gpu| gpu.name).collect();
-        println!("  fits: {}", if gpus.is_empty() { "no single GPU of the list".into() } else { gpus.join(", ") });
+        table.print(&report.gpus);
     }
     Ok(())
 }
 
 /// A preset, or the shape of a folder's configuration.
-fn shape(name: &str) -> Result<ModelShape> {
+pub(crate) fn shape(name: &str) -> Result<ModelShape> {
     if let Some(shape) = preset(name) {
         return Ok(shape);
     }

@@ -25,11 +25,20 @@ pub(crate) struct Arguments {
     /// Continue from a checkpoint of the output folder: the latest, or the one that is named
     #[arg(long, value_name = "CHECKPOINT")]
     resume: Option<Option<PathBuf>>,
+    /// Print what the run needs, and what would fit, without loading anything
+    #[arg(long)]
+    plan: bool,
+    #[command(flatten)]
+    against: crate::plan::Against,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let recipe = arguments.recipe.recipe()?;
+    if arguments.plan {
+        return crate::plan::show(&recipe, &arguments.against);
+    }
+    arguments.against.refuse_without_plan()?;
     device::run(Choice::parse(&recipe.device)?, Train { recipe, resume: arguments.resume })
 }
 
@@ -60,7 +69,9 @@ impl Job for Train {
         let answers_before = answers(trainer.model(), &tokenizer, &recipe)?;
         match &from {
             Some(from) => resume_from(from, &mut trainer)?,
-            None => drop(test.as_ref().map(|test| block_on(trainer.evaluate(test))).transpose()?),
+            None => {
+                test.as_ref().map(|test| block_on(trainer.evaluate(test))).transpose()?;
+            }
         }
         let (steps, done) = (trainer.total_steps(), trainer.state.global_step);
         let start = Start { recipe: &recipe, base: &base, data: files, device: name, trainable, steps, done };

@@ -271,5 +271,41 @@ fn plans_and_devices_are_listed() {
     assert!(plan.contains("QLoRA") && plan.contains("8,030,261,248"), "{plan}");
     assert!(works(&["memory", MODEL]).contains("4,000,000"));
     assert!(refuses(&["memory", "llama-9-900b"]).contains("llama-3.1-8b"));
+    let json: serde_json::Value =
+        serde_json::from_str(&works(&["memory", "llama-2-7b", "--json", "--memory", "24GB"])).expect("JSON");
+    assert_eq!(json["plans"][2]["method"], "qlora");
+    assert_eq!(json["plans"][2]["fits"], true);
+    assert_eq!(json["plans"][0]["fits"], false);
+    assert!(refuses(&["memory", "llama-2-7b", "--memory", "much"]).contains("24GiB"));
     assert!(works(&["devices"]).lines().any(|line| line.starts_with("cpu")));
+}
+
+#[test]
+fn a_recipe_is_planned_without_its_weights() {
+    let folder = folder();
+    let config = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(MODEL).join("config.json"))
+        .expect("a configuration");
+    fs::write(folder.path().join("config.json"), config).expect("a file");
+    let recipe = ["train", "recipes/kinds.toml", "--plan", "--device", "cpu", "--model", name(folder.path())];
+    let with = |more: &[&str]| works(&[&recipe[..], more].concat());
+    let plan = with(&["--memory", "1GiB"]);
+    assert!(plan.contains("training, in the layers") && plan.contains("fits 1.00 GiB"), "{plan}");
+    // What does not fit is cut into smaller micro-batches of as many examples in all, and those fit.
+    let small: serde_json::Value = serde_json::from_str(&with(&["--memory", "64MiB", "--json"])).expect("JSON");
+    assert_eq!(small["fits"], false, "{small}");
+    let proposal = &small["proposals"][0];
+    let number = |key: &str| proposal[key].as_u64().expect("a number");
+    assert!(number("bytes") <= 64 << 20 && number("batch") < 16, "{small}");
+    assert!(number("batch") * number("accumulation") >= 16, "{small}");
+    // A table of one's own, with a price.
+    let table = folder.path().join("gpus.toml");
+    fs::write(&table, "utilisation = 0.5\n[[gpu]]\nname = 'Mine'\ngib = 8\ntflops = 1\nprice_per_hour = 2.0\n")
+        .expect("a file");
+    let priced = with(&["--gpus", name(&table)]);
+    assert!(priced.contains("fits Mine (8 GiB), about") && priced.contains("prices:"), "{priced}");
+    fs::write(&table, "utilisation = 0.5\n[[gpu]]\nname = 'Mine'\ngibs = 8\n").expect("a file");
+    let mut refused = recipe.to_vec();
+    refused.extend(["--gpus", name(&table)]);
+    assert!(refuses(&refused).contains("gibs"));
+    assert!(refuses(&["train", "recipes/kinds.toml", "--memory", "1GiB"]).contains("--plan"));
 }

@@ -1,16 +1,28 @@
 //! The memory plan of a fine-tuning run, computed from its configuration alone: pure arithmetic, no tensor library.
 //!
-//! A plan is a list of lines, each with its formula; the peak is what stays for the whole run plus the largest of what
-//! exists only for a while.
+//! A run is walked through in the order in which the engine allocates and drops its tensors, by their shapes; the plan
+//! lists what stays for the whole run and, for each phase, what exists when most exists.
 
+mod fit;
 mod format;
 mod gpus;
+mod layer;
+mod ledger;
+mod pages;
 mod plan;
 mod presets;
+mod run;
 mod shape;
+mod stages;
+mod walk;
+mod weights;
 
+pub use fit::{Proposal, longest, proposals, widest};
 pub use format::{bytes, grouped};
-pub use gpus::{GPUS, Gpu, fitting};
-pub use plan::{Line, Method, Optimizer, Phase, Plan, Run, plan};
+pub use gpus::{GPUS, Gpu, Workload, fitting};
+pub use ledger::{Component, Phase};
+pub use plan::{Line, Plan, plan};
 pub use presets::{names, preset};
+pub use run::{Device, Method, Optimizer, Run};
 pub use shape::{LinearShape, ModelShape};
+pub use weights::bits_per_weight;

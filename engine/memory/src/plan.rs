@@ -2,90 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ModelShape;
-
-/// Bytes of an f32.
-const F32: u64 = 4;
-
-/// How the model is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Every parameter.
-    Full,
-    /// Adapters on a dense base.
-    Lora,
-    /// Adapters on a base in NF4.
-    Qlora,
-}
-
-/// The optimizer's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Optimizer {
-    /// Two f32 per trained parameter.
-    AdamW,
-    /// Two bytes per trained parameter and one f32 per 256 of each (arXiv:2110.02861).
-    AdamW8bit,
-}
-
-/// A run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Run {
-    /// How the model is trained.
-    pub method: Method,
-    /// Rank of the adapters.
-    pub rank: u64,
-    /// Names of the adapted linear layers; empty for all seven.
-    pub targets: Vec<String>,
-    /// Sequences of a micro-batch.
-    pub batch: u64,
-    /// Tokens of a sequence.
-    pub length: u64,
-    /// Layers are computed again in the backward pass.
-    pub recompute: bool,
-    /// The optimizer.
-    pub optimizer: Optimizer,
-    /// Bytes of a dense base weight: 2 for bf16, 4 for f32.
-    pub weight_bytes: u64,
-    /// Bytes of an activation.
-    pub activation_bytes: u64,
-    /// Elements that share an NF4 scale.
-    pub block_size: u64,
-    /// Scales are quantized again.
-    pub double_quant: bool,
-    /// Tokens whose logits exist at a time.
-    pub loss_chunk: u64,
-}
-
-impl Default for Run {
-    fn default() -> Self {
-        Self {
-            method: Method::Qlora,
-            rank: 16,
-            targets: vec![],
-            batch: 1,
-            length: 2048,
-            recompute: true,
-            optimizer: Optimizer::AdamW,
-            weight_bytes: 2,
-            activation_bytes: 2,
-            block_size: 64,
-            double_quant: true,
-            loss_chunk: 512,
-        }
-    }
-}
-
-/// When a line's bytes exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
-    /// From loading to the end.
-    Always,
-    /// While a step goes through the layers and back.
-    Layers,
-    /// While the loss is taken; the layers' inputs exist too, but no layer's graph does.
-    Loss,
-}
+use crate::ledger::{COMPONENTS, Component, Parts, Phase};
+use crate::run::product;
+use crate::weights::optimizer_places;
+use crate::{Device, Method, ModelShape, Optimizer, Run, pages, stages};
 
 /// One component of a plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,13 +18,19 @@ pub struct Line {
     pub phase: Phase,
     /// How it is computed, in words and symbols.
     pub formula: String,
+    /// The same as a key.
+    pub component: Component,
 }
 
 /// A run's memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Its components.
+    /// Its components: what stays, and for each phase what exists at its peak.
     pub lines: Vec<Line>,
+    /// What the allocator of a GPU holds beyond the peak, because it takes memory by the page.
+    pub slack: u64,
+    /// The optimizer's state that is paged out to host memory.
+    pub paged_out: u64,
 }
 
 impl Plan {
@@ -117,154 +43,159 @@ impl Plan {
         self.sum(Phase::Always)
     }
 
-    /// The most that exists at once.
+    /// The most that exists at once while training.
     pub fn peak(&self) -> u64 {
-        self.persistent().saturating_add(self.sum(Phase::Layers).max(self.sum(Phase::Loss)))
+        [Phase::Layers, Phase::Loss, Phase::Update].map(|phase| self.peak_of(phase)).into_iter().fold(0, u64::max)
     }
-}
 
-/// NF4 bytes of one weight: two codes per byte; an f32 per block, or a byte per block, an f32 per 256 blocks and the
-/// offset (QLoRA, arXiv:2305.14314, section 3).
-pub(crate) fn nf4_bytes(elements: u64, run: &Run) -> u64 {
-    let blocks = elements.div_ceil(run.block_size.max(1));
-    let scales = if run.double_quant { blocks + F32 * blocks.div_ceil(256) + F32 } else { F32 * blocks };
-    elements.div_ceil(2) + scales
-}
-
-/// A product that ends at the largest number rather than beyond it: no machine has what either asks for.
-fn product<const N: usize>(factors: [u64; N]) -> u64 {
-    factors.into_iter().fold(1, u64::saturating_mul)
-}
-
-/// Parameters that the run trains.
-fn trained(model: &ModelShape, run: &Run) -> u64 {
-    if run.method == Method::Full {
-        return model.parameters();
+    /// The most that exists at once in a phase.
+    pub fn peak_of(&self, phase: Phase) -> u64 {
+        match phase {
+            Phase::Always => self.persistent(),
+            Phase::Load | Phase::Merge => self.sum(phase),
+            _ => self.persistent().saturating_add(self.sum(phase)),
+        }
     }
-    let adapted = |name: &str| run.targets.is_empty() || run.targets.iter().any(|t| t == name);
-    let linears = model.linears();
-    let sides = linears.iter().filter(|l| adapted(l.name)).map(|l| l.out + l.input).sum();
-    product([model.layers, run.rank, sides])
-}
 
-/// The activations that one layer's graph keeps for its backward pass, per token: the inputs of its norms (2), the
-/// normalised inputs (2), q, k and v before and after rotation, the attention's output, gate, up and their product. The
-/// attention's weights are computed again, a block at a time.
-fn graph_per_token(model: &ModelShape) -> u64 {
-    let (q, kv) = (model.heads * model.head(), model.kv() * model.head());
-    4 * model.hidden_size + 3 * q + 3 * kv + 3 * model.intermediate_size
+    /// What a device must have: the peak of training and what its allocator takes beyond it.
+    pub fn needed(&self) -> u64 {
+        self.peak().saturating_add(self.slack)
+    }
 }
 
 /// The memory of a run.
 pub fn plan(model: &ModelShape, run: &Run) -> Plan {
+    let persistent = stages::persistent(model, run);
     let mut lines = Vec::new();
-    let mut line = |name: &str, phase, bytes, formula: String| {
-        if bytes > 0 {
-            lines.push(Line { name: name.into(), bytes, phase, formula });
-        }
+    let mut add = |phase, parts: &Parts| {
+        let lines_of = COMPONENTS.iter().filter(|c| parts[**c as usize] > 0).map(|component| Line {
+            name: name(*component, run).into(),
+            bytes: parts[*component as usize],
+            phase,
+            formula: formula(*component, phase, model, run),
+            component: *component,
+        });
+        lines.extend(lines_of);
     };
-    let (linear, other) = (model.linear_elements(), model.other_elements());
-    let dense = run.weight_bytes;
-    if run.method == Method::Qlora {
-        let layer: u64 = model.linears().iter().map(|l| nf4_bytes(l.elements(), run)).sum();
-        let scales = if run.double_quant { "1/64 B scale + 4/16384 B nested" } else { "4/64 B scale" };
-        let formula = format!("{linear} weights x (1/2 B code + {scales})");
-        line("base weights, NF4", Phase::Always, model.layers * layer, formula);
-    } else {
-        line("base weights", Phase::Always, product([linear, dense]), format!("{linear} weights x {dense} B"));
+    add(Phase::Always, &persistent);
+    for (phase, parts) in stages::phases(model, run, &persistent) {
+        add(phase, &parts);
     }
-    line("embedding, head, norms", Phase::Always, product([other, dense]), format!("{other} weights x {dense} B"));
-    let count = trained(model, run);
-    if run.method != Method::Full {
-        let formula =
-            format!("{count} = r ({}) x (in + out), x 4 B, as they are and as they were a step before", run.rank);
-        line("adapters", Phase::Always, product([2, count, F32]), formula);
+    let mut plan = Plan { lines, slack: 0, paged_out: optimizer_places(model, run).1 };
+    if let Device::Gpu { page } = run.device {
+        plan.slack = pages::slack(model, run, page, plan.peak());
     }
-    line("gradients", Phase::Always, product([count, F32]), format!("{count} trained x 4 B"));
-    match run.optimizer {
-        Optimizer::AdamW => {
-            line("optimizer", Phase::Always, product([2, count, F32]), format!("{count} trained x 2 moments x 4 B"));
+    plan
+}
+
+fn name(component: Component, run: &Run) -> &'static str {
+    match component {
+        Component::Base if run.method == Method::Qlora => "base weights, NF4",
+        Component::Base => "base weights",
+        Component::Other => "embedding, head, norms",
+        Component::Adapters if run.method == Method::Full => "f32 copy of the weights",
+        Component::Adapters => "adapters",
+        Component::Optimizer => "optimizer",
+        Component::Scratch => "scratch of the kernels",
+        Component::Gradients => "gradients",
+        Component::Inputs => "layer inputs",
+        Component::Graph if run.recompute => "one layer's graph",
+        Component::Graph => "all layers' graphs",
+        Component::Backward => "gradients of activations",
+        Component::Work => "inside operations",
+        Component::Scores => "attention weights",
+        Component::Logits => "logits and their gradient",
+        Component::Decoded => "decoded weight",
+        Component::Batch => "tokens and positions",
+        Component::File => "to and from files",
+    }
+}
+
+fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) -> String {
+    let (tokens, bytes) = (run.tokens(), run.activation_bytes);
+    let trained = run.trained(model);
+    match component {
+        Component::Base if run.method == Method::Qlora => {
+            let scale = if run.double_quant { "1" } else { "4" };
+            let nested =
+                if run.double_quant { format!(" + 4/{} B nested", 256 * run.block_size) } else { String::new() };
+            let block = run.block_size;
+            format!("{} weights x (1/2 B code + {scale}/{block} B scale{nested}), and headers", model.linear_elements())
         }
-        Optimizer::AdamW8bit => {
-            let bytes = product([2, count.saturating_add(product([F32, count.div_ceil(256)]))]);
-            line("optimizer", Phase::Always, bytes, format!("{count} trained x 2 moments x (1 + 4/256) B"));
+        Component::Base => format!("{} weights x {} B", model.linear_elements(), run.weight_bytes),
+        Component::Other => format!("{} weights x {} B", model.other_elements(), run.weight_bytes),
+        Component::Adapters if run.method == Method::Full => format!("{trained} x 4 B"),
+        Component::Adapters if phase == Phase::Merge => format!("{trained} x 4 B"),
+        Component::Adapters => {
+            format!("{trained} = r ({}) x (in + out), x 4 B, as they are and as they were a step before", run.rank)
         }
+        Component::Optimizer => {
+            let each = match run.optimizer {
+                Optimizer::AdamW => "4 B",
+                Optimizer::AdamW8bit => "(1 + 4/256) B",
+            };
+            let budget = run.optimizer_budget.map_or(String::new(), |_| ", the rest in host memory".into());
+            format!("{trained} trained x 2 moments x {each}{budget}")
+        }
+        Component::Scratch => {
+            "per thread: a decoded tile, attention weights of 128 queries, the product's buffer".into()
+        }
+        Component::Gradients if run.method == Method::Full => format!("{trained} trained x 2 B"),
+        Component::Gradients if phase == Phase::Always => {
+            format!("{trained} trained x 4 B, the last step's, with which it can be undone")
+        }
+        Component::Gradients => match run.accumulation {
+            0 | 1 => format!("{trained} trained x 4 B, as far as the backward pass has come"),
+            _ => format!("{trained} trained x 4 B, the sum and a micro-batch's"),
+        },
+        Component::Inputs => format!("{tokens} tokens x {} x {bytes} B, per layer", model.hidden_size),
+        Component::Graph => {
+            let layers = if run.recompute { "a layer" } else { "each layer" };
+            format!("{tokens} tokens x {} features that {layers} keeps x {bytes} B", kept_features(model, run))
+        }
+        Component::Backward => format!("{tokens} tokens x {bytes} B x the widths in between"),
+        Component::Work => "results that are gone when their operation ends".into(),
+        Component::Scores => {
+            let (rows, longest) = (run.rows(), run.longest());
+            format!("3 x [{rows}, {} heads, {longest}, {longest}] x {bytes} B", model.heads)
+        }
+        Component::Logits => format!("{} tokens x {} vocabulary x 4 B, each", run.chunk(), model.vocab_size),
+        Component::Decoded => {
+            let largest = model.linears().iter().map(crate::LinearShape::elements).max().unwrap_or(0);
+            match phase {
+                Phase::Merge => format!("largest weight: {largest} x (4 + 4 + 2) B, or the embedding x 2 B"),
+                _ => format!("largest weight: {largest} x 4 B"),
+            }
+        }
+        Component::Batch => format!("{tokens} tokens x 2 x {} x 4 B, and indices", model.head()),
+        Component::File => match phase {
+            Phase::Save => format!("{trained} x 4 B, encoded, and again as the file"),
+            Phase::Merge => "output on its way into a shard, at most 4 GiB".into(),
+            _ => format!("a tensor as f32 and as {} B, or while it is quantized", run.file_bytes),
+        },
     }
-    let (tokens, bytes) = (run.batch.saturating_mul(run.length), run.activation_bytes);
-    let graph = product([tokens, graph_per_token(model), bytes]);
-    let inputs = product([model.layers, tokens, model.hidden_size, bytes]);
-    let formula = format!("{} layers x {tokens} tokens x {} x {bytes} B", model.layers, model.hidden_size);
-    if run.recompute {
-        line("layer inputs", Phase::Layers, inputs, formula.clone());
-        line("layer inputs", Phase::Loss, inputs, formula);
-        let formula =
-            format!("{tokens} tokens x {} x {bytes} B, and as much again for gradients", graph_per_token(model));
-        line("one layer's graph", Phase::Layers, product([2, graph]), formula);
-    } else {
-        let formula = format!("{} layers x {tokens} tokens x {} x {bytes} B", model.layers, graph_per_token(model));
-        line("all layers' graphs", Phase::Layers, product([model.layers, graph]), formula.clone());
-        line("one layer's gradients", Phase::Layers, graph, formula.clone());
-        line("all layers' graphs", Phase::Loss, product([model.layers, graph]), formula);
-    }
-    if run.method == Method::Qlora {
-        let largest = model.linears().iter().map(|l| l.elements()).max().unwrap_or(0);
-        line("decode scratch", Phase::Layers, largest * F32, format!("largest weight: {largest} x 4 B"));
-    }
-    let chunk = run.loss_chunk.min(tokens);
-    let formula = format!("{chunk} tokens x {} vocabulary x 2 x 4 B", model.vocab_size);
-    line("logits and their gradient", Phase::Loss, product([2, chunk, model.vocab_size, F32]), formula);
-    Plan { lines }
+}
+
+/// Features per token that a layer's graph keeps beside its input, where the input asks for a gradient: the sums in the
+/// middle and at the end, rotated queries and keys, values, gate and up, and the input and inner activations of every
+/// adapted layer, an input that several share once.
+fn kept_features(model: &ModelShape, run: &Run) -> u64 {
+    let trains = |name: &&str| run.method == Method::Full || run.adapts(name);
+    let (hidden, inner) = (model.hidden_size, model.intermediate_size);
+    let (q, k) = (model.heads * model.head(), model.kv() * model.head());
+    let inputs: [(&[&str], u64); 4] = [
+        (&["q_proj", "k_proj", "v_proj"], hidden),
+        (&["o_proj"], q),
+        (&["gate_proj", "up_proj"], hidden),
+        (&["down_proj"], inner),
+    ];
+    let inputs = inputs.into_iter().filter(|(names, _)| names.iter().any(trains)).map(|(_, width)| width);
+    let adapted = run.adapted(model).count() as u64;
+    let fixed = 2 * hidden + q + 2 * k + 2 * inner;
+    inputs.chain([product([adapted, run.rank])]).fold(fixed, u64::saturating_add)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::preset;
-
-    fn peak(name: &str, run: &Run) -> u64 {
-        plan(&preset(name).unwrap(), run).peak()
-    }
-
-    #[test]
-    fn each_method_needs_less_than_the_one_before() {
-        let of = |method| peak("llama-3.1-8b", &Run { method, ..Run::default() });
-        assert!(of(Method::Qlora) < of(Method::Lora) && of(Method::Lora) < of(Method::Full));
-    }
-
-    #[test]
-    fn seventy_billion_parameters_take_what_nf4_says() {
-        let lines = plan(&preset("llama-3.1-70b").unwrap(), &Run::default()).lines;
-        let weights = lines.iter().find(|line| line.name == "base weights, NF4").unwrap();
-        let bits = 8.0 * weights.bytes as f64 / preset("llama-3.1-70b").unwrap().linear_elements() as f64;
-        assert!((bits - 4.127).abs() < 1e-3, "{bits}");
-    }
-
-    #[test]
-    fn double_quantization_saves_0373_bits() {
-        let size = |double_quant| nf4_bytes(1 << 30, &Run { double_quant, ..Run::default() });
-        assert!((8.0 * (size(false) - size(true)) as f64 / (1u64 << 30) as f64 - 0.373).abs() < 1e-3);
-    }
-
-    #[test]
-    fn more_tokens_and_kept_graphs_take_more() {
-        let run = Run::default();
-        assert!(peak("llama-3.1-8b", &run) < peak("llama-3.1-8b", &Run { length: 4096, ..run.clone() }));
-        assert!(peak("llama-3.1-8b", &run) < peak("llama-3.1-8b", &Run { recompute: false, ..run.clone() }));
-        assert!(
-            peak("llama-3.1-8b", &Run { optimizer: Optimizer::AdamW8bit, ..run.clone() }) < peak("llama-3.1-8b", &run)
-        );
-    }
-
-    #[test]
-    fn nonsense_needs_more_than_any_machine_has() {
-        let run = Run { batch: u64::MAX, length: u64::MAX, rank: u64::MAX, ..Run::default() };
-        assert_eq!(peak("llama-3.1-8b", &run), u64::MAX);
-    }
-
-    #[test]
-    fn the_adapter_is_counted_as_peft_counts_it() {
-        // r = 16 on all seven projections of Llama 3.1 8B: 41,943,040 trainable parameters.
-        assert_eq!(trained(&preset("llama-3.1-8b").unwrap(), &Run::default()), 41_943_040);
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

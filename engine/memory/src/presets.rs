@@ -6,12 +6,17 @@ use crate::ModelShape;
 type Row = (&'static str, [u64; 6], bool, &'static str);
 
 /// Shapes as the models' own `config.json` files state them.
-const PRESETS: [Row; 11] = [
+const PRESETS: [Row; 16] = [
     ("llama-3.1-8b", [128_256, 4096, 14_336, 32, 32, 8], false, "llama"),
     ("llama-3.1-70b", [128_256, 8192, 28_672, 80, 64, 8], false, "llama"),
     ("llama-3.1-405b", [128_256, 16_384, 53_248, 126, 128, 8], false, "llama"),
     ("llama-3.2-1b", [128_256, 2048, 8192, 16, 32, 8], true, "llama"),
     ("llama-3.2-3b", [128_256, 3072, 8192, 28, 24, 8], true, "llama"),
+    ("llama-7b", [32_000, 4096, 11_008, 32, 32, 32], false, "llama"),
+    ("llama-13b", [32_000, 5120, 13_824, 40, 40, 40], false, "llama"),
+    ("llama-33b", [32_000, 6656, 17_920, 60, 52, 52], false, "llama"),
+    ("llama-65b", [32_000, 8192, 22_016, 80, 64, 64], false, "llama"),
+    ("codellama-34b", [32_000, 8192, 22_016, 48, 64, 8], false, "llama"),
     ("llama-2-7b", [32_000, 4096, 11_008, 32, 32, 32], false, "llama"),
     ("llama-2-13b", [32_000, 5120, 13_824, 40, 40, 40], false, "llama"),
     ("llama-2-70b", [32_000, 8192, 28_672, 80, 64, 8], false, "llama"),
@@ -54,7 +59,13 @@ mod tests {
             ("llama-3.1-8b", 8_030_261_248),
             ("llama-3.1-70b", 70_553_706_496),
             ("llama-3.2-1b", 1_235_814_400),
+            ("llama-7b", 6_738_415_616),
+            ("llama-13b", 13_015_864_320),
+            ("llama-33b", 32_528_943_616),
+            ("llama-65b", 65_285_660_672),
+            ("codellama-34b", 33_743_970_304),
             ("llama-2-7b", 6_738_415_616),
+            ("llama-2-70b", 68_976_648_192),
             ("mistral-7b-v0.3", 7_248_023_552),
             ("qwen2.5-0.5b", 494_032_768),
             ("qwen2.5-7b", 7_615_616_512),

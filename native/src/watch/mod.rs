@@ -74,7 +74,7 @@ impl Watch {
             manifest,
             recipe,
             trainable: start.trainable,
-            plan: report::plan_of(start.recipe, start.base.folder()),
+            plan: crate::plan::of(start.recipe, start.base.folder()),
         })
     }
 

@@ -1,0 +1,227 @@
+//! One decoder layer, forward and backward (`model/layer.rs`, `model/attention.rs`, `model/mlp.rs`, `ops/autodiff.rs`).
+
+use crate::ledger::Component;
+use crate::walk::{DOWN, GATE, K, O, Q, UP, V, Walk};
+
+/// How a layer is gone through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forward {
+    /// Without a graph, its input being used by nobody else.
+    Alone,
+    /// Without a graph, its input being kept for later.
+    InputKept,
+    /// With a graph; whether the input asks for a gradient.
+    Graph(bool),
+}
+
+/// Which results of a layer have a gradient: those with an adapter at or before them, and all where the input has one.
+struct Tracked {
+    input: bool,
+    heads: [bool; 3],
+    attention: bool,
+    middle: bool,
+    gate: bool,
+    up: bool,
+    down: bool,
+}
+
+impl Walk<'_> {
+    fn tracked(&self, input: bool) -> Tracked {
+        let heads = [Q, K, V].map(|linear| input || self.trains(linear));
+        let attention = heads.contains(&true);
+        let middle = attention || self.trains(O);
+        let (gate, up) = (middle || self.trains(GATE), middle || self.trains(UP));
+        Tracked { input, heads, attention, middle, gate, up, down: gate || up || self.trains(DOWN) }
+    }
+
+    /// What a graph keeps of a result is part of the graph, anything else is work.
+    fn place(kept: bool) -> Component {
+        if kept { Component::Graph } else { Component::Work }
+    }
+
+    /// A normalised tensor.
+    fn norm(&mut self, place: Component) {
+        let bytes = self.wide(self.model.hidden_size);
+        self.hold(place, bytes);
+        if !self.cpu() {
+            // The squares under the mean.
+            self.touch(Component::Work, bytes);
+        }
+    }
+
+    /// Goes through a layer, whose input the caller holds. The result is held as `result`; unless the input is kept or there
+    /// is a graph, it has taken the input's place and nothing more is held.
+    pub(crate) fn forward(&mut self, way: Forward, result: Component) {
+        let (hidden, inner) = (self.wide(self.model.hidden_size), self.wide(self.model.intermediate_size));
+        let (q, k) = self.heads();
+        let (q, k) = (self.wide(q), self.wide(k));
+        let graph = matches!(way, Forward::Graph(_));
+        let tracked = self.tracked(way == Forward::Graph(true));
+        let keeps = |yes: bool| graph && yes;
+        let trains = |linear| self.trains(linear);
+        let normal_kept = keeps(trains(Q) || trains(K) || trains(V));
+        let (heads_kept, attention_kept) = (keeps(tracked.attention), keeps(trains(O)));
+        let second_kept = keeps(trains(GATE) || trains(UP));
+        let (gate_kept, product_kept) = (keeps(tracked.gate || tracked.up), keeps(trains(DOWN)));
+        let middle_kept = keeps(tracked.middle);
+
+        let normal = Self::place(normal_kept);
+        self.norm(normal);
+        let heads = Self::place(heads_kept);
+        for (linear, bytes) in [(Q, q), (K, k)] {
+            self.linear(linear, graph, Component::Work);
+            self.hold(heads, bytes);
+            if !self.cpu() {
+                // The halves, swapped.
+                self.touch(Component::Work, bytes);
+            }
+            self.free(Component::Work, bytes);
+        }
+        self.linear(V, graph, heads);
+        if !normal_kept {
+            self.free(normal, hidden);
+        }
+        let attention = Self::place(attention_kept);
+        self.attention(attention);
+        if !heads_kept {
+            self.free(heads, q.saturating_add(k).saturating_add(k));
+        }
+        self.linear(O, graph, Component::Work);
+        if !attention_kept {
+            self.free(attention, q);
+        }
+        // The residual sum takes the place of its first operand where nobody else has it.
+        if way != Forward::Alone {
+            self.hold(if middle_kept { Component::Graph } else { result }, hidden);
+        }
+        self.free(Component::Work, hidden);
+        let second = Self::place(second_kept);
+        self.norm(second);
+        let gate = Self::place(gate_kept);
+        self.linear(GATE, graph, gate);
+        self.linear(UP, graph, gate);
+        if !second_kept {
+            self.free(second, hidden);
+        }
+        let product = Self::place(product_kept);
+        self.hold(product, inner);
+        if !gate_kept {
+            self.free(gate, inner.saturating_add(inner));
+        }
+        self.linear(DOWN, graph, Component::Work);
+        if !product_kept {
+            self.free(product, inner);
+        }
+        if middle_kept {
+            self.hold(result, hidden);
+        }
+        self.free(Component::Work, hidden);
+    }
+
+    /// Goes back through a layer's graph. The caller holds its output, and the gradient of it as [`Component::Backward`];
+    /// afterwards the gradient of the input is held instead, where there is one, and the graph is gone but for input and
+    /// output.
+    pub(crate) fn backward(&mut self, below: bool) {
+        let (hidden, inner) = (self.wide(self.model.hidden_size), self.wide(self.model.intermediate_size));
+        let (q, k) = self.heads();
+        let (q, k) = (self.wide(q), self.wide(k));
+        let tracked = self.tracked(below);
+        let flow = Component::Backward;
+        if tracked.down {
+            let for_product = tracked.gate || tracked.up;
+            self.linear_backward(DOWN, for_product);
+            if self.trains(DOWN) {
+                self.free(Component::Graph, inner);
+            }
+            if !tracked.middle {
+                self.free(flow, hidden);
+            }
+            if for_product {
+                self.gate_backward(inner, &tracked);
+            }
+        }
+        let mut of_second = 0u64;
+        for (linear, asked) in [(UP, tracked.up), (GATE, tracked.gate)] {
+            if asked {
+                self.linear_backward(linear, tracked.middle);
+                self.free(flow, inner);
+                if tracked.middle && of_second > 0 {
+                    self.free(flow, of_second);
+                }
+                of_second = if tracked.middle { hidden } else { 0 };
+            }
+        }
+        if self.trains(GATE) || self.trains(UP) {
+            self.free(Component::Graph, hidden);
+        }
+        if !tracked.middle {
+            return;
+        }
+        self.norm_backward(hidden);
+        self.free(Component::Graph, hidden);
+        self.free(flow, of_second.saturating_add(hidden));
+
+        self.linear_backward(O, tracked.attention);
+        if self.trains(O) {
+            self.free(Component::Graph, q);
+        }
+        if !tracked.input {
+            self.free(flow, hidden);
+        }
+        if !tracked.attention {
+            return;
+        }
+        self.attention_backward();
+        self.free(Component::Graph, q.saturating_add(k).saturating_add(k));
+        self.free(flow, q);
+        for (head, bytes) in [(K, k), (Q, q)] {
+            if tracked.heads[head] {
+                self.touch(flow, bytes);
+            }
+        }
+        let mut of_normal = 0u64;
+        for (linear, bytes) in [(V, k), (K, k), (Q, q)] {
+            if tracked.heads[linear] {
+                self.linear_backward(linear, tracked.input);
+            }
+            self.free(flow, bytes);
+            if tracked.heads[linear] && tracked.input {
+                self.free(flow, of_normal);
+                of_normal = hidden;
+            }
+        }
+        if self.trains(Q) || self.trains(K) || self.trains(V) {
+            self.free(Component::Graph, hidden);
+        }
+        if tracked.input {
+            self.norm_backward(hidden);
+            self.free(flow, hidden.saturating_add(hidden));
+        }
+    }
+
+    /// The gradients of gate and up; what the graph kept of both is gone afterwards.
+    fn gate_backward(&mut self, inner: u64, tracked: &Tracked) {
+        let both = inner.saturating_add(inner);
+        if !self.cpu() {
+            // The sigmoid, and the slope of the gate.
+            self.touch(Component::Work, both);
+        }
+        self.hold(Component::Backward, both);
+        self.free(Component::Graph, both);
+        self.free(Component::Backward, inner);
+        for asked in [tracked.gate, tracked.up] {
+            if !asked {
+                self.free(Component::Backward, inner);
+            }
+        }
+    }
+
+    /// The gradient of a norm's input.
+    fn norm_backward(&mut self, hidden: u64) {
+        if !self.cpu() {
+            let temporary = hidden.saturating_add(hidden);
+            self.touch(Component::Work, temporary);
+        }
+        self.hold(Component::Backward, hidden);
+    }
+}

@@ -1,0 +1,167 @@
+//! What a run is, as far as its memory goes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ModelShape;
+
+/// How the model is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Every parameter, in mixed precision: beside the 16-bit weights there are 16-bit gradients, an f32 copy of the
+    /// weights and two f32 moments, 16 bytes per parameter (ZeRO, arXiv:1910.02054, section 3.1).
+    Full,
+    /// Adapters on a dense base.
+    Lora,
+    /// Adapters on a base in NF4.
+    Qlora,
+}
+
+/// The optimizer's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Optimizer {
+    /// Two f32 per trained parameter.
+    AdamW,
+    /// Two bytes per trained parameter and one f32 per 256 of each (arXiv:2110.02861).
+    AdamW8bit,
+}
+
+/// Where the run's tensors live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// A GPU: attention is composed of dense products over padded sequences, and a weight may be decoded whole for a
+    /// product.
+    Gpu {
+        /// The largest page that CubeCL's allocator takes: a quarter of the memory on CUDA, the largest storage binding on
+        /// wgpu. 0 leaves the allocator's pages out of the plan.
+        page: u64,
+    },
+    /// The CPU: attention goes block by block, weights are decoded into a scratch that is kept.
+    Cpu {
+        /// Threads, each with a scratch of its own.
+        threads: u64,
+        /// Bytes of a core's second-level cache: the size of the buffer that the `gemm` crate keeps per thread.
+        cache: u64,
+    },
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Run {
+    /// How the model is trained.
+    pub method: Method,
+    /// Rank of the adapters.
+    pub rank: u64,
+    /// Names of the adapted linear layers; empty for all seven.
+    pub targets: Vec<String>,
+    /// The adapters' inputs are dropped out, which takes a mask for each.
+    pub dropout: bool,
+    /// Sequences of a micro-batch.
+    pub batch: u64,
+    /// Tokens of a sequence.
+    pub length: u64,
+    /// Lengths of a micro-batch's sequences where they differ, as in packed rows; empty for `batch` times `length`.
+    pub sequences: Vec<u64>,
+    /// Micro-batches of an optimizer step.
+    pub accumulation: u64,
+    /// Layers are computed again in the backward pass.
+    pub recompute: bool,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// Bytes of the optimizer's state that may stay on the device, the rest being paged out to host memory; none where it is
+    /// not paged.
+    pub optimizer_budget: Option<u64>,
+    /// Bytes of a dense base weight: 2 for bf16, 4 for f32.
+    pub weight_bytes: u64,
+    /// Bytes of a weight in the model's files.
+    pub file_bytes: u64,
+    /// Bytes of an activation.
+    pub activation_bytes: u64,
+    /// Elements that share an NF4 scale.
+    pub block_size: u64,
+    /// Scales are quantized again.
+    pub double_quant: bool,
+    /// Tokens whose logits exist at a time.
+    pub loss_chunk: u64,
+    /// Where it runs.
+    pub device: Device,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            method: Method::Qlora,
+            rank: 16,
+            targets: vec![],
+            dropout: false,
+            batch: 1,
+            length: 2048,
+            sequences: vec![],
+            accumulation: 1,
+            recompute: true,
+            optimizer: Optimizer::AdamW,
+            optimizer_budget: None,
+            weight_bytes: 2,
+            file_bytes: 2,
+            activation_bytes: 2,
+            block_size: 64,
+            double_quant: true,
+            loss_chunk: 512,
+            device: Device::Gpu { page: 0 },
+        }
+    }
+}
+
+/// A product that ends at the largest number rather than beyond it: no machine has what either asks for.
+pub(crate) fn product<const N: usize>(factors: [u64; N]) -> u64 {
+    if factors.contains(&0) {
+        return 0;
+    }
+    factors.into_iter().fold(1, u64::saturating_mul)
+}
+
+impl Run {
+    /// Tokens of a micro-batch.
+    pub fn tokens(&self) -> u64 {
+        match self.sequences.as_slice() {
+            [] => product([self.batch, self.length]),
+            lengths => lengths.iter().fold(0, |sum, length| sum.saturating_add(*length)),
+        }
+    }
+
+    /// Sequences of a micro-batch.
+    pub(crate) fn rows(&self) -> u64 {
+        if self.sequences.is_empty() { self.batch } else { self.sequences.len() as u64 }
+    }
+
+    /// Tokens of the longest sequence.
+    pub(crate) fn longest(&self) -> u64 {
+        self.sequences.iter().copied().max().unwrap_or(self.length)
+    }
+
+    /// Rows whose logits exist at a time: every token but the first of each sequence may be predicted.
+    pub(crate) fn chunk(&self) -> u64 {
+        self.loss_chunk.min(self.tokens().saturating_sub(self.rows()))
+    }
+
+    /// Whether a linear layer has an adapter.
+    pub(crate) fn adapts(&self, name: &str) -> bool {
+        self.method != Method::Full && (self.targets.is_empty() || self.targets.iter().any(|t| t == name))
+    }
+
+    /// Parameters that the run trains.
+    pub fn trained(&self, model: &ModelShape) -> u64 {
+        if self.method == Method::Full {
+            return model.parameters();
+        }
+        product([model.layers, self.adapted(model).fold(0, |sum, (a, b)| sum.saturating_add(a).saturating_add(b))])
+    }
+
+    /// Elements of the two matrices of every adapter of a layer.
+    pub(crate) fn adapted(&self, model: &ModelShape) -> impl Iterator<Item = (u64, u64)> {
+        let adapted = model.linears().into_iter().filter(|linear| self.adapts(linear.name));
+        adapted.map(|linear| (product([self.rank, linear.input]), product([self.rank, linear.out])))
+    }
+}

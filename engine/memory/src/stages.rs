@@ -1,0 +1,296 @@
+//! The stages of a run, each walked through from beginning to end.
+
+use crate::layer::Forward;
+use crate::ledger::{Component, Parts, Phase};
+use crate::run::product;
+use crate::walk::{BLOCK, SKINNY_ROWS, TILE, Walk};
+use crate::weights::{F32, linear_bytes, nf4_buffers, nf4_bytes, optimizer_places};
+use crate::{Device, Method, ModelShape, Run};
+
+/// Bytes of output after which a shard of a model is written (`files/bnb.rs`).
+const SHARD: u64 = 4 << 30;
+
+fn sum(parts: &Parts) -> u64 {
+    parts.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+}
+
+/// What stays, by component: weights, two copies of the adapters, the optimizer's state and what it would undo the last step
+/// with, the kernels' scratch.
+pub(crate) fn persistent(model: &ModelShape, run: &Run) -> Parts {
+    let mut parts = Parts::default();
+    let layer = model.linears().iter().fold(0u64, |sum, l| sum.saturating_add(linear_bytes(l.elements(), run)));
+    parts[Component::Base as usize] = product([model.layers, layer]);
+    parts[Component::Other as usize] = product([model.other_elements(), run.weight_bytes]);
+    let trained = run.trained(model);
+    parts[Component::Adapters as usize] = match run.method {
+        // The f32 copy that the optimizer writes.
+        Method::Full => product([trained, F32]),
+        Method::Lora | Method::Qlora => product([2, trained, F32]),
+    };
+    parts[Component::Optimizer as usize] = optimizer_places(model, run).0;
+    if run.method != Method::Full {
+        parts[Component::Gradients as usize] = product([trained, F32]);
+    }
+    parts[Component::Scratch as usize] = scratch(model, run);
+    parts
+}
+
+/// What the CPU's kernels keep per thread: `gemm`'s buffer, and floats for decoded weights and attention weights, which
+/// at least double when they grow (`ops/cpu/matrix.rs`). The thread that runs the job decodes; all take part in attention.
+fn scratch(model: &ModelShape, run: &Run) -> u64 {
+    let Device::Cpu { threads, cache } = run.device else { return 0 };
+    let grown = |have: u64, need: u64| if need > have { need.max(product([2, have])) } else { have };
+    let longest = run.longest();
+    let scores = product([BLOCK.min(longest), longest]);
+    let mut main = 0;
+    let skinny = run.tokens() <= SKINNY_ROWS;
+    let decoded = |main: u64, l: &crate::LinearShape| {
+        let rows = if skinny { 1 } else { (TILE / l.input.max(1)).clamp(1, l.out.max(1)) };
+        grown(main, product([rows, l.input]))
+    };
+    let linears = model.linears();
+    let quantized = run.method == Method::Qlora;
+    for (i, linear) in linears.iter().enumerate() {
+        if i == 3 {
+            main = grown(main, scores);
+        }
+        if quantized {
+            main = decoded(main, linear);
+        }
+    }
+    main = grown(main, product([2, scores]));
+    if quantized && skinny {
+        let whole = |l: &crate::LinearShape| product([(TILE / l.input.max(1)).clamp(1, l.out.max(1)), l.input]);
+        main = linears.iter().rev().fold(main, |main, l| grown(main, whole(l)));
+    }
+    let tasks = product([run.rows(), model.kv()]);
+    let others = threads.saturating_sub(1).min(tasks.saturating_sub(1));
+    let shared = product([others, 2, scores]);
+    product([F32, main.saturating_add(shared)]).saturating_add(product([threads, cache]))
+}
+
+impl Walk<'_> {
+    fn held(&mut self, parts: &Parts, of: &[Component]) {
+        for component in of {
+            self.hold(*component, parts[*component as usize]);
+        }
+    }
+
+    /// Tokens and targets on the host, and the cosines and sines of the positions.
+    fn batch(&mut self) -> u64 {
+        let (run, head) = (self.run, self.model.head());
+        // Grown by doubling: room for the angles of a power of two of sequences, and as many targets.
+        let angles = match run.sequences.as_slice() {
+            [] => product([run.length, run.batch.checked_next_power_of_two().unwrap_or(u64::MAX)]),
+            lengths => {
+                lengths
+                    .iter()
+                    .fold((0u64, 0u64), |(room, used), n| {
+                        let used = used.saturating_add(*n);
+                        (if used > room { used.max(product([2, room])) } else { room }, used)
+                    })
+                    .0
+            }
+        };
+        let tables = product([2, angles, head, F32]);
+        let bytes = if self.cpu() {
+            let targets = self.tokens.checked_next_power_of_two().unwrap_or(u64::MAX);
+            let micro = product([4, self.tokens]).saturating_add(product([16, targets]));
+            product([run.accumulation, micro]).saturating_add(product([12, self.tokens])).saturating_add(tables)
+        } else {
+            // The mask that hides what comes later.
+            tables.saturating_add(product([run.longest(), run.longest(), F32]))
+        };
+        self.hold(Component::Batch, bytes);
+        bytes
+    }
+
+    /// The loss, with gradients or without: `[chunk, vocabulary]` at a time (`train/loss.rs`). The caller holds the hidden
+    /// states, and gets the gradient of them held as [`Component::Backward`].
+    fn loss(&mut self, training: bool) {
+        let hidden = self.wide(self.model.hidden_size);
+        let rows = self.run.chunk();
+        let activation = self.run.activation_bytes;
+        let some = product([rows, self.model.hidden_size, activation]);
+        let logits = product([rows, self.model.vocab_size, F32]);
+        if training {
+            self.hold(Component::Backward, hidden);
+        }
+        self.hold(Component::Work, some);
+        self.hold(Component::Work, some);
+        self.hold(Component::Logits, logits);
+        let packed = self.packing(self.model.vocab_size, self.model.hidden_size, true).min(product([512, rows, F32]));
+        self.touch(Component::Work, packed);
+        self.free(Component::Work, some);
+        // On a GPU the shifted logits exist beside their exponentials; the gradient takes the place of these.
+        self.touch(Component::Logits, if self.cpu() { logits } else { logits.saturating_add(logits) });
+        if training {
+            self.hold(Component::Logits, logits);
+            self.touch(Component::Work, some.saturating_add(some));
+            self.free(Component::Logits, logits);
+            self.free(Component::Logits, logits);
+            self.hold(Component::Work, some);
+            // A chunk's rows are added to a copy of the gradient.
+            self.touch(Component::Backward, hidden);
+            self.free(Component::Work, some);
+        } else {
+            self.free(Component::Logits, logits);
+        }
+        self.free(Component::Work, some);
+    }
+
+    /// A training step; the most of each of its phases, without what stays (`train/backprop.rs`, `train/optimization.rs`).
+    fn step(&mut self, persistent: &Parts) -> [(Phase, Parts); 3] {
+        use Component::{Adapters, Backward, Base, Gradients, Graph, Inputs, Optimizer, Other, Scratch};
+        self.held(persistent, &[Base, Other, Adapters, Optimizer, Gradients, Scratch]);
+        let gradients = product([self.run.trained(self.model), if self.run.method == Method::Full { 2 } else { F32 }]);
+        if self.run.accumulation > 1 || self.run.method == Method::Full {
+            self.hold(Gradients, gradients);
+        }
+        let hidden = self.wide(self.model.hidden_size);
+        let (layers, full) = (self.model.layers, self.run.method == Method::Full);
+        let batch = self.batch();
+        self.ledger.begin();
+        self.hold(Inputs, hidden);
+        for layer in 0..layers {
+            match self.run.recompute {
+                true => self.forward(Forward::InputKept, Inputs),
+                false => self.forward(Forward::Graph(layer > 0 || full), Graph),
+            }
+        }
+        let forward = self.ledger.most();
+        self.ledger.begin();
+        self.loss(true);
+        let loss = self.ledger.most();
+        if self.run.recompute {
+            // The hidden states that the loss was taken on.
+            self.free(Inputs, hidden);
+        }
+        self.ledger.begin();
+        for layer in (0..layers).rev() {
+            if self.run.recompute {
+                self.forward(Forward::Graph(layer > 0 || full), Graph);
+            }
+            self.backward(layer > 0 || full);
+            self.free(Graph, hidden);
+            if self.run.recompute {
+                self.free(Inputs, hidden);
+            }
+        }
+        let backward = self.ledger.most();
+        self.free(Backward, u64::MAX);
+        self.free(Inputs, u64::MAX);
+        self.free(Component::Batch, batch);
+        self.ledger.begin();
+        // New values take the place of those of a step before; the moments' arithmetic needs one tensor more, in 8 bits two
+        // more for the moments as they are decoded.
+        let largest = self.run.adapted(self.model).map(|(a, b)| a.max(b)).max().unwrap_or(0);
+        let tensors = match self.run.optimizer {
+            crate::Optimizer::AdamW => 1,
+            crate::Optimizer::AdamW8bit => 3,
+        };
+        self.touch(Component::Work, product([tensors, largest, F32]));
+        let update = self.ledger.most();
+        let layers = if sum(&forward) > sum(&backward) { forward } else { backward };
+        [(Phase::Layers, layers), (Phase::Loss, loss), (Phase::Update, update)].map(|(phase, parts)| {
+            let over = |i: usize| parts[i].saturating_sub(persistent[i]);
+            (phase, std::array::from_fn(over))
+        })
+    }
+
+    /// A held-out loss, without what stays (`train/trainer.rs`).
+    fn evaluate(&mut self) -> Parts {
+        let hidden = self.wide(self.model.hidden_size);
+        self.batch();
+        self.hold(Component::Inputs, hidden);
+        for _ in 0..self.model.layers {
+            self.forward(Forward::Alone, Component::Inputs);
+        }
+        self.loss(false);
+        self.ledger.most()
+    }
+
+    /// The adapter on its way into a file: every tensor encoded, and the file put together from them (`files/peft.rs`).
+    fn save(&mut self) -> Parts {
+        if self.run.method == Method::Full {
+            return self.ledger.most();
+        }
+        let bytes = product([self.run.trained(self.model), F32]);
+        self.hold(Component::File, bytes);
+        self.hold(Component::File, bytes);
+        self.ledger.most()
+    }
+
+    /// Loading, one tensor after another (`model/load.rs`, `nf4/quantize.rs`, `ops/weight.rs`): read into f32 on the host,
+    /// quantized, put into words, uploaded.
+    fn load(&mut self, persistent: &Parts) -> Parts {
+        let (model, run) = (self.model, self.run);
+        let narrow = if run.file_bytes < F32 { run.file_bytes } else { 0 };
+        let parts = [product([model.vocab_size, model.hidden_size]), model.hidden_size];
+        let dense = |walk: &mut Self, elements: u64, place: Component| {
+            walk.touch(Component::File, product([elements, F32 + narrow]));
+            if !walk.cpu() {
+                walk.touch(Component::File, product([elements, F32]));
+            }
+            walk.hold(place, product([elements, run.weight_bytes]));
+        };
+        dense(self, parts[0], Component::Other);
+        for _ in 0..model.layers {
+            for linear in self.linears {
+                let elements = linear.elements();
+                if run.method != Method::Qlora {
+                    dense(self, elements, Component::Base);
+                    continue;
+                }
+                self.touch(Component::File, product([elements, F32 + narrow]));
+                let blocks = product([elements.div_ceil(run.block_size.max(1)), F32]);
+                let packed = elements.div_ceil(2);
+                let [codes, scales, header] = nf4_buffers(elements, run);
+                let floats = product([elements, F32]);
+                self.hold(Component::File, floats);
+                self.hold(Component::File, packed.saturating_add(blocks));
+                self.touch(Component::File, if run.double_quant { blocks.saturating_add(scales) } else { 0 });
+                self.free(Component::File, floats);
+                self.touch(Component::File, codes.saturating_add(nf4_bytes(elements, run)));
+                self.free(Component::File, packed.saturating_add(blocks));
+                self.hold(Component::Base, codes.saturating_add(scales).saturating_add(header));
+            }
+        }
+        self.hold(Component::Other, persistent[Component::Other as usize] - product([parts[0], run.weight_bytes]));
+        if !model.tied {
+            self.touch(
+                Component::File,
+                product([parts[0], F32 + narrow]).saturating_sub(product([parts[0], run.weight_bytes])),
+            );
+        }
+        self.ledger.most()
+    }
+
+    /// An adapter merged into its base and written in 16 bits, one weight at a time, shards of 4 GiB being put together in
+    /// memory as `halfbyte quantize` does.
+    fn merge(&mut self) -> Parts {
+        let model = self.model;
+        self.hold(Component::Adapters, product([self.run.trained(model), F32]));
+        let largest = self.linears.iter().map(crate::LinearShape::elements).max().unwrap_or(0);
+        let table = product([model.vocab_size, model.hidden_size]);
+        self.hold(Component::File, SHARD.min(product([2, model.parameters()])));
+        // The weight, the adapter's product, and the sum in 16 bits; an embedding is copied as it is.
+        self.touch(Component::Decoded, product([largest, F32 + F32 + 2]).max(product([2, table])));
+        self.ledger.most()
+    }
+}
+
+/// The most of every phase; [`Phase::Load`] and [`Phase::Merge`] hold all there is, the others what comes on top of
+/// [`persistent`].
+pub(crate) fn phases(model: &ModelShape, run: &Run, persistent: &Parts) -> Vec<(Phase, Parts)> {
+    let mut phases = vec![(Phase::Load, Walk::new(model, run).load(persistent))];
+    phases.extend(Walk::new(model, run).step(persistent));
+    // Nothing is dropped out where nothing is trained.
+    let still = Run { dropout: false, ..run.clone() };
+    phases.push((Phase::Evaluate, Walk::new(model, &still).evaluate()));
+    phases.push((Phase::Save, Walk::new(model, run).save()));
+    if run.method != Method::Full {
+        phases.push((Phase::Merge, Walk::new(model, run).merge()));
+    }
+    phases
+}

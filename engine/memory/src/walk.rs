@@ -1,0 +1,247 @@
+//! A run walked through as the engine goes: every tensor is held when it comes to exist and freed when its last owner
+//! drops it. Shapes only; the order is that of `engine/src/model` and `engine/src/ops`, named at each function.
+
+use crate::ledger::{Component, Ledger};
+use crate::run::product;
+use crate::shape::LinearShape;
+use crate::weights::F32;
+use crate::{Device, Method, ModelShape, Run};
+
+/// Elements of a weight that the CPU decodes at a time (`ops/cpu/nf4.rs`).
+pub(crate) const TILE: u64 = 1 << 24;
+/// Up to this many rows the CPU decodes one row of a weight at a time (`ops/cpu/nf4.rs`).
+pub(crate) const SKINNY_ROWS: u64 = 40;
+/// Queries that the CPU's attention takes at a time (`ops/cpu/attention.rs`).
+pub(crate) const BLOCK: u64 = 128;
+/// Rows of the `gemm` crate's register tile with AVX-512: what its packing buffers are rounded to.
+const TILE_ROWS: u64 = 64;
+/// Inner dimension that `gemm` packs at a time.
+const DEPTH: u64 = 512;
+
+/// The linear layers of a decoder layer, by their place in [`ModelShape::linears`].
+pub(crate) const Q: usize = 0;
+pub(crate) const K: usize = 1;
+pub(crate) const V: usize = 2;
+pub(crate) const O: usize = 3;
+pub(crate) const GATE: usize = 4;
+pub(crate) const UP: usize = 5;
+pub(crate) const DOWN: usize = 6;
+
+/// A walk and what it goes by.
+pub(crate) struct Walk<'a> {
+    pub(crate) model: &'a ModelShape,
+    pub(crate) run: &'a Run,
+    pub(crate) ledger: Ledger,
+    pub(crate) linears: [LinearShape; 7],
+    /// Tokens of a micro-batch.
+    pub(crate) tokens: u64,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(model: &'a ModelShape, run: &'a Run) -> Self {
+        Self { model, run, ledger: Ledger::default(), linears: model.linears(), tokens: run.tokens() }
+    }
+
+    /// Bytes of activations with this many features for every token.
+    pub(crate) fn wide(&self, features: u64) -> u64 {
+        product([self.tokens, features, self.run.activation_bytes])
+    }
+
+    /// Features of the queries, and of the keys or values.
+    pub(crate) fn heads(&self) -> (u64, u64) {
+        (self.model.heads * self.model.head(), self.model.kv() * self.model.head())
+    }
+
+    pub(crate) fn cpu(&self) -> bool {
+        matches!(self.run.device, Device::Cpu { .. })
+    }
+
+    pub(crate) fn hold(&mut self, component: Component, bytes: u64) {
+        self.ledger.hold(component, bytes);
+    }
+
+    pub(crate) fn free(&mut self, component: Component, bytes: u64) {
+        self.ledger.free(component, bytes);
+    }
+
+    pub(crate) fn touch(&mut self, component: Component, bytes: u64) {
+        self.ledger.touch(component, bytes);
+    }
+
+    /// Whether something of a linear layer is trained, so that its input is kept.
+    pub(crate) fn trains(&self, linear: usize) -> bool {
+        self.run.method == Method::Full || self.run.adapts(self.linears[linear].name)
+    }
+
+    /// What `gemm` packs for a product with `out` columns over `inner`: the weight, where it lies across and is no more than
+    /// two of the panels that fit the second-level cache (gemm-common 0.19, `kernel_params`, with a cache of eight ways);
+    /// the activations, where the result is wide.
+    pub(crate) fn packing(&self, out: u64, inner: u64, across: bool) -> u64 {
+        let Device::Cpu { cache, .. } = self.run.device else { return 0 };
+        let depth = inner.div_ceil(inner.div_ceil(DEPTH).max(1)).max(1);
+        let fitting = (cache / 8 * 6 / product([F32, depth]) / TILE_ROWS * TILE_ROWS).max(TILE_ROWS);
+        let panel = out.div_ceil(out.div_ceil(fitting).max(1)).next_multiple_of(TILE_ROWS).min(8 * TILE_ROWS);
+        let weight = if across && out <= 2 * panel { out.next_multiple_of(TILE_ROWS) } else { 0 };
+        let rows = if out > 128 * TILE_ROWS { self.tokens } else { 0 };
+        product([depth, weight.saturating_add(rows), F32])
+    }
+
+    /// A product with a frozen weight; its result is held as `result` (`ops/lora.rs`, `ops/cpu/nf4.rs`, and
+    /// `nf4_matmul` of `halfbyte-shaders`).
+    fn frozen(&mut self, linear: usize, forward: bool, result: Component) {
+        let LinearShape { out, input, .. } = self.linears[linear];
+        let (inner, width) = if forward { (input, out) } else { (out, input) };
+        let bytes = self.wide(width);
+        let quantized = self.run.method == Method::Qlora;
+        let elements = product([out, input]);
+        match self.run.device {
+            Device::Cpu { .. } => {
+                // The scales of all blocks, decoded.
+                let blocks = elements.div_ceil(self.run.block_size.max(1));
+                let scales = if quantized { product([blocks, F32]) } else { 0 };
+                self.hold(Component::Work, scales);
+                self.hold(result, bytes);
+                if quantized && forward && self.tokens <= SKINNY_ROWS {
+                    self.touch(Component::Work, if self.tokens > 1 { bytes } else { 0 });
+                } else {
+                    self.touch(Component::Work, self.packing(width, inner, forward));
+                }
+                self.free(Component::Work, scales);
+            }
+            Device::Gpu { .. } => {
+                self.hold(result, bytes);
+                if quantized {
+                    // Room for the result of a kernel that decodes as it goes is made before the variant is chosen; the
+                    // dense product of a decoded weight makes its own.
+                    let dense = product([elements, F32]);
+                    self.hold(Component::Work, bytes);
+                    self.touch(Component::Decoded, dense);
+                    self.free(Component::Work, bytes);
+                }
+            }
+        }
+    }
+
+    /// A linear layer; its result is held as `result` (`model/linear.rs`, `ops/lora.rs`, `ops/cpu/lora.rs`). With a graph
+    /// its branch's inner activations and mask are kept.
+    pub(crate) fn linear(&mut self, linear: usize, graph: bool, result: Component) {
+        if !self.run.adapts(self.linears[linear].name) {
+            return self.frozen(linear, true, result);
+        }
+        let LinearShape { out, input, .. } = self.linears[linear];
+        let kept = if graph { Component::Graph } else { Component::Work };
+        let (low, dropped) = (self.wide(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
+        self.hold(kept, dropped);
+        self.hold(Component::Work, dropped);
+        if self.cpu() {
+            self.hold(kept, low);
+            self.frozen(linear, true, result);
+        } else {
+            self.frozen(linear, true, result);
+            self.hold(kept, low);
+            // The branch's result, which is added to the base's.
+            let branch = low.saturating_add(self.wide(out));
+            self.touch(Component::Work, branch);
+        }
+        self.free(Component::Work, dropped);
+        if !graph {
+            self.free(kept, low.saturating_add(dropped));
+        }
+    }
+
+    /// The backward pass of a linear layer, whose result's gradient the caller holds: the adapter's gradients, and that
+    /// of the input where it is asked for (`ops/lora.rs`, `ops/cpu/lora.rs`).
+    pub(crate) fn linear_backward(&mut self, linear: usize, for_input: bool) {
+        if !self.run.adapts(self.linears[linear].name) {
+            if for_input {
+                self.frozen(linear, false, Component::Backward);
+            }
+            return;
+        }
+        let LinearShape { out, input, .. } = self.linears[linear];
+        let (low, dropped) = (self.wide(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
+        self.hold(Component::Work, low);
+        if !self.cpu() {
+            self.touch(Component::Work, low);
+        }
+        self.hold(Component::Gradients, product([self.run.rank, out, F32]));
+        self.hold(Component::Work, dropped);
+        self.hold(Component::Gradients, product([self.run.rank, input, F32]));
+        if self.cpu() {
+            if for_input {
+                self.frozen(linear, false, Component::Backward);
+                self.touch(Component::Work, dropped);
+            }
+            self.free(Component::Work, dropped);
+        } else {
+            self.free(Component::Work, dropped);
+            if for_input {
+                self.frozen(linear, false, Component::Backward);
+                let branch = self.wide(input).saturating_add(dropped);
+                self.touch(Component::Work, branch);
+            }
+        }
+        self.free(Component::Work, low);
+        self.free(Component::Graph, low.saturating_add(dropped));
+    }
+
+    /// Bytes of the attention weights of all heads over padded sequences: `[rows, heads, longest, longest]`.
+    pub(crate) fn scores(&self) -> u64 {
+        let longest = self.run.longest();
+        product([self.run.rows(), self.model.heads, longest, longest, self.run.activation_bytes])
+    }
+
+    /// Bytes of a tensor of this many features over padded sequences, where lengths differ.
+    fn padded(&self, features: u64) -> (u64, u64) {
+        let bytes = product([self.run.rows(), self.run.longest(), features, self.run.activation_bytes]);
+        let ragged = self.run.sequences.iter().any(|length| *length != self.run.longest());
+        (bytes, if ragged { bytes } else { 0 })
+    }
+
+    /// Attention; its result is held as `result` (`ops/cpu/attention.rs`, `ops/attention.rs`).
+    pub(crate) fn attention(&mut self, result: Component) {
+        let (q, k) = self.heads();
+        let bytes = self.wide(q);
+        if self.cpu() {
+            // The heads' results, then the tensor that they are put into.
+            self.hold(Component::Work, bytes);
+            self.hold(result, bytes);
+            return self.free(Component::Work, bytes);
+        }
+        let ((q, q_copy), (_, k_copy)) = (self.padded(q), self.padded(k));
+        // Queries by groups, and padded copies of all three where lengths differ.
+        let copies = q.saturating_add(q_copy).saturating_add(k_copy).saturating_add(k_copy);
+        let scores = self.scores();
+        self.hold(Component::Work, copies);
+        self.hold(Component::Scores, scores);
+        self.hold(Component::Work, q);
+        self.free(Component::Work, copies);
+        self.free(Component::Scores, scores);
+        self.hold(result, bytes);
+        self.free(Component::Work, q);
+    }
+
+    /// The backward pass of attention, whose result's gradient the caller holds: the gradients of queries, keys and values.
+    pub(crate) fn attention_backward(&mut self) {
+        let (q, k) = self.heads();
+        let gradients = self.wide(q).saturating_add(self.wide(k)).saturating_add(self.wide(k));
+        if self.cpu() {
+            self.hold(Component::Work, gradients);
+            self.hold(Component::Backward, gradients);
+            return self.free(Component::Work, gradients);
+        }
+        let ((q, q_copy), (k, k_copy)) = (self.padded(q), self.padded(k));
+        let scores = self.scores();
+        // Queries and the gradient by groups, padded copies, and the gradient of the values.
+        let copies = [q, q, q_copy, q_copy, k_copy, k_copy, k].into_iter().fold(0, u64::saturating_add);
+        self.hold(Component::Work, copies);
+        // The weights, their gradient, and the product of both that is summed over the keys.
+        let three = product([3, scores]);
+        self.touch(Component::Scores, three);
+        self.hold(Component::Scores, scores);
+        self.hold(Component::Work, q.saturating_add(k));
+        self.hold(Component::Backward, gradients);
+        self.free(Component::Scores, scores);
+        self.free(Component::Work, copies.saturating_add(q).saturating_add(k));
+    }
+}

@@ -1,0 +1,64 @@
+//! What stays for the whole run: weights as they are stored, adapters, the optimizer's state.
+
+use crate::run::product;
+use crate::{Method, ModelShape, Optimizer, Run};
+
+/// Bytes of an f32.
+pub(crate) const F32: u64 = 4;
+
+/// A 4-bit weight's three buffers: codes, scales, and what decodes the scales. Two codes to a byte; an f32 per block of
+/// weights, or a byte per block and an f32 per 256 blocks (QLoRA, arXiv:2305.14314, section 3); each in whole words. The
+/// header has four words, and with double quantization the 256 levels of the scales' map.
+pub(crate) fn nf4_buffers(elements: u64, run: &Run) -> [u64; 3] {
+    let blocks = elements.div_ceil(run.block_size.max(1));
+    let codes = product([F32, elements.div_ceil(8)]);
+    match run.double_quant {
+        true => [codes, product([F32, blocks.div_ceil(4)]), product([F32, 4 + 256 + blocks.div_ceil(256)])],
+        false => [codes, product([F32, blocks]), 4 * F32],
+    }
+}
+
+/// The sum of [`nf4_buffers`].
+pub(crate) fn nf4_bytes(elements: u64, run: &Run) -> u64 {
+    nf4_buffers(elements, run).into_iter().fold(0, u64::saturating_add)
+}
+
+/// Bytes of a linear layer's weight.
+pub(crate) fn linear_bytes(elements: u64, run: &Run) -> u64 {
+    match run.method {
+        Method::Qlora => nf4_bytes(elements, run),
+        Method::Lora | Method::Full => product([elements, run.weight_bytes]),
+    }
+}
+
+/// Bits that a weight of this many elements takes per element.
+pub fn bits_per_weight(elements: u64, run: &Run) -> f64 {
+    8.0 * linear_bytes(elements, run) as f64 / elements as f64
+}
+
+/// The optimizer's state for one trained tensor.
+fn state_of(elements: u64, optimizer: Optimizer) -> u64 {
+    match optimizer {
+        Optimizer::AdamW => product([2, elements, F32]),
+        Optimizer::AdamW8bit => product([2, elements.saturating_add(product([F32, elements.div_ceil(256)]))]),
+    }
+}
+
+/// The optimizer's whole state, and that of its largest tensor.
+pub(crate) fn optimizer_state(model: &ModelShape, run: &Run) -> (u64, u64) {
+    if run.method == Method::Full {
+        let all = state_of(model.parameters(), run.optimizer);
+        let largest = product([model.vocab_size, model.hidden_size]);
+        return (all, state_of(largest, run.optimizer));
+    }
+    let tensors = run.adapted(model).flat_map(|(a, b)| [a, b]).map(|n| state_of(n, run.optimizer));
+    let (sum, largest) = tensors.fold((0u64, 0), |(sum, largest), n| (sum.saturating_add(n), largest.max(n)));
+    (product([model.layers, sum]), largest)
+}
+
+/// The optimizer's state on the device and in host memory. What a step writes is on the device while it is written.
+pub(crate) fn optimizer_places(model: &ModelShape, run: &Run) -> (u64, u64) {
+    let (all, largest) = optimizer_state(model, run);
+    let device = run.optimizer_budget.map_or(all, |budget| all.min(budget.max(largest)));
+    (device, all - device)
+}

@@ -1,0 +1,300 @@
+//! `halfbyte train RECIPE --plan`: what the recipe's run will need, before anything is loaded.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use bytesize::ByteSize;
+use halfbyte::lora::Targets;
+use halfbyte::train::{Recipe, Recompute};
+use halfbyte_memory::{
+    Device, Gpu, Method, ModelShape, Optimizer, Phase, Plan, Proposal, Run, Workload, bytes, grouped, longest, plan,
+    proposals,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::device::{self, Choice, Place};
+use crate::memory::shape;
+
+/// Tokens of a sequence up to which the longest that fits is looked for.
+const LONGEST: u64 = 1 << 20;
+/// The table that is shipped.
+const GPUS: &str = include_str!("../gpus.toml");
+
+/// What a plan is compared with.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Against {
+    /// Memory to fit into, such as 24GiB or 24GB
+    #[arg(long, value_parser = parse_bytes)]
+    pub(crate) memory: Option<u64>,
+    /// TOML file of GPUs, their rates and what they cost you, in place of the table that is shipped (native/gpus.toml)
+    #[arg(long)]
+    pub(crate) gpus: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Against {
+    /// What compares a plan does nothing for a run, and a flag that does nothing is a mistake.
+    pub(crate) fn refuse_without_plan(&self) -> Result<()> {
+        if self.memory.is_some() || self.gpus.is_some() || self.json {
+            bail!("--memory, --gpus and --json belong to --plan; add it, or leave them out");
+        }
+        Ok(())
+    }
+}
+
+/// `24GiB`, `24GB`, `512MiB`, or a number of bytes.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let size: ByteSize = text.parse().map_err(|_| format!("`{text}` is no size; write 24GiB or 24GB"))?;
+    Ok(size.as_u64())
+}
+
+/// A table of GPUs.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Table {
+    /// The share of its rate that a GPU is taken to reach.
+    pub(crate) utilisation: f64,
+    /// When the prices were written down, for whoever reads them.
+    prices_as_of: Option<String>,
+    gpu: Vec<Gpu>,
+}
+
+impl Table {
+    /// The file, or the shipped table.
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self> {
+        let text = match path {
+            Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+            None => GPUS.to_string(),
+        };
+        let name = path.map_or("gpus.toml".into(), |path| path.display().to_string());
+        let table: Self = toml::from_str(&text).with_context(|| format!("{name}: not a table of GPUs"))?;
+        if !(table.utilisation > 0.0 && table.utilisation <= 1.0) {
+            bail!("{name}: `utilisation` is {}; it must lie in 0..=1, without 0", table.utilisation);
+        }
+        Ok(table)
+    }
+
+    /// What a run takes on each GPU that holds it.
+    pub(crate) fn estimates(&self, needed: u64, work: Option<&Workload>) -> Vec<Estimate> {
+        let fitting = self.gpu.iter().filter(|gpu| gpu.holds(needed));
+        let estimate = |gpu: &Gpu| Estimate {
+            name: gpu.name.clone(),
+            gib: gpu.gib,
+            hours: work.and_then(|work| gpu.seconds(work, self.utilisation)).map(|seconds| seconds / 3600.0),
+            price: work.and_then(|work| gpu.price(work, self.utilisation)),
+        };
+        fitting.map(estimate).collect()
+    }
+
+    /// Prints the estimates, a line each, and what they rest on.
+    pub(crate) fn print(&self, estimates: &[Estimate]) {
+        if estimates.is_empty() {
+            return println!("  fits no single GPU of the table");
+        }
+        for Estimate { name, gib, hours, price } in estimates {
+            let hours = hours.map_or(String::new(), |hours| format!(", about {}", duration(hours)));
+            let price = price.map_or(String::new(), |price| format!(", {price:.2}"));
+            println!("  fits {name} ({gib} GiB){hours}{price}");
+        }
+        if estimates.iter().any(|estimate| estimate.hours.is_some()) {
+            let percent = 100.0 * self.utilisation;
+            println!("  times: operations over the datasheet's rate at {percent:.0}% of it, which is an assumption");
+        }
+        if estimates.iter().any(|estimate| estimate.price.is_some()) {
+            let date = self.prices_as_of.as_deref().unwrap_or("a day that the table does not name");
+            println!("  prices: the table's, of {date}");
+        }
+    }
+}
+
+/// Hours in the unit that suits them.
+fn duration(hours: f64) -> String {
+    match hours {
+        hours if hours >= 1.0 => format!("{hours:.1} h"),
+        hours if hours >= 1.0 / 60.0 => format!("{:.0} min", 60.0 * hours),
+        hours => format!("{:.1} s", 3600.0 * hours),
+    }
+}
+
+/// A GPU that holds a run, and what the run takes there.
+#[derive(Serialize)]
+pub(crate) struct Estimate {
+    name: String,
+    gib: u64,
+    hours: Option<f64>,
+    price: Option<f64>,
+}
+
+/// The device as the plan sees it; `memory` is what it has, where that is known.
+fn device_of(place: &Place, memory: Option<u64>) -> Device {
+    match place.gpu {
+        // CUDA's allocator takes pages of up to a quarter of the memory; other GPUs' limits are not known here.
+        true => Device::Gpu { page: if place.pages { memory.unwrap_or(0) / 4 } else { 0 } },
+        false => Device::Cpu { threads: place.threads, cache: 1 << 20 },
+    }
+}
+
+/// The plan of a recipe's run on the model in `folder`, where its configuration can be planned for.
+pub(crate) fn of(recipe: &Recipe, folder: &Path) -> Option<Plan> {
+    let json = std::fs::read(folder.join("config.json")).ok()?;
+    let shape: ModelShape = serde_json::from_slice(&json).ok()?;
+    shape.check().ok()?;
+    let place = device::place(Choice::parse(&recipe.device).ok()?);
+    Some(plan(&shape, &run_of(recipe, &shape, device_of(&place, place.memory))))
+}
+
+/// What a recipe's run is to the plan. Lengths are the most that the recipe allows.
+fn run_of(recipe: &Recipe, model: &ModelShape, device: Device) -> Run {
+    let targets = match &recipe.lora.target_modules {
+        Targets::Names(names) => {
+            let end = |name: &String| name.rsplit('.').next().unwrap_or_default().to_string();
+            names.iter().map(end).collect()
+        }
+        // A pattern can single out layers; counted as all of them, which is the most it can be.
+        Targets::Pattern(_) => model.linears().iter().map(|linear| linear.name.to_string()).collect(),
+    };
+    let (quantization, training) = (&recipe.quantization, &recipe.training);
+    Run {
+        method: if quantization.load_in_4bit { Method::Qlora } else { Method::Lora },
+        rank: recipe.lora.r as u64,
+        targets,
+        dropout: recipe.lora.lora_dropout > 0.0,
+        batch: training.batch_size as u64,
+        length: recipe.data.max_length as u64,
+        accumulation: training.gradient_accumulation_steps as u64,
+        recompute: training.recompute == Recompute::Layers,
+        optimizer: if training.optim.is_8bit() { Optimizer::AdamW8bit } else { Optimizer::AdamW },
+        optimizer_budget: training.optim_device_budget.0.filter(|_| training.optim.is_paged()),
+        weight_bytes: 4,
+        activation_bytes: 4,
+        block_size: quantization.block_size as u64,
+        double_quant: quantization.double_quant,
+        loss_chunk: training.loss_chunk as u64,
+        device,
+        ..Run::default()
+    }
+}
+
+/// The most tokens that the recipe's steps go through, where its data can be counted.
+fn tokens(recipe: &Recipe) -> Option<f64> {
+    let training = &recipe.training;
+    let per_step = training.batch_size as f64 * training.gradient_accumulation_steps as f64;
+    let examples = std::fs::read_to_string(&recipe.data.train).ok();
+    let examples = examples.map(|text| text.lines().filter(|line| !line.trim().is_empty()).count() as f64);
+    let all = examples.map(|examples| examples * training.epochs as f64);
+    let limit = (training.max_steps > 0).then_some(training.max_steps as f64 * per_step);
+    let seen = match (all, limit) {
+        (Some(all), Some(limit)) if training.epochs > 0 => all.min(limit),
+        (_, Some(limit)) => limit,
+        (all, None) => all?,
+    };
+    Some(seen * recipe.data.max_length as f64)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    parameters: u64,
+    run: &'a Run,
+    plan: &'a Plan,
+    needed: u64,
+    memory: Option<u64>,
+    fits: Option<bool>,
+    proposals: &'a [Proposal],
+    longest: Option<u64>,
+    tokens: Option<f64>,
+    gpus: &'a [Estimate],
+}
+
+/// Prints the plan of a recipe.
+pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
+    let model = shape(&recipe.model)?;
+    let choice = Choice::parse(&recipe.device)?;
+    let place = device::place(choice);
+    let memory = against.memory.or(place.memory);
+    let run = run_of(recipe, &model, device_of(&place, memory));
+    if run.rank == 0 || run.batch == 0 || run.length == 0 || run.accumulation == 0 {
+        return Err(anyhow!(
+            "lora.r, training.batch_size, training.gradient_accumulation_steps and data.max_length must be 1 or more"
+        ));
+    }
+    let plan = plan(&model, &run);
+    let proposals = memory.map_or(vec![], |memory| proposals(&model, &run, memory));
+    let longest = memory.and_then(|memory| longest(&model, &Run { recompute: true, ..run.clone() }, memory, LONGEST));
+    let tokens = tokens(recipe);
+    let work = tokens.map(|tokens| Workload::of(&model, &run, tokens));
+    let table = Table::load(against.gpus.as_deref())?;
+    let gpus = table.estimates(plan.needed(), work.as_ref());
+    if against.json {
+        let (parameters, needed) = (model.parameters(), plan.needed());
+        let fits = memory.map(|memory| needed <= memory);
+        let (proposals, gpus) = (&proposals[..], &gpus[..]);
+        let model = recipe.model.as_str();
+        let (run, plan) = (&run, &plan);
+        let report = Report { model, parameters, run, plan, needed, memory, fits, proposals, longest, tokens, gpus };
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    println!("{}: {} parameters, {} trained", recipe.model, grouped(model.parameters()), grouped(run.trained(&model)));
+    let (batch, length) = (run.batch, run.length);
+    println!("{}; micro-batches of {batch} x {length} tokens, {} to a step", place.name, run.accumulation);
+    print(&plan);
+    match memory {
+        None => println!("the device's memory is not known; give --memory to compare with it"),
+        Some(memory) if plan.needed() <= memory => println!("fits {}", bytes(memory)),
+        Some(memory) => println!("does NOT fit {}", bytes(memory)),
+    }
+    for p in &proposals {
+        let recompute = if p.recompute { "layers" } else { "none" };
+        let (steps, needs) = (p.accumulation, bytes(p.bytes));
+        println!(
+            "  fits: --set training.batch_size={} --set training.gradient_accumulation_steps={steps} --set \
+             data.max_length={} --set training.recompute={recompute} ({needs})",
+            p.batch, p.length
+        );
+    }
+    if let Some(longest) = longest {
+        let bound = if longest == LONGEST { "at least " } else { "" };
+        println!("  the longest sequence that fits alone: {bound}{} tokens", grouped(longest));
+    }
+    if let Some(tokens) = tokens {
+        println!("at most {} tokens, if every example has data.max_length of them", grouped(tokens as u64));
+    }
+    table.print(&gpus);
+    Ok(())
+}
+
+/// The phases of a run in their order, and what they are called.
+pub(crate) const PHASES: [(Phase, &str); 8] = [
+    (Phase::Always, "stays for the whole run"),
+    (Phase::Load, "loading"),
+    (Phase::Layers, "training, in the layers"),
+    (Phase::Loss, "training, at the loss"),
+    (Phase::Update, "training, optimizer"),
+    (Phase::Evaluate, "evaluating"),
+    (Phase::Save, "saving the adapter"),
+    (Phase::Merge, "merging, on its own"),
+];
+
+/// Prints a plan: the peak of each phase, and its components.
+pub(crate) fn print(plan: &Plan) {
+    for (phase, title) in PHASES {
+        if plan.peak_of(phase) == 0 || plan.lines.iter().all(|line| line.phase != phase) {
+            continue;
+        }
+        println!("{title}: {}", bytes(plan.peak_of(phase)));
+        for line in plan.lines.iter().filter(|line| line.phase == phase) {
+            println!("  {:>9}  {}: {}", bytes(line.bytes), line.name, line.formula);
+        }
+    }
+    if plan.slack > 0 {
+        println!("allocator's pages beyond the peak: {}", bytes(plan.slack));
+    }
+    if plan.paged_out > 0 {
+        println!("optimizer state in host memory: {}", bytes(plan.paged_out));
+    }
+    println!("needed: {}", bytes(plan.needed()));
+}
