@@ -248,7 +248,7 @@ fn the_keys_are_those_of_transformers_and_mistakes_are_answered() {
     let model = || with_adapter::<Cpu>("llama-tied", &Default::default());
     let refused = |text: &str| {
         let config = parse(text).expect(text).training;
-        let data = Dataset { examples: vec![], skipped: 0 };
+        let data = Dataset::default();
         Trainer::new(model(), data, config, 1).err().map(|e| e.to_string()).unwrap_or_default()
     };
     assert!(refused("optim_device_budget = '1MiB'").contains("needs `optim` to be paged_adamw_32bit"));

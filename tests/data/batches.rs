@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use halfbyte::backends::Cpu;
 use halfbyte::data::{Batch, Batches, Dataset, Example, Grouping};
 use halfbyte::ops::Sequences;
-use halfbyte::train::{Recompute, Targets, Trainer, TrainerConfig, backpropagate, loss_sum};
+use halfbyte::train::{Recompute, Targets, Trainer, TrainerConfig, backpropagate, loss_and_hits};
 use halfbyte_tests::assert_close;
 use halfbyte_tests::reference::{values, with_adapter};
 use pollster::block_on;
@@ -31,7 +31,7 @@ fn losses(examples: &[Example], rows: &[usize]) -> Vec<f32> {
         let targets: Vec<_> = batch.targets.iter().filter(|(row, _)| rows.contains(row)).copied().collect();
         let (rows, tokens) = targets.into_iter().unzip();
         let targets = Targets { rows, tokens };
-        values(loss_sum(&model.head, hidden.clone(), &targets, 64))[0]
+        values(loss_and_hits(&model.head, hidden.clone(), &targets, 64)[0].clone())[0]
     };
     batch.lengths.iter().map(of).collect()
 }
