@@ -26,7 +26,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// How far a peak may be from the plan: closer where it is large, because what the walk leaves out (names, graph nodes) and what
 /// the products' packing differs in from processor to processor weighs less there.
 fn tolerance(measured: u64) -> f64 {
-    if measured < 16 << 20 { 0.05 } else { 0.03 }
+    if measured < 32 << 20 { 0.05 } else { 0.03 }
 }
 
 /// What was measured.

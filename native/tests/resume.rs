@@ -247,7 +247,6 @@ fn the_best_adapter_is_kept_and_training_stops_when_nothing_improves() {
     let checkpoint = format!("checkpoint-{best}");
     let of_best = read(&format!("{checkpoint}/adapter_model.safetensors"));
     assert!(read("adapter/adapter_model.safetensors") == of_best, "{printed}");
-    assert_eq!(metrics.last().expect("a summary")["eval_loss"].as_f64(), Some(loss));
     let state: Value = serde_json::from_slice(&read(&format!("{checkpoint}/trainer_state.json"))).expect("JSON");
     assert_eq!(state["best_metric"].as_f64(), Some(loss));
     assert_eq!(state["best_model_checkpoint"], format!("best/{checkpoint}"));

@@ -140,8 +140,8 @@ fn uniform(
         let mut a = matrices.a;
         a.resize(rank * input, 0.0);
         let b = matrices.b.chunks(matrices.rank).flat_map(|row| (0..rank).map(|k| row.get(k).copied().unwrap_or(0.0)));
-        tensors.insert(format!("{PREFIX}{path}{B}"), Stored { shape: vec![out, rank], values: b.collect() });
-        tensors.insert(format!("{PREFIX}{path}{A}"), Stored { shape: vec![rank, input], values: a });
+        tensors.insert(format!("{PREFIX}{path}{B}"), Stored::new(vec![out, rank], &b.collect::<Vec<f32>>()));
+        tensors.insert(format!("{PREFIX}{path}{A}"), Stored::new(vec![rank, input], &a));
         names.push(path.rsplit('.').next().unwrap_or_default().to_string());
     }
     names.sort();

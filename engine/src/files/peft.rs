@@ -120,7 +120,7 @@ pub async fn adapter_files<B: Ops>(
             let dims = parameter.value.dims();
             let shape = if part == MAGNITUDE { vec![dims[1]] } else { dims.to_vec() };
             let values = read(parameter.value.clone()).await?;
-            tensors.insert(format!("{PREFIX}{layer}{part}"), Stored { shape, values });
+            tensors.insert(format!("{PREFIX}{layer}{part}"), Stored::new(shape, &values));
         }
     }
     if tensors.is_empty() {
@@ -134,15 +134,21 @@ pub async fn adapter_files<B: Ops>(
     });
     for (path, parameter) in saved {
         let shape = stored_shape(&path, parameter.value.dims());
-        tensors.insert(format!("{PREFIX}{path}"), Stored { shape, values: read(parameter.value).await? });
+        tensors.insert(format!("{PREFIX}{path}"), Stored::new(shape, &read(parameter.value).await?));
     }
     encode(base, config, modules, &tensors)
 }
 
-/// A tensor to be written.
+/// A tensor to be written, encoded.
 pub(super) struct Stored {
-    pub(super) shape: Vec<usize>,
-    pub(super) values: Vec<f32>,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Stored {
+    pub(super) fn new(shape: Vec<usize>, values: &[f32]) -> Self {
+        Self { shape, bytes: encode_f32(values) }
+    }
 }
 
 /// Writes an adapter folder; `modules` are the last names of the adapted layers.
@@ -201,12 +207,10 @@ fn encode(
     ]);
     let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("cannot encode the adapter: {e}"));
     let text = serde_json::to_string_pretty(&keys).map_err(|e| failed(&e))?;
-    let bytes: Vec<Vec<u8>> = tensors.values().map(|tensor| encode_f32(&tensor.values)).collect();
     let views: Result<Vec<(&String, TensorView)>> = tensors
         .iter()
-        .zip(&bytes)
-        .map(|((name, tensor), bytes)| {
-            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map_err(|e| failed(&e))?;
+        .map(|(name, tensor)| {
+            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), &tensor.bytes).map_err(|e| failed(&e))?;
             Ok((name, view))
         })
         .collect();

@@ -7,12 +7,14 @@ use super::table::{dynamic_map, unsigned_dynamic_map};
 
 /// Equal steps from -1 to 1 that codes are looked up by.
 const STEPS: f32 = 65535.0;
+/// Values whose steps are computed at a time.
+const RUN: usize = 64;
 
 /// An 8-bit data type: 256 levels from -1 or 0 to 1 in rising order, and the code of every step between them.
 #[derive(Debug)]
 pub struct DynamicCode {
     levels: &'static [f32; 256],
-    codes: Vec<u8>,
+    codes: Box<[u8; 1 << 16]>,
 }
 
 impl DynamicCode {
@@ -35,7 +37,7 @@ impl DynamicCode {
             let rounded = 2.0 * f32::from(step) / STEPS - 1.0;
             midpoints.partition_point(|midpoint| *midpoint < rounded) as u8
         };
-        Self { levels, codes: (0..=u16::MAX).map(code).collect() }
+        Self { levels, codes: Box::new(std::array::from_fn(|step| code(step as u16))) }
     }
 
     /// The value of each code.
@@ -44,31 +46,41 @@ impl DynamicCode {
     }
 
     /// The code of each of the 65,536 steps from -1 to 1.
-    pub fn codes(&self) -> &[u8] {
+    pub fn codes(&self) -> &[u8; 1 << 16] {
         &self.codes
-    }
-
-    /// The code of a value from -1 to 1: rounded to one of the steps and then to the nearest level.
-    ///
-    /// The steps are what bitsandbytes' CPU build looks codes up by (`cpu_ops.cpp`, `quantize_cpu_impl`); around zero, where
-    /// levels are closer than steps, they make a few codes differ from those of its CUDA build. NaN is step 0, there as
-    /// here: a scale so small that its reciprocal is infinite makes it of zero.
-    #[inline(always)]
-    fn code(&self, value: f32) -> u8 {
-        let step = ((value.clamp(-1.0, 1.0) + 1.0) * 0.5).mul_add(STEPS, 0.5) as u16;
-        self.codes[usize::from(step)]
     }
 
     /// Quantizes a block into `codes` of the same length and returns its scale, the largest magnitude.
     #[inline(always)]
     pub fn encode(&self, block: &[f32], codes: &mut [u8]) -> f32 {
         let scale = largest(block);
+        if scale == 0.0 {
+            codes.fill(0);
+            return scale;
+        }
         let reciprocal = 1.0 / scale;
-        for (code, value) in codes.iter_mut().zip(block) {
-            *code = if scale == 0.0 { 0 } else { self.code(value * reciprocal) };
+        // Arithmetic in one loop and look-ups in another: the first becomes vector code.
+        let mut steps = [0u16; RUN];
+        for (codes, values) in codes.chunks_mut(RUN).zip(block.chunks(RUN)) {
+            for (step, value) in steps.iter_mut().zip(values) {
+                *step = self::step(value * reciprocal);
+            }
+            for (code, step) in codes.iter_mut().zip(&steps) {
+                *code = self.codes[usize::from(*step)];
+            }
         }
         scale
     }
+}
+
+/// The step that a value from -1 to 1 is rounded to, before it is given the nearest level.
+///
+/// The steps are what bitsandbytes' CPU build looks codes up by (`cpu_ops.cpp`, `quantize_cpu_impl`); around zero, where
+/// levels are closer than steps, they make a few codes differ from those of its CUDA build. NaN is step 0, there as
+/// here: a scale so small that its reciprocal is infinite makes it of zero.
+#[inline(always)]
+fn step(value: f32) -> u16 {
+    ((value.clamp(-1.0, 1.0) + 1.0) * 0.5).mul_add(STEPS, 0.5) as u16
 }
 
 /// The largest magnitude, in sixteen lanes.

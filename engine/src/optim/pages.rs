@@ -59,7 +59,7 @@ impl std::fmt::Display for PagingReport {
 enum Place<B: Backend> {
     /// Zeros, that nothing was allocated for.
     Unused,
-    Device(Moments<B>),
+    Device(Box<Moments<B>>),
     Host(Box<HostMoments>),
 }
 
@@ -118,10 +118,12 @@ impl<B: Backend> Pages<B> {
         let float = |tensor: &FloatTensor<B>| bytes(tensor.shape(), tensor.dtype());
         let int = |tensor: &IntTensor<B>| bytes(tensor.shape(), tensor.dtype());
         let places = self.pages.values().map(|page| match &page.place {
-            Place::Device(Moments::Full(both)) => both.iter().map(float).sum(),
-            Place::Device(Moments::EightBit { codes, absmax, .. }) => {
-                codes.iter().map(int).sum::<u64>() + absmax.iter().map(float).sum::<u64>()
-            }
+            Place::Device(moments) => match &**moments {
+                Moments::Full(both) => both.iter().map(float).sum(),
+                Moments::EightBit { codes, absmax, .. } => {
+                    codes.iter().map(int).sum::<u64>() + absmax.iter().map(float).sum::<u64>()
+                }
+            },
             Place::Unused | Place::Host(_) => 0,
         });
         places.sum()
@@ -142,11 +144,11 @@ impl<B: Backend> Pages<B> {
         if let Some(page) = self.pages.get_mut(path) {
             page.used = self.clock;
             page.place = match std::mem::replace(&mut page.place, Place::Unused) {
-                Place::Unused => Place::Device(page.layout.zeros(device, tables)),
+                Place::Unused => Place::Device(Box::new(page.layout.zeros(device, tables))),
                 Place::Host(moments) => {
                     self.report.fetched.pages += 1;
                     self.report.fetched.bytes += bytes;
-                    Place::Device(moments.upload(device, tables))
+                    Place::Device(Box::new(moments.upload(device, tables)))
                 }
                 resident => resident,
             };
@@ -166,7 +168,7 @@ impl<B: Backend> Pages<B> {
     pub(super) fn change(&mut self, path: &str, f: impl FnOnce(Moments<B>) -> Moments<B>) {
         let Some(page) = self.pages.get_mut(path) else { return };
         page.place = match std::mem::replace(&mut page.place, Place::Unused) {
-            Place::Device(moments) => Place::Device(f(moments)),
+            Place::Device(moments) => Place::Device(Box::new(f(*moments))),
             other => other,
         };
     }
@@ -182,7 +184,7 @@ impl<B: Backend> Pages<B> {
             let Some((_, page)) = resident.min_by_key(|(_, page)| page.used) else { break };
             let Place::Device(moments) = &page.place else { break };
             // Read from a clone that shares the buffers: a device that fails leaves the page where it is.
-            let moments = HostMoments::read(moments.clone(), &self.device).await?;
+            let moments = HostMoments::read((**moments).clone(), &self.device).await?;
             page.place = Place::Host(Box::new(moments));
             let bytes = page.layout.bytes();
             self.resident -= bytes;
@@ -198,7 +200,7 @@ impl<B: Backend> Pages<B> {
         let page = self.pages.get(path)?;
         Some(match &page.place {
             Place::Unused => page.layout.zeros(&self.device, tables),
-            Place::Device(moments) => moments.clone(),
+            Place::Device(moments) => (**moments).clone(),
             Place::Host(moments) => moments.clone().upload(&self.device, tables),
         })
     }

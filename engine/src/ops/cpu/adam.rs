@@ -77,12 +77,15 @@ pub(super) fn advance([first, second]: [&mut [f32]; 2], gradient: &[f32], betas:
     let mix = Mix::new(betas);
     let tasks = first.par_chunks_mut(TASK).zip(second.par_chunks_mut(TASK)).zip(gradient.par_chunks(TASK));
     tasks.for_each(|((first, second), gradient)| {
-        Arch::new().dispatch(|| {
-            for ((first, second), gradient) in first.iter_mut().zip(second).zip(gradient) {
-                *first = mix.first(*first, *gradient);
-                *second = mix.second(*second, *gradient);
-            }
-        });
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for ((first, second), gradient) in first.iter_mut().zip(second).zip(gradient) {
+                    *first = mix.first(*first, *gradient);
+                    *second = mix.second(*second, *gradient);
+                }
+            },
+        );
     });
 }
 
@@ -93,12 +96,15 @@ pub(super) fn apply([first, second]: [&[f32]; 2], gradient: &[f32], value: &[f32
     let moments = first.par_chunks(TASK).zip(second.par_chunks(TASK));
     let inputs = gradient.par_chunks(TASK).zip(value.par_chunks(TASK));
     out.par_chunks_mut(TASK).zip(moments).zip(inputs).for_each(|((out, (first, second)), (gradient, value))| {
-        Arch::new().dispatch(|| {
-            let inputs = first.iter().zip(second).zip(gradient.iter().zip(value));
-            for (out, ((first, second), (gradient, value))) in out.iter_mut().zip(inputs) {
-                *out = update.value([*first, *second], *gradient, *value);
-            }
-        });
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let inputs = first.iter().zip(second).zip(gradient.iter().zip(value));
+                for (out, ((first, second), (gradient, value))) in out.iter_mut().zip(inputs) {
+                    *out = update.value([*first, *second], *gradient, *value);
+                }
+            },
+        );
     });
     out
 }
@@ -113,20 +119,23 @@ pub(super) fn advance_8bit(codes: [&mut [u8]; 2], absmax: [&mut [f32]; 2], gradi
     let tasks = codes.zip(absmax).zip(gradient.par_chunks(TASK));
     tasks.for_each(|(((codes1, codes2), (absmax1, absmax2)), gradient)| {
         let (signed, unsigned) = (DynamicCode::signed(), DynamicCode::unsigned());
-        Arch::new().dispatch(|| {
-            for (i, gradient) in gradient.chunks(MOMENT_BLOCK).enumerate() {
-                let range = i * MOMENT_BLOCK..i * MOMENT_BLOCK + gradient.len();
-                let (codes1, codes2) = (&mut codes1[range.clone()], &mut codes2[range]);
-                let mut first = decode(signed, codes1, absmax1[i]);
-                let mut second = decode(unsigned, codes2, absmax2[i]);
-                for ((first, second), gradient) in first.iter_mut().zip(&mut second).zip(gradient) {
-                    *first = mix.first(*first, *gradient);
-                    *second = mix.second(*second, *gradient);
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (i, gradient) in gradient.chunks(MOMENT_BLOCK).enumerate() {
+                    let range = i * MOMENT_BLOCK..i * MOMENT_BLOCK + gradient.len();
+                    let (codes1, codes2) = (&mut codes1[range.clone()], &mut codes2[range]);
+                    let mut first = decode(signed, codes1, absmax1[i]);
+                    let mut second = decode(unsigned, codes2, absmax2[i]);
+                    for ((first, second), gradient) in first.iter_mut().zip(&mut second).zip(gradient) {
+                        *first = mix.first(*first, *gradient);
+                        *second = mix.second(*second, *gradient);
+                    }
+                    absmax1[i] = signed.encode(&first[..gradient.len()], codes1);
+                    absmax2[i] = unsigned.encode(&second[..gradient.len()], codes2);
                 }
-                absmax1[i] = signed.encode(&first[..gradient.len()], codes1);
-                absmax2[i] = unsigned.encode(&second[..gradient.len()], codes2);
-            }
-        });
+            },
+        );
     });
 }
 
@@ -137,21 +146,24 @@ pub(super) fn apply_8bit(moments: &EightBit, gradient: &[f32], value: &[f32], st
     let inputs = gradient.par_chunks(TASK).zip(value.par_chunks(TASK));
     out.par_chunks_mut(TASK).zip(inputs).enumerate().for_each(|(task, (out, (gradient, value)))| {
         let (signed, unsigned) = (DynamicCode::signed(), DynamicCode::unsigned());
-        Arch::new().dispatch(|| {
-            let blocks =
-                out.chunks_mut(MOMENT_BLOCK).zip(gradient.chunks(MOMENT_BLOCK).zip(value.chunks(MOMENT_BLOCK)));
-            for (i, (out, (gradient, value))) in blocks.enumerate() {
-                let block = task * (TASK / MOMENT_BLOCK) + i;
-                let start = block * MOMENT_BLOCK;
-                let [codes1, codes2] = moments.codes.map(|codes| &codes[start..start + out.len()]);
-                let first = decode(signed, codes1, moments.absmax[0][block]);
-                let second = decode(unsigned, codes2, moments.absmax[1][block]);
-                let inputs = first.iter().zip(&second).zip(gradient.iter().zip(value));
-                for (out, ((first, second), (gradient, value))) in out.iter_mut().zip(inputs) {
-                    *out = update.value([*first, *second], *gradient, *value);
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let blocks =
+                    out.chunks_mut(MOMENT_BLOCK).zip(gradient.chunks(MOMENT_BLOCK).zip(value.chunks(MOMENT_BLOCK)));
+                for (i, (out, (gradient, value))) in blocks.enumerate() {
+                    let block = task * (TASK / MOMENT_BLOCK) + i;
+                    let start = block * MOMENT_BLOCK;
+                    let [codes1, codes2] = moments.codes.map(|codes| &codes[start..start + out.len()]);
+                    let first = decode(signed, codes1, moments.absmax[0][block]);
+                    let second = decode(unsigned, codes2, moments.absmax[1][block]);
+                    let inputs = first.iter().zip(&second).zip(gradient.iter().zip(value));
+                    for (out, ((first, second), (gradient, value))) in out.iter_mut().zip(inputs) {
+                        *out = update.value([*first, *second], *gradient, *value);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     out
 }
