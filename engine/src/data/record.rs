@@ -62,6 +62,7 @@ pub(super) const ACCEPTED: &str = "`messages`, `conversations`, `prompt` and `co
                                    `instruction` and `output`, or `text`";
 
 /// Keys that a record is read from.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) const KEYS: [&str; 10] =
     ["messages", "conversations", "prompt", "completion", "instruction", "input", "output", "system", "text", "tools"];
 

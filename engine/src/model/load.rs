@@ -101,13 +101,33 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
             }
             (Some(data), BaseWeights::Nf4 { .. }) => data,
             (None, BaseWeights::Nf4 { block_size, double_quant }) => {
-                nf4::quantize(&self.file.floats(&name, &shape)?, shape, block_size, double_quant)
-                    .map_err(|e| Error::file(&self.file.path, format!("tensor `{name}`: {e}")))?
+                (self.progress)(path);
+                let values = self.file.floats(&name, &shape)?;
+                let weight = quantize(values, shape, (block_size, double_quant), self.device);
+                return weight.map(Weight::Nf4).map_err(|error| match error {
+                    Error::Invalid(reason) => Error::file(&self.file.path, format!("tensor `{name}`: {reason}")),
+                    other => other,
+                });
             }
         };
         (self.progress)(path);
         Ok(Weight::Nf4(Nf4Weight::upload(&data, self.device)?))
     }
+}
+
+/// Quantizes on the device, where it can hold the weight in f32; to the same bits on the host, where it cannot.
+fn quantize<B: Ops>(
+    values: Vec<f32>,
+    shape: [usize; 2],
+    (block_size, double_quant): (usize, bool),
+    device: &B::Device,
+) -> Result<Nf4Weight<B>> {
+    // A browser's thread cannot wait for its device.
+    #[cfg(not(target_arch = "wasm32"))]
+    if 4 * values.len() as u64 <= B::largest_tensor(device) {
+        return pollster::block_on(Nf4Weight::quantize(values, shape, block_size, double_quant, device));
+    }
+    Nf4Weight::upload(&nf4::quantize(&values, shape, block_size, double_quant)?, device)
 }
 
 struct Random<'a, B: Backend> {
