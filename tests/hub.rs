@@ -273,6 +273,13 @@ fn what_is_hostile_is_refused() {
         assert!(message.contains("outside of its folder"), "{message}");
         assert!(!case.cache.path().join("hub").exists(), "nothing was written");
     }
+    // A name that some systems cannot hold is only passed over.
+    let mut odd = model();
+    odd.listed.push("results_2024-05-01T10:11:12.json".into());
+    let case = Case::new("models/org/odd", odd);
+    let hub = case.online();
+    let snapshot = hub.snapshot(&name("org/odd"), &mut |_| ()).expect("a repository with an odd name in it");
+    fetch(&snapshot).expect("all that is read of it");
     let case = Case::new("models/org/evil", model());
     let hub = case.online();
     let snapshot = hub.snapshot(&name("org/evil"), &mut |_| ()).expect("a repository");

@@ -186,6 +186,13 @@ fn decay_and_rates_are_grouped_as_transformers_and_peft_do() {
 }
 
 #[test]
+fn loraplus_raises_the_rate_of_magnitudes() {
+    // A vector to PEFT, which raises the rate of every one.
+    assert!(is_loraplus("model.layers.0.self_attn.q_proj.lora_magnitude_vector"));
+    assert!(!is_loraplus("model.layers.0.self_attn.q_proj.lora_A.weight"));
+}
+
+#[test]
 fn loraplus_multiplies_the_rate_of_b() {
     let device = Default::default();
     let shapes: BTreeMap<_, _> = SHAPES.iter().map(|(path, shape)| (path.to_string(), *shape)).collect();

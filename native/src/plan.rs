@@ -158,7 +158,7 @@ fn run_of(recipe: &Recipe, model: &ModelShape, device: Device) -> Run {
     let (quantization, training) = (&recipe.quantization, &recipe.training);
     Run {
         method: if quantization.load_in_4bit { Method::Qlora } else { Method::Lora },
-        rank: recipe.lora.r as u64,
+        rank: recipe.lora.rank_pattern.values().copied().fold(recipe.lora.r, usize::max) as u64,
         targets,
         dropout: recipe.lora.lora_dropout > 0.0,
         batch: training.batch_size as u64,
@@ -242,6 +242,9 @@ pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
     let (batch, length) = (run.batch, run.length);
     println!("{}; micro-batches of {batch} x {length} tokens, {} to a step", place.name, run.accumulation);
     print(&plan);
+    if recipe.lora.use_dora || !recipe.lora.modules_to_save.is_empty() {
+        println!("not counted: what lora.use_dora and lora.modules_to_save take beside it");
+    }
     match memory {
         None => println!("the device's memory is not known; give --memory to compare with it"),
         Some(memory) if plan.needed() <= memory => println!("fits {}", bytes(memory)),

@@ -106,6 +106,8 @@ impl Setup {
     /// Reads everything but the weights, so that whatever is wrong with it is found before they are loaded.
     pub(crate) fn read(recipe: &Recipe) -> Result<Self> {
         recipe.checkpoints.check()?;
+        recipe.training.check()?;
+        recipe.lora.check()?;
         let base = Source::open(&recipe.model)?;
         let tokenizer = Tokenizer::from_folder(base.folder())?;
         let (config, files) = source::data_files(&recipe.data)?;

@@ -126,7 +126,10 @@ fn starting_point(output: &Path, resume: Option<Option<&Path>>) -> Result<Option
     };
     if let Some(path) = named {
         let error = match SavedCheckpoint::open(path) {
-            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Ok(checkpoint) => {
+                refuse_later(&checkpoint, &there)?;
+                return Ok(Some(checkpoint));
+            }
             Err(error) => error,
         };
         let mut before = there.iter().rev().skip_while(|(_, p)| p.file_name() != path.file_name()).skip(1);
@@ -146,6 +149,22 @@ fn starting_point(output: &Path, resume: Option<Option<&Path>>) -> Result<Option
         false => bail!("none of the checkpoints in {} is whole; remove them to start anew", output.display()),
     }
     Ok(None)
+}
+
+/// A run that goes on from an earlier checkpoint leaves the later ones behind, which the next `--resume` would take for its own.
+fn refuse_later(from: &SavedCheckpoint, there: &[(usize, PathBuf)]) -> Result<()> {
+    let here = |path: &Path| path.parent().and_then(|folder| folder.canonicalize().ok());
+    let later = |(step, path): &&(usize, PathBuf)| {
+        *step > from.state.global_step && here(path) == here(&from.path) && SavedCheckpoint::open(path).is_ok()
+    };
+    match there.iter().find(later) {
+        Some((_, path)) => bail!(
+            "{} lies beyond {}: remove it, or write into another folder with --output",
+            path.display(),
+            from.path.display()
+        ),
+        None => Ok(()),
+    }
 }
 
 fn resume_from<B: Ops>(from: &SavedCheckpoint, trainer: &mut Trainer<B>) -> Result<()> {
@@ -176,6 +195,10 @@ impl<B: Ops> Session<B> {
         self.watch.fail(&format!("{ended:#}"));
         if ended.is::<Interrupted>() {
             return Err(ended);
+        }
+        if self.watch.steps() == 0 {
+            // Nothing was trained that is worth more than what is there; after a resume the checkpoint itself may be the bad one.
+            return Err(ended.context("stopped before a step was made; no adapter was written"));
         }
         Err(match self.save_adapter() {
             Ok(saved) => ended.context(format!("stopped; the last good adapter is in {}", saved.display())),

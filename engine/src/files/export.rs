@@ -68,7 +68,12 @@ pub fn export_adapter(folder: &Path, output: &Path, consumer: Consumer, base: Op
     // Where all layers have one scale it is the adapter's; else each layer's is worked into its B.
     let scalings = layers.iter().map(|(_, matrices)| matrices.scaling);
     let common = scalings.clone().next().filter(|first| scalings.clone().all(|other| other == *first));
-    let scaling = common.unwrap_or(lora.scaling());
+    // A scale of zero cannot be divided by, and is read as none at all by some.
+    let first = layers.iter().map(|(_, matrices)| matrices.scaling).find(|scaling| *scaling != 0.0);
+    let Some(first) = first else {
+        return Err(Error::file(file.path(), "lora_alpha is 0 in every layer: the adapter does nothing"));
+    };
+    let scaling = common.unwrap_or(if lora.scaling() != 0.0 { lora.scaling() } else { first });
     let mut notes = Vec::new();
     if common.is_none() {
         for (_, matrices) in &mut layers {

@@ -9,10 +9,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::bnb::{is_quantized, quantized_part};
-use super::json::write_json;
+use super::json::{read_json, write_json};
 use super::shards::{Named, SHARD, Shards, copy_beside, must_be_new, read_config};
 use super::{AdapterFile, Checkpoint, Matrices, encode_f32, replace_folder, stored_weight};
 use crate::lab::relative_error;
+use crate::model::ModelConfig;
 use crate::nf4;
 use crate::{Error, Result};
 
@@ -118,11 +119,23 @@ pub fn merge_folder(
         let reason = "holds 4-bit weights, not the original ones; name the folder that they were quantized from";
         return Err(Error::file(model, reason));
     }
-    let tied = !file.contains(HEAD);
+    let config_path = model.join("config.json");
+    let parsed = ModelConfig::parse(&config_path, &read_json(&config_path)?)?;
+    if !parsed.prefix.is_empty() {
+        let reason = "a multi-modal model cannot be merged into; serve its text part with the adapter beside it";
+        return Err(Error::file(&config_path, reason));
+    }
+    // A tied model's file may hold a head all the same, which no loader reads.
+    let tied = parsed.tied || !file.contains(HEAD);
     let saved = adapter.saved();
-    let missing = |name: &String| !(file.contains(name) || tied && name == HEAD);
-    let weights = adapter.layers().into_iter().map(|layer| format!("{layer}.weight"));
-    if let Some(stray) = weights.chain(saved.clone()).find(missing) {
+    let stray_weight = |name: &String| !(file.contains(name) && is_linear(&file, name).unwrap_or(false));
+    let stray_module = |name: &String| !(file.contains(name) || tied && name == HEAD);
+    let mut weights = adapter.layers().into_iter().map(|layer| format!("{layer}.weight"));
+    if let Some(stray) = weights.find(stray_weight) {
+        let reason = format!("`{stray}` is no linear layer of the decoder of {}", model.display());
+        return Err(Error::file(adapter.path(), reason));
+    }
+    if let Some(stray) = saved.iter().find(|name| stray_module(name)) {
         let reason = format!("`{stray}` is not in {}; is this adapter for another model?", model.display());
         return Err(Error::file(adapter.path(), reason));
     }
@@ -130,11 +143,12 @@ pub fn merge_folder(
     let merge = Merge { file: &file, adapter: &adapter, quantized, options };
     replace_folder(output, |folder| {
         let mut shards = Shards::new(folder, if options.shard == 0 { SHARD } else { options.shard });
-        for name in file.names().into_iter().filter(|name| quantized_part(name).is_none()) {
+        let unread = |name: &str| tied && name == HEAD;
+        for name in file.names().into_iter().filter(|name| quantized_part(name).is_none() && !unread(name)) {
             progress(name);
             match name.strip_suffix(".weight") {
                 _ if saved.iter().any(|saved| saved == name) => shards.push(merge.saved(name, name)?)?,
-                Some(layer) if merge.is_linear(name)? => {
+                Some(layer) if is_linear(&file, name)? => {
                     let (tensor, of_layer) = merge.linear(layer, name)?;
                     shards.push(tensor)?;
                     drift.push(of_layer);
@@ -174,13 +188,13 @@ struct Merge<'a> {
     options: &'a MergeOptions,
 }
 
-impl Merge<'_> {
-    /// Whether a tensor is the weight of a linear layer of the decoder: a matrix there that is no norm.
-    fn is_linear(&self, name: &str) -> Result<bool> {
-        let matrix = self.file.tensor(name)?.shape.len() == 2;
-        Ok(matrix && name.starts_with("model.layers.") && !name.contains("norm"))
-    }
+/// Whether a tensor is the weight of a linear layer of the decoder: a matrix there that is no norm.
+fn is_linear(file: &Checkpoint, name: &str) -> Result<bool> {
+    let matrix = file.tensor(name)?.shape.len() == 2;
+    Ok(matrix && name.starts_with("model.layers.") && !name.contains("norm"))
+}
 
+impl Merge<'_> {
     /// A tensor for the shards, every value of which fits its type.
     fn encode(&self, name: &str, shape: Vec<usize>, mut values: Vec<f32>) -> Result<Named> {
         let dtype = self.options.dtype;

@@ -32,8 +32,8 @@ pub fn is_decayed(path: &str) -> bool {
     !path.to_lowercase().split('.').any(part)
 }
 
-/// Whether LoRA+ trains a parameter at the higher rate (arXiv:2402.12354): the B matrices, and vectors beside them (PEFT,
-/// `create_loraplus_optimizer`).
+/// Whether LoRA+ trains a parameter at the higher rate (arXiv:2402.12354): the B matrices, and vectors beside them, DoRA's
+/// magnitudes among these (PEFT, `create_loraplus_optimizer`).
 pub fn is_loraplus(path: &str) -> bool {
-    path.contains("lora_B") || !is_decayed(path)
+    path.contains("lora_B") || path.contains("lora_magnitude_vector") || !is_decayed(path)
 }

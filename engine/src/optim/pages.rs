@@ -12,7 +12,7 @@ use burn::tensor::{DType, Shape, TensorMetadata};
 use bytesize::ByteSize;
 
 use super::state::{HostMoments, Layout};
-use crate::ops::{DynamicTables, Moments};
+use crate::ops::{DynamicTables, Moments, Ops};
 use crate::{Error, Result};
 
 /// What was moved between a device and its host.
@@ -81,7 +81,7 @@ pub(super) struct Pages<B: Backend> {
     report: PagingReport,
 }
 
-impl<B: Backend> Pages<B> {
+impl<B: Ops> Pages<B> {
     /// Pages of zeros.
     pub(super) fn new(layouts: BTreeMap<String, Layout>, budget: Option<u64>, device: B::Device) -> Self {
         let pages = layouts.into_iter().map(|(path, layout)| (path, Page { layout, place: Place::Unused, used: 0 }));

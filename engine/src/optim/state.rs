@@ -6,7 +6,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive, Transaction};
 use safetensors::Dtype;
 
-use crate::ops::{DynamicTables, MOMENT_BLOCK, Moments};
+use crate::nf4::DynamicCode;
+use crate::ops::{DynamicTables, MOMENT_BLOCK, Moments, Ops};
 use crate::{Error, Result};
 
 /// One tensor of an optimizer's state, on the host.
@@ -119,7 +120,10 @@ impl Layout {
                     return refuse("holds a value that it cannot have".into());
                 }
             }
-            bytes.resize(held_shape.iter().product::<usize>() * held.size(), 0);
+            // What fills the last block up counts in its scale where blocks are decoded whole: there it is zero, in the first
+            // moment's signed map the code in the middle.
+            let zero = if suffix == "exp_avg" { DynamicCode::signed().codes()[1 << 15] } else { 0 };
+            bytes.resize(held_shape.iter().product::<usize>() * held.size(), zero);
             Ok(TensorData::from_bytes_vec(bytes, held_shape, held))
         };
         let tensors: Vec<TensorData> = self.parts().into_iter().map(load).collect::<Result<_>>()?;
@@ -165,7 +169,7 @@ impl HostMoments {
     }
 
     /// Reads moments from their device in one go.
-    pub(super) async fn read<B: Backend>(moments: Moments<B>, device: &B::Device) -> Result<Self> {
+    pub(super) async fn read<B: Ops>(moments: Moments<B>, device: &B::Device) -> Result<Self> {
         let transaction = Transaction::<B>::default();
         let transaction = match moments {
             Moments::Full(both) => both.into_iter().fold(transaction, |transaction, moment| {
@@ -184,7 +188,9 @@ impl HostMoments {
             device: format!("{device:?}"),
             reason: format!("reading optimizer state failed: {e:?}"),
         };
-        let tensors = transaction.execute_async().await.map_err(|e| failed(&e))?;
+        let tensors = transaction.execute_async().await;
+        B::check(device).map_err(|reason| failed(&reason))?;
+        let tensors = tensors.map_err(|e| failed(&e))?;
         Self::collect(tensors).ok_or_else(|| failed(&"tensors are missing"))
     }
 }

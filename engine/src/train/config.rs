@@ -85,7 +85,11 @@ impl TrainerConfig {
         }
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// On the first key that is out of range, or without effect.
+    pub fn check(&self) -> Result<()> {
         let wrong = |key: &str, cure: &str| Err(Error::Invalid(format!("training.{key}: {cure}")));
         if self.batch_size == 0 {
             return wrong("batch_size", "must be at least 1");

@@ -49,7 +49,7 @@ impl<B: Ops> Optimization<B> {
     /// # Errors
     /// [`Error::NonFinite`] when either is not a number; nothing was applied then, and where it is the loss, the step before is
     /// undone: model, optimizer state and [`steps`](Self::steps) are then those of before that step. [`Error::Device`] when
-    /// optimizer state cannot be paged; nothing was applied then.
+    /// optimizer state cannot be paged, or the device refused something; the step before is undone in the latter case.
     pub async fn step(&mut self, batches: &[Batch], rate: f64) -> Result<(f64, f64)> {
         let trained: usize = batches.iter().map(|b| b.targets.len()).sum();
         let weight = 1.0 / trained.max(1) as f64;
@@ -74,7 +74,14 @@ impl<B: Ops> Optimization<B> {
             return Err(Error::Invalid("a step needs a batch and a trainable parameter".into()));
         };
         // One read for both: the only point in a step where the host waits for the device.
-        let values = read(Tensor::cat(vec![loss_sum * weight, norm], 0)).await?;
+        let values = match read(Tensor::cat(vec![loss_sum * weight, norm], 0)).await {
+            Ok(values) => values,
+            Err(error) => {
+                // What the device refused may have been a part of the step before, which nothing was read of since.
+                self.undo();
+                return Err(error);
+            }
+        };
         let (loss, norm) = (f64::from(values[0]), f64::from(values[1]));
         let step = self.steps + 1;
         for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {

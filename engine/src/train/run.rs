@@ -85,8 +85,12 @@ impl Run {
     }
 }
 
+/// What was best by one metric is not by another.
+const BOUND: &str = "evaluation.metric_for_best_model";
+
 fn is_free(key: &str) -> bool {
-    FREE.iter().any(|free| key.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    key != BOUND
+        && FREE.iter().any(|free| key.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
 /// A recipe with dotted keys.

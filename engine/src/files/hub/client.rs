@@ -108,11 +108,16 @@ impl Client {
         let commit = raw.sha.filter(|sha| is_commit(sha)).ok_or_else(|| strange("it names no commit".into()))?;
         let mut files = Vec::with_capacity(raw.siblings.len());
         for file in raw.siblings {
-            if !is_safe_path(&file.rfilename) {
+            let safe = is_safe_path(&file.rfilename);
+            if !safe && leaves_the_folder(&file.rfilename) {
                 return Err(strange(format!(
                     "the repository lists the file {:?}, which would lie outside of its folder; nothing was downloaded",
                     file.rfilename
                 )));
+            }
+            // A name that not every system can hold is passed over: nothing that is read here has one.
+            if !safe {
+                continue;
             }
             files.push((file.rfilename, file.size));
         }
@@ -232,4 +237,12 @@ impl Client {
 fn origin(url: &str) -> &str {
     let host = url.find("://").map_or(0, |at| at + 3);
     url[host..].find('/').map_or(url, |slash| &url[..host + slash])
+}
+
+/// Whether a path means another folder than its own, on one system or another.
+fn leaves_the_folder(path: &str) -> bool {
+    path.starts_with('/')
+        || path.contains('\\')
+        || path.get(1..2) == Some(":")
+        || path.split('/').any(|part| part == "..")
 }
