@@ -1,5 +1,7 @@
 //! `halfbyte memory`: the plan of a run.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, anyhow, bail};
 use halfbyte_memory::{Device, Method, ModelShape, Optimizer, Plan, Run, bytes, grouped, names, plan, preset};
 use serde::Serialize;
@@ -99,7 +101,12 @@ pub(crate) fn shape(name: &str) -> Result<ModelShape> {
             names().collect::<Vec<_>>().join(", ")
         );
     };
-    let json = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    shape_of(&path)
+}
+
+/// The shape that a `config.json` describes.
+pub(crate) fn shape_of(path: &Path) -> Result<ModelShape> {
+    let json = std::fs::read(path).with_context(|| path.display().to_string())?;
     let shape: ModelShape = serde_json::from_slice(&json)
         .with_context(|| format!("{}: not a configuration of a decoder", path.display()))?;
     shape.check().map_err(|reason| anyhow!("{}: {reason}", path.display()))?;

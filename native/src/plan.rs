@@ -13,7 +13,7 @@ use halfbyte_memory::{
 use serde::{Deserialize, Serialize};
 
 use crate::device::{self, Choice, Place};
-use crate::memory::shape;
+use crate::memory::{shape, shape_of};
 
 /// Tokens of a sequence up to which the longest that fits is looked for.
 const LONGEST: u64 = 1 << 20;
@@ -138,9 +138,7 @@ fn device_of(place: &Place, memory: Option<u64>) -> Device {
 
 /// The plan of a recipe's run on the model in `folder`, where its configuration can be planned for.
 pub(crate) fn of(recipe: &Recipe, folder: &Path) -> Option<Plan> {
-    let json = std::fs::read(folder.join("config.json")).ok()?;
-    let shape: ModelShape = serde_json::from_slice(&json).ok()?;
-    shape.check().ok()?;
+    let shape = shape_of(&folder.join("config.json")).ok()?;
     let place = device::place(Choice::parse(&recipe.device).ok()?);
     Some(plan(&shape, &run_of(recipe, &shape, device_of(&place, place.memory))))
 }

@@ -124,7 +124,8 @@ impl Setup {
             q if q.load_in_4bit => BaseWeights::Nf4 { block_size: q.block_size, double_quant: q.double_quant },
             _ => BaseWeights::Full,
         };
-        let mut model = load_base::<B>(self.base.weights()?, base, device)?;
+        // The weights were fetched when the setup was read.
+        let mut model = load_base::<B>(self.base.folder(), base, device)?;
         attach(&mut model, &recipe.lora, recipe.seed)?;
         Ok(Trainer::new(model, self.train.clone(), recipe.training.clone(), recipe.seed)?)
     }

@@ -22,11 +22,12 @@ pub struct Digest {
 pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hasher = Sha256::new();
     parts.into_iter().for_each(|part| hasher.update(part));
-    hexadecimal(hasher)
+    hexadecimal(&hasher.finalize())
 }
 
-fn hexadecimal(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes in hexadecimal digits.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Digest {
@@ -45,7 +46,7 @@ impl Digest {
             let mut buffer = vec![0; 1 << 16];
             loop {
                 match file.read(&mut buffer)? {
-                    0 => return Ok(Self { bytes, sha256: hexadecimal(hasher) }),
+                    0 => return Ok(Self { bytes, sha256: hexadecimal(&hasher.finalize()) }),
                     count => {
                         hasher.update(&buffer[..count]);
                         bytes += count as u64;

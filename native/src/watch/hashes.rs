@@ -1,13 +1,10 @@
 //! SHA-256 of what a run was made of, computed while it runs.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use halfbyte::files::Digest;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 /// A file and its hash.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,11 +16,6 @@ pub(super) struct Hashed {
     pub(super) sha256: Option<String>,
     /// Whether the hash is that of the hub's cache, which was checked when the file was downloaded.
     pub(super) from_cache: bool,
-}
-
-/// SHA-256 in hexadecimal.
-pub(super) fn of_bytes(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Hashes files on a thread of its own, one after the other: a model of 140 GB takes minutes, which no run waits for unless
@@ -46,7 +38,9 @@ fn hashed(name: String, path: &Path) -> Hashed {
     let bytes = std::fs::metadata(path).map_or(0, |data| data.len());
     match cached_hash(path) {
         Some(hash) => Hashed { name, bytes, sha256: Some(hash), from_cache: true },
-        None => Hashed { name, bytes, sha256: of_file(path).ok(), from_cache: false },
+        None => {
+            Hashed { name, bytes, sha256: Digest::of_file(path).ok().map(|digest| digest.sha256), from_cache: false }
+        }
     }
 }
 
@@ -56,17 +50,6 @@ fn cached_hash(path: &Path) -> Option<String> {
     let name = target.file_name()?.to_str()?;
     let hash = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
     (hash && target.parent()?.file_name()? == "blobs").then(|| name.to_ascii_lowercase())
-}
-
-fn of_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| path.display().to_string())?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()),
-            count => hash.update(&buffer[..count]),
-        }
-    }
 }
 
 #[cfg(test)]

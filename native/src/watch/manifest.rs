@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use halfbyte::files::write_atomic;
+use halfbyte::files::{sha256, write_atomic};
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Start;
 use super::chart::Curves;
-use super::hashes::{Hashed, Hashing, of_bytes};
+use super::hashes::{Hashed, Hashing};
 
 /// How the files of a base model end.
 const MODEL_FILES: [&str; 3] = ["json", "jinja", "safetensors"];
@@ -85,7 +85,7 @@ impl Manifest {
                 files: vec![],
             },
             data: vec![],
-            recipe_sha256: of_bytes(recipe.as_bytes()),
+            recipe_sha256: sha256([recipe.as_bytes()]),
             recipe: serde_json::to_value(start.recipe)?,
             resumed_at_step: start.done,
             seconds: None,

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::cache::{RepoCache, create_parent};
 use super::client::{Client, Failure, Meta};
 use super::name::HubName;
+use crate::files::digest::hexadecimal;
 use crate::{Error, Result};
 
 /// How often a connection may bring nothing new before it is given up.
@@ -203,7 +204,7 @@ impl<'a> Download<'a> {
     /// Checks the whole file and gives it its name.
     fn finish(self, name: &HubName, file: &str, blob: &Path) -> Result<()> {
         let failed = |e| Error::file(self.path, format!("cannot write it: {e}"));
-        let found = self.hash.map(|hash| hex(&hash.finalize()));
+        let found = self.hash.map(|hash| hexadecimal(&hash.finalize()));
         if let Some(found) = found.filter(|found| !found.eq_ignore_ascii_case(&self.meta.etag)) {
             let _ = fs::remove_file(self.path);
             let reason = format!("{file}: what arrived has SHA-256 {found}; the hub announced {}", self.meta.etag);
@@ -212,9 +213,4 @@ impl<'a> Download<'a> {
         self.file.sync_all().map_err(failed)?;
         fs::rename(self.path, blob).map_err(failed)
     }
-}
-
-/// Bytes in hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
