@@ -6,7 +6,7 @@ use wasm_bindgen_futures::spawn_local;
 
 use super::hub;
 use super::question::Question;
-use crate::ui::{Callout, Choice, Kind, Select, unique};
+use crate::ui::{Callout, Choice, Group, Kind, Select, unique};
 
 /// A model's name as people write it: `Llama 3.1 8B`.
 fn title(name: &str) -> String {
@@ -23,8 +23,8 @@ fn title(name: &str) -> String {
 }
 
 /// The known models by family.
-fn groups() -> Vec<(String, Vec<(String, String)>)> {
-    let mut groups: Vec<(String, Vec<(String, String)>)> = Vec::new();
+fn groups() -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
     for name in names() {
         let family = title(name.split('-').next().unwrap_or(name));
         let option = (name.to_owned(), title(name));

@@ -174,7 +174,7 @@ fn sequences(length: u64, batch: u64, packed: u64) -> Vec<u64> {
         return vec![];
     }
     let row =
-        std::iter::repeat_n(packed, (length / packed) as usize).chain((length % packed > 0).then_some(length % packed));
+        std::iter::repeat_n(packed, (length / packed) as usize).chain(Some(length % packed).filter(|rest| *rest > 0));
     std::iter::repeat_n(row, batch as usize).flatten().collect()
 }
 

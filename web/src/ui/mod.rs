@@ -14,7 +14,7 @@ pub use callout::{Callout, Kind};
 pub use choice::Choice;
 pub use cite::{Cite, Source};
 pub use query::query_state;
-pub use select::Select;
+pub use select::{Group, Select};
 pub use site::{Link, address, base, focus, unique};
 pub use slider::{Scale, Slider};
 pub use stack::{Part, Stack};

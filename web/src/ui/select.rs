@@ -4,6 +4,9 @@ use leptos::prelude::*;
 
 use super::unique;
 
+/// A group's name, and its options: a value and its words each. A group without a name stands outside of all.
+pub type Group = (String, Vec<(String, String)>);
+
 /// One of many options, in groups.
 #[component]
 pub fn Select(
@@ -12,9 +15,9 @@ pub fn Select(
     label: String,
     /// The chosen option's value.
     value: RwSignal<String>,
-    /// Groups and their options, each a value and its words; a group without a name stands outside of all.
+    /// The options.
     #[prop(into)]
-    groups: Signal<Vec<(String, Vec<(String, String)>)>>,
+    groups: Signal<Vec<Group>>,
 ) -> impl IntoView {
     let id = unique("select");
     let option = move |(option, words): (String, String)| {
@@ -22,7 +25,7 @@ pub fn Select(
         view! { <option value=option prop:selected=move || value.with(|value| *value == chosen)>{words}</option> }
     };
     let list = move || {
-        let of_group = |(name, options): (String, Vec<(String, String)>)| {
+        let of_group = |(name, options): Group| {
             let options = options.into_iter().map(option).collect_view();
             match name.is_empty() {
                 true => options.into_any(),
