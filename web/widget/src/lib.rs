@@ -9,3 +9,5 @@ mod answer;
 mod lines;
 #[cfg(target_arch = "wasm32")]
 mod module;
+
+pub use answer::answer;
