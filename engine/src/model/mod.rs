@@ -24,7 +24,7 @@ pub use config::{AttentionConfig, LayerKind, LinearConfig, ModelConfig};
 pub use family::{Biases, FAMILIES, Family, Windows};
 pub use layer::DecoderLayer;
 pub use linear::{Linear, Weight};
-pub use load::{BaseWeights, load, random};
+pub use load::{BaseWeights, load, load_from, random};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub(crate) use parameter::join;

@@ -47,12 +47,12 @@ impl Run {
     pub fn new(recipe: &Recipe, folder: &Path, data: &Dataset) -> Result<Self> {
         let config = folder.join("config.json");
         let config = std::fs::read(&config).map_err(|e| Error::file(&config, e))?;
-        Ok(Self {
-            recipe: recipe.clone(),
-            config_sha256: sha256([config.as_slice()]),
-            model_digest: Checkpoint::open(folder)?.digest(),
-            data_sha256: data_digest(data),
-        })
+        Ok(Self::of(recipe, &config, Checkpoint::open(folder)?.digest()?, data))
+    }
+
+    /// The run of a recipe on this data, from a model's `config.json` and the digest of its weights.
+    pub fn of(recipe: &Recipe, config: &[u8], model_digest: String, data: &Dataset) -> Self {
+        Self { recipe: recipe.clone(), config_sha256: sha256([config]), model_digest, data_sha256: data_digest(data) }
     }
 
     /// Whether `self` continues what `saved`, read from the file `path`, began.
