@@ -9,7 +9,10 @@ mod routes;
 mod app;
 mod calculator;
 mod home;
+mod lab;
+mod playground;
 mod ui;
+mod worker;
 
 fn main() {
     console_error_panic_hook::set_once();

@@ -5,7 +5,7 @@ class Client {
   #waiting = [];
 
   constructor() {
-    this.worker = new Worker("/worker/worker.js", { type: "module" });
+    this.worker = new Worker(`/worker/worker.js${location.search}`, { type: "module" });
     this.worker.onmessage = ({ data: { json, parts } }) => {
       const event = { ...JSON.parse(json), parts };
       this.events.push(event);
