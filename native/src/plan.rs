@@ -207,8 +207,10 @@ pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
     let (batch, length) = (run.batch, run.length);
     println!("{}; micro-batches of {batch} x {length} tokens, {} to a step", place.name, run.accumulation);
     print(&plan);
-    if recipe.lora.use_dora || !recipe.lora.modules_to_save.is_empty() {
-        println!("not counted: what lora.use_dora and lora.modules_to_save take beside it");
+    let tables = ["model.embed_tokens", "lm_head"];
+    let uncounted = |name: &&String| !tables.iter().any(|table| table.ends_with(name.as_str()));
+    if let Some(name) = recipe.lora.modules_to_save.iter().find(uncounted) {
+        println!("not counted: what training `{name}` in full takes; of lora.modules_to_save, head and embedding are");
     }
     match memory {
         None => println!("the device's memory is not known; give --memory to compare with it"),

@@ -29,7 +29,8 @@ impl Worker {
     pub(crate) fn start(hear: impl Fn(Event, Vec<JsValue>) + Clone + 'static) -> Result<Self, Failure> {
         let options = WorkerOptions::new();
         options.set_type(WorkerType::Module);
-        let worker = web_sys::Worker::new_with_options(&address("worker/worker.js"), &options).map_err(|e| bug(&format!("{e:?}")))?;
+        let worker = web_sys::Worker::new_with_options(&address("worker/worker.js"), &options)
+            .map_err(|e| bug(&format!("{e:?}")))?;
         let waiting: Waiting = Rc::new(RefCell::new(Some(Vec::new())));
         let heard = {
             let (worker, waiting, hear) = (worker.clone(), waiting.clone(), hear.clone());

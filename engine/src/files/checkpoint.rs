@@ -1,7 +1,7 @@
 //! Tensors of a model folder or a single file, memory-mapped and read one at a time.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
 
 use super::digest::Sha256Of;
+use super::index::{INDEX, ShardIndex};
 use super::json::read_json;
 use crate::{Error, Result};
 
@@ -74,12 +74,6 @@ impl Bytes {
             }
         }
     }
-}
-
-/// `model.safetensors.index.json`.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
 }
 
 /// The tensors of one or several safetensors files.
@@ -149,7 +143,7 @@ impl Checkpoint {
     /// When no weights are there, a shard is missing or broken, or the index points outside the folder.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let index_path = folder.join("model.safetensors.index.json");
+        let index_path = folder.join(INDEX);
         let single = folder.join("model.safetensors");
         if single.exists() || !index_path.exists() {
             if !single.exists() {
@@ -159,20 +153,10 @@ impl Checkpoint {
             }
             return Self::from_shards(folder, vec![Shard::map(single)?]);
         }
-        let json = read_json(&index_path)?;
-        let index: Index = serde_json::from_slice(&json).map_err(|e| Error::file(&index_path, e))?;
-        let mut names: Vec<&String> = index.weight_map.values().collect();
-        names.sort();
-        names.dedup();
-        let mut shards = Vec::new();
-        for name in names {
-            if name.contains(['/', '\\']) || name.starts_with('.') {
-                return Err(Error::key(&index_path, "weight_map", format!("`{name}` is not a file of this folder")));
-            }
-            shards.push(Shard::map(folder.join(name))?);
-        }
+        let index = ShardIndex::parse(&index_path, &read_json(&index_path)?)?;
+        let shards = index.shards().into_iter().map(|name| Shard::map(folder.join(name))).collect::<Result<_>>()?;
         let checkpoint = Self::from_shards(folder, shards)?;
-        match index.weight_map.keys().find(|tensor| !checkpoint.places.contains_key(*tensor)) {
+        match index.tensors().find(|tensor| !checkpoint.places.contains_key(*tensor)) {
             Some(missing) => {
                 Err(Error::key(&index_path, "weight_map", format!("`{missing}` is in none of the shards")))
             }

@@ -9,9 +9,10 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 use super::adapter::{self, AdapterConfig, AdapterFile, CONFIG, MAGNITUDE, PREFIX, WEIGHTS};
+use super::held::{self, HELD};
 use super::{encode_f32, read, replace_folder, write_atomic};
 use crate::lora::{Dora, LoraBranch, LoraConfig, is_saved, place, set_trainable};
-use crate::model::{Parameter, Transformer, stored_shape};
+use crate::model::{Parameter, Transformer, module_path, stored_shape};
 use crate::ops::Ops;
 use crate::{Error, Result};
 
@@ -93,7 +94,7 @@ fn read_saved<B: Ops>(
     shapes.into_iter().map(read).collect()
 }
 
-/// Writes the model's adapter as PEFT would, all or nothing.
+/// Writes the model's adapter as PEFT would, and how its base is held, all or nothing.
 ///
 /// # Errors
 /// When the model has no adapter, or the folder cannot be written; what stood there before is then untouched.
@@ -108,9 +109,9 @@ pub async fn save_adapter<B: Ops>(
 }
 
 /// The files of an adapter, by name.
-pub type AdapterFiles = [(&'static str, Vec<u8>); 2];
+pub type AdapterFiles = Vec<(&'static str, Vec<u8>)>;
 
-/// The files of the model's adapter as PEFT would write them.
+/// The files of the model's adapter as PEFT would write them, and one that says how its base is held.
 ///
 /// # Errors
 /// When the model has no adapter, or the device cannot be read.
@@ -129,7 +130,7 @@ pub async fn adapter_files<B: Ops>(
             let dims = parameter.value.dims();
             let shape = if part == MAGNITUDE { vec![dims[1]] } else { dims.to_vec() };
             let values = read(parameter.value.clone()).await?;
-            tensors.insert(format!("{PREFIX}{layer}{part}"), Stored::new(shape, &values));
+            tensors.insert(format!("{layer}{part}"), Stored::new(shape, &values));
         }
     }
     if tensors.is_empty() {
@@ -143,9 +144,12 @@ pub async fn adapter_files<B: Ops>(
     });
     for (path, parameter) in saved {
         let shape = stored_shape(&path, parameter.value.dims());
-        tensors.insert(format!("{PREFIX}{path}"), Stored::new(shape, &read(parameter.value).await?));
+        let values = read(parameter.value).await?;
+        tensors.insert(path, Stored::new(shape, &values));
     }
-    encode(base, config, modules, &tensors)
+    let mut files = encode(base, config, (model.config.prefix, modules), &tensors)?;
+    files.push((HELD, held::encode(model.base_weights)?));
+    Ok(files)
 }
 
 /// A tensor to be written, encoded.
@@ -160,7 +164,8 @@ impl Stored {
     }
 }
 
-/// Writes an adapter folder; `modules` are the last names of the adapted layers.
+/// Writes an adapter folder: tensors by their paths in the text model. `modules` are the base's
+/// [`prefix`](crate::model::ModelConfig::prefix) and the last names of the adapted layers.
 ///
 /// # Errors
 /// When the folder cannot be written; what stood there before is then untouched.
@@ -168,7 +173,7 @@ pub(super) fn write_adapter(
     folder: &Path,
     base: &str,
     config: &LoraConfig,
-    modules: Vec<String>,
+    modules: (&str, Vec<String>),
     tensors: &BTreeMap<String, Stored>,
 ) -> Result<()> {
     write_files(folder, &encode(base, config, modules, tensors)?)
@@ -181,19 +186,26 @@ fn write_files(folder: &Path, files: &AdapterFiles) -> Result<()> {
 fn encode(
     base: &str,
     config: &LoraConfig,
-    mut modules: Vec<String>,
+    (prefix, mut modules): (&str, Vec<String>),
     tensors: &BTreeMap<String, Stored>,
 ) -> Result<AdapterFiles> {
     modules.sort();
     modules.dedup();
-    // PEFT resolves "all-linear" to the names before it saves; consumers expect names or an expression.
+    // PEFT resolves "all-linear" to the names before it saves; consumers expect names or an expression. The other parts of a
+    // multi-modal model have layers of the same names.
     let target_modules = match &config.target_modules {
+        _ if !prefix.is_empty() => {
+            json!(format!("model\\.{}.*\\.({})", prefix.replace('.', "\\."), modules.join("|")))
+        }
         all if all.is_all() => json!(modules),
         targets => json!(targets),
     };
     // PEFT writes null for a list that is not used.
     let list = |values: Value| if values.as_array().is_some_and(Vec::is_empty) { Value::Null } else { values };
-    let alphas: BTreeMap<&String, Value> = config.alpha_pattern.iter().map(|(k, v)| (k, number(*v))).collect();
+    let alphas = config.alpha_pattern.iter().map(|(k, v)| (module_path(prefix, k), number(*v)));
+    let alphas: BTreeMap<String, Value> = alphas.collect();
+    let ranks: BTreeMap<String, usize> =
+        config.rank_pattern.iter().map(|(k, v)| (module_path(prefix, k), *v)).collect();
     let keys: BTreeMap<&str, Value> = BTreeMap::from([
         ("alpha_pattern", json!(alphas)),
         ("base_model_name_or_path", json!(base)),
@@ -208,7 +220,7 @@ fn encode(
         ("modules_to_save", list(json!(config.modules_to_save))),
         ("peft_type", json!("LORA")),
         ("r", json!(config.r)),
-        ("rank_pattern", json!(config.rank_pattern)),
+        ("rank_pattern", json!(ranks)),
         ("target_modules", target_modules),
         ("task_type", json!("CAUSAL_LM")),
         ("use_dora", json!(config.use_dora)),
@@ -216,16 +228,16 @@ fn encode(
     ]);
     let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("cannot encode the adapter: {e}"));
     let text = serde_json::to_string_pretty(&keys).map_err(|e| failed(&e))?;
-    let views: Result<Vec<(&String, TensorView)>> = tensors
+    let views: Result<Vec<(String, TensorView)>> = tensors
         .iter()
-        .map(|(name, tensor)| {
+        .map(|(path, tensor)| {
             let view = TensorView::new(Dtype::F32, tensor.shape.clone(), &tensor.bytes).map_err(|e| failed(&e))?;
-            Ok((name, view))
+            Ok((format!("{PREFIX}{}", module_path(prefix, path)), view))
         })
         .collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let weights = safetensors::serialize(views?, Some(metadata)).map_err(|e| failed(&e))?;
-    Ok([(CONFIG, text.into_bytes()), (WEIGHTS, weights)])
+    Ok(vec![(CONFIG, text.into_bytes()), (WEIGHTS, weights)])
 }
 
 /// A whole number without a decimal point, as PEFT writes `lora_alpha`.

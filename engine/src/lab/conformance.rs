@@ -75,6 +75,18 @@ impl Conformance {
 
 /// Runs the suite; `seed` decides all values, `progress` sees each comparison, and may rest after it.
 ///
+/// ```no_run
+/// # async fn test() -> halfbyte::Result<()> {
+/// use halfbyte::{backends::Cpu, lab::conformance};
+///
+/// let report = conformance::<Cpu>(&Default::default(), 7, |_| {}).await?;
+/// for (kernel, cases, failed, worst) in report.by_kernel() {
+///     println!("{kernel}: {failed} of {cases} wrong, relative error at most {worst:.1e}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// When the device cannot be read. A wrong result is no error: it is in the report.
 pub async fn conformance<B: Ops>(

@@ -23,6 +23,8 @@ impl Recipe {
             rank: self.lora.rank_pattern.values().copied().fold(self.lora.r, usize::max) as u64,
             targets,
             dropout: self.lora.lora_dropout > 0.0,
+            dora: self.lora.use_dora,
+            modules_to_save: self.lora.modules_to_save.clone(),
             batch: training.batch_size as u64,
             length: self.data.max_length as u64,
             accumulation: training.gradient_accumulation_steps as u64,

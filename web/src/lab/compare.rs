@@ -28,7 +28,8 @@ pub(crate) fn Compare() -> impl IntoView {
             });
         }
     };
-    let table = move || reports.with(|reports| (!reports.is_empty()).then(|| view! { <Table reports=reports.clone()/> }));
+    let table =
+        move || reports.with(|reports| (!reports.is_empty()).then(|| view! { <Table reports=reports.clone()/> }));
     view! {
         <section class="card" aria-labelledby="compare-title">
             <h2 id="compare-title">"Compare reports"</h2>

@@ -66,7 +66,8 @@ fn Found(report: Report, done: bool) -> impl IntoView {
 #[component]
 fn About(device: DeviceReport) -> impl IntoView {
     let DeviceReport { name, why, software, vendor, architecture, features, limits, browser, .. } = device;
-    let limit = |(name, value): (String, f64)| view! { <tr><th scope="row">{name}</th><td class="number">{value}</td></tr> };
+    let limit =
+        |(name, value): (String, f64)| view! { <tr><th scope="row">{name}</th><td class="number">{value}</td></tr> };
     view! {
         <section class="card" aria-labelledby="device-title">
             <h2 id="device-title">{name}</h2>
@@ -136,7 +137,8 @@ fn Speeds(report: Report) -> impl IntoView {
         }
     };
     let rows = report.gpu.iter().map(row).collect_view();
-    let head = ["Rows", "ms", "GB/s", "GFLOP/s", "CPU, ms"].map(|word| view! { <th scope="col" class="number">{word}</th> });
+    let head =
+        ["Rows", "ms", "GB/s", "GFLOP/s", "CPU, ms"].map(|word| view! { <th scope="col" class="number">{word}</th> });
     view! {
         <section class="card" aria-labelledby="speeds-title">
             <h2 id="speeds-title">"Speed"</h2>

@@ -64,9 +64,7 @@ impl Report {
 
     /// The same on the CPU as a measurement on the device.
     pub(crate) fn on_cpu(&self, gpu: &Measurement) -> Option<&Measurement> {
-        let same = |cpu: &&Measurement| {
-            (&cpu.kernel, cpu.shape, cpu.rows) == (&gpu.kernel, gpu.shape, gpu.rows)
-        };
+        let same = |cpu: &&Measurement| (&cpu.kernel, cpu.shape, cpu.rows) == (&gpu.kernel, gpu.shape, gpu.rows);
         self.cpu.iter().find(same)
     }
 
@@ -93,7 +91,10 @@ impl Report {
             let cpu = self.on_cpu(m).map_or(String::new(), |cpu| format!("{:.3}", 1e3 * cpu.seconds));
             let Measurement { kernel, shape, rows, seconds, bandwidth, arithmetic } = m;
             let ms = 1e3 * seconds;
-            let _ = writeln!(text, "| {kernel} | {shape:?} | {rows} | {ms:.3} | {bandwidth:.1} | {arithmetic:.1} | {cpu} |");
+            let _ = writeln!(
+                text,
+                "| {kernel} | {shape:?} | {rows} | {ms:.3} | {bandwidth:.1} | {arithmetic:.1} | {cpu} |"
+            );
         }
         text
     }

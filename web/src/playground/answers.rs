@@ -64,7 +64,9 @@ pub(crate) fn Own(play: Play) -> impl IntoView {
         play.own.set(vec![]);
         play.failure.set(None);
         play.phase.set(Phase::Answering);
-        let ask = |adapter| play.post(&Request::Generate { prompts: prompts.clone(), sampling: Sampling::default(), adapter });
+        let ask = |adapter| {
+            play.post(&Request::Generate { prompts: prompts.clone(), sampling: Sampling::default(), adapter })
+        };
         ask(false);
         if play.adapter.with_untracked(Option::is_some) {
             ask(true);

@@ -98,7 +98,8 @@ pub(crate) fn Curve(
     };
     let dots = move || {
         let frame = frame.get();
-        let dot = |e: &Evaluation| view! { <circle class="curve-dot" cx=frame.x(e.step as f64) cy=frame.y(e.loss) r="4"/> };
+        let dot =
+            |e: &Evaluation| view! { <circle class="curve-dot" cx=frame.x(e.step as f64) cy=frame.y(e.loss) r="4"/> };
         evaluations.with(|all| all.iter().map(dot).collect_view())
     };
     let words = move || {

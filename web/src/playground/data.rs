@@ -72,7 +72,8 @@ pub(crate) fn Chooser(data: Data) -> impl IntoView {
             data.from.set(From::Dropped);
         }
     };
-    let part = move || match data.from.get() {
+    let part = move || {
+        match data.from.get() {
         From::Shipped => view! {
             <p class="help">
                 "1,500 questions of one kind, What kind of thing is this: …?, answered in one short sentence; 200 more are held out."
@@ -100,6 +101,7 @@ pub(crate) fn Chooser(data: Data) -> impl IntoView {
             </div>
         }
         .into_any(),
+    }
     };
     view! {
         <div class="data" on:dragover=|event: DragEvent| event.prevent_default() on:drop=dropped>

@@ -69,7 +69,8 @@ pub(crate) fn Model(play: Play, settings: Settings) -> impl IntoView {
     };
     let options = vec![(From::Shipped, "Shipped"), (From::Folder, "A folder"), (From::Hub, "Hugging Face")];
     let (folder_id, hub_id) = (unique("folder"), unique("hub"));
-    let field = move || match from.get() {
+    let field = move || {
+        match from.get() {
         From::Shipped => view! {
             <p class="help">"wordnet-4m, 4 million parameters, pretrained on dictionary definitions; 8 MB."</p>
         }
@@ -96,13 +97,17 @@ pub(crate) fn Model(play: Play, settings: Settings) -> impl IntoView {
             </div>
         }
         .into_any(),
+    }
     };
     let loaded = move || match (play.model.get(), play.progress.get()) {
         (_, Some(progress)) => {
-            let part = |done: u64, total: u64| if total > 0 { format!(" {}%", 100 * done / total) } else { String::new() };
+            let part =
+                |done: u64, total: u64| if total > 0 { format!(" {}%", 100 * done / total) } else { String::new() };
             format!("{}{}", progress.what, part(progress.done, progress.total))
         }
-        (Some(model), None) => format!("{}: {} parameters, loaded", model.name, halfbyte_memory::grouped(model.parameters)),
+        (Some(model), None) => {
+            format!("{}: {} parameters, loaded", model.name, halfbyte_memory::grouped(model.parameters))
+        }
         (None, None) => "No model is loaded.".into(),
     };
     view! {
@@ -126,7 +131,8 @@ fn Planned(report: ModelReport) -> impl IntoView {
     let ModelReport { name, parameters, download, needed, available, refusal, .. } = report;
     let fetched = if download > 0 { format!("; {} to fetch", bytes(download)) } else { String::new() };
     let has = available.map_or(String::new(), |available| format!(" of {}", bytes(available)));
-    let line = format!("{} parameters{fetched}; a run needs {}{has}.", halfbyte_memory::grouped(parameters), bytes(needed));
+    let line =
+        format!("{} parameters{fetched}; a run needs {}{has}.", halfbyte_memory::grouped(parameters), bytes(needed));
     let kind = if refusal.is_some() { Kind::Warning } else { Kind::Good };
     view! { <Callout kind=kind title=name><p>{line}</p>{refusal.map(|refusal| view! { <p>{refusal}</p> })}</Callout> }
 }

@@ -58,7 +58,8 @@ impl Settings {
         let targets = if targets.len() == LAYERS.len() { "\"all-linear\"".into() } else { format!("{targets:?}") };
         // Debug writes a string as TOML reads it, but for characters that it escapes as `\u{..}`.
         let question = |line: &str| serde_json::to_string(line.trim()).ok();
-        let questions: Vec<String> = self.questions.get().lines().filter(|l| !l.trim().is_empty()).filter_map(question).collect();
+        let questions: Vec<String> =
+            self.questions.get().lines().filter(|l| !l.trim().is_empty()).filter_map(question).collect();
         let set = vec![
             format!("lora.r={}", self.rank.get()),
             format!("lora.lora_alpha={:?}", self.alpha.get()),

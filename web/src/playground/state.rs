@@ -4,12 +4,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use halfbyte_protocol::{
-    Answer, Choice, DeviceReport, Evaluation, Event, Failure, ModelReport, ModelSource, Progress, RecipeSource, Request,
-    SavedRun, Started, Step,
+    Answer, Choice, DeviceReport, Evaluation, Event, Failure, ModelReport, ModelSource, Progress, RecipeSource,
+    Request, SavedRun, Started, Step,
 };
 use leptos::prelude::*;
 use wasm_bindgen::JsValue;
-
 
 use crate::ui::download;
 use crate::worker::Worker;

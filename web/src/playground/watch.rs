@@ -36,7 +36,10 @@ pub(crate) fn Watch(play: Play) -> impl IntoView {
             let share = 100.0 * trained as f64 / all.max(1) as f64;
             format!(
                 "{} examples, {} tokens of which {} are trained; {} parameters trained, {share:.2} % of all.",
-                s.examples, s.tokens, s.trained_tokens, halfbyte_memory::grouped(trained as u64)
+                s.examples,
+                s.tokens,
+                s.trained_tokens,
+                halfbyte_memory::grouped(trained as u64)
             )
         })
     };
@@ -75,7 +78,8 @@ fn Memory(play: Play) -> impl IntoView {
         // What is there at the run's peak: what stays, and the phase in which most exists.
         let phases = [halfbyte_memory::Phase::Layers, halfbyte_memory::Phase::Loss, halfbyte_memory::Phase::Update];
         let peak = phases.into_iter().max_by_key(|phase| started.plan.peak_of(*phase));
-        let lines = started.plan.lines.iter().filter(|l| l.phase == halfbyte_memory::Phase::Always || Some(l.phase) == peak);
+        let lines =
+            started.plan.lines.iter().filter(|l| l.phase == halfbyte_memory::Phase::Always || Some(l.phase) == peak);
         let part = |(tone, line): (usize, &halfbyte_memory::Line)| Part {
             label: line.name.clone(),
             value: line.bytes as f64,
@@ -86,7 +90,9 @@ fn Memory(play: Play) -> impl IntoView {
     });
     let used = move || {
         play.last.get().map(|step| match step.device_bytes {
-            Some(device) => format!("In use on the device: {}; the worker's own memory: {}.", bytes(device), bytes(step.host_bytes)),
+            Some(device) => {
+                format!("In use on the device: {}; the worker's own memory: {}.", bytes(device), bytes(step.host_bytes))
+            }
             None => format!("The worker's memory, which holds everything on the CPU: {}.", bytes(step.host_bytes)),
         })
     };

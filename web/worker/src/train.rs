@@ -94,7 +94,7 @@ impl<B: Ops> Session<B> {
         recipe.evaluation.check(splits.test.is_some())?;
         let warnings = splits.check(&loaded.tokenizer)?;
         let Splits { train: examples, test } = splits;
-        let run = Run::of(&recipe, &loaded.config, loaded.digest.clone(), &examples);
+        let run = Run::of(&recipe, &loaded.config, loaded.digest.clone(), &examples, test.as_ref());
         let mut model = loaded.base.clone();
         attach(&mut model, &recipe.lora, recipe.seed)?;
         let parameters = model.parameter_counts();
