@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -14,9 +14,15 @@ import { root, serve } from "./worker/site.js";
 
 const STEPS = 20;
 const toml = readFileSync(join(root, "recipes/kinds.toml"), "utf8");
-const recipe = { toml, set: [`training.max_steps=${STEPS}`, "show.questions=[]", 'data.test=""'] };
-const train = { do: "train", recipe, train: { from: "site", url: "/recipes/kinds/train.jsonl" }, test: null };
-const PROMPT = "What kind of thing is this: a large fish that lives in cold rivers?";
+// Short records, one a step: WebGPU's software adapter makes a multiplication after the other.
+const SHORT = ["a large fish", "a tall tree", "someone who bakes bread", "a small bird", "a red flower", "a kind of dance"];
+const KINDS = ["an animal", "a plant", "a person", "an animal", "a plant", "an act"];
+const record = (what, i) => JSON.stringify({ prompt: `What kind of thing is this: ${what}?`, completion: `It is ${KINDS[i]}.` });
+const text = SHORT.map(record).join("\n");
+const set = [`training.max_steps=${STEPS}`, "training.epochs=0", "training.batch_size=1", "show.questions=[]", 'data.test=""'];
+const recipe = { toml, set };
+const train = { do: "train", recipe, train: { from: "text", name: "short.jsonl", text }, test: null };
+const PROMPT = "What kind of thing is this: a large fish?";
 
 const halfbyte = process.env.HALFBYTE ?? join(process.env.CARGO_TARGET_DIR ?? join(root, "target"), "release/halfbyte");
 const native = (...args) =>
@@ -29,6 +35,7 @@ const adapters = {};
 before(async () => {
   site = await serve(answer);
   folder = mkdtempSync(join(tmpdir(), "halfbyte-worker-"));
+  writeFileSync(join(folder, "short.jsonl"), text);
 });
 
 after(() => {
@@ -74,7 +81,7 @@ async function trained({ device, recipe, train, prompt }) {
 function nativeAdapter(device) {
   const output = join(folder, `native-${device}`);
   const sets = recipe.set.flatMap((set) => ["--set", set]);
-  native("train", "recipes/kinds.toml", "--device", device, "--output", output, ...sets);
+  native("train", "recipes/kinds.toml", "--train", join(folder, "short.jsonl"), "--device", device, "--output", output, ...sets);
   return join(output, "adapter");
 }
 
@@ -169,7 +176,7 @@ describe("a run", () => {
       await first.close();
       return (await open(context)).evaluate(async () => {
         const client = await Client.open("cpu");
-        const saved = await client.ask({ do: "find-saved" }, ["saved-run"]);
+        const { run: saved } = await client.ask({ do: "find-saved" }, ["saved-run"]);
         const last = await client.ask({ do: "continue" }, ["finished"]);
         return { saved, last, started: client.events.find(({ is }) => is === "started") };
       });

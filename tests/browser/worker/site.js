@@ -25,6 +25,7 @@ GPUAdapter.prototype.requestDevice = async function (...options) {
 async function answer(request, response, extra) {
   const url = new URL(request.url, "http://localhost");
   if (await extra?.(request, response, url)) return;
+  if (url.pathname === "/favicon.ico") return response.writeHead(204).end();
   const [, folder, ...rest] = normalize(url.pathname).split("/");
   try {
     let bytes = await readFile(join(folders[folder], ...rest));

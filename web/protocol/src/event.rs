@@ -67,7 +67,10 @@ pub enum Event {
         base: Option<String>,
     },
     /// The run that storage holds.
-    SavedRun(Option<SavedRun>),
+    SavedRun {
+        /// None where there is none that can be continued.
+        run: Option<SavedRun>,
+    },
     /// A kernel's comparison.
     Kernel(Kernel),
     /// A kernel's measurement.

@@ -246,7 +246,7 @@ impl Play {
                 let base = base.map_or(String::new(), |base| format!(", trained on {base}"));
                 self.adapter.set(Some(format!("uploaded: rank {rank} on {layers} layers{base}")));
             }
-            Event::SavedRun(saved) => self.saved.set(saved),
+            Event::SavedRun { run } => self.saved.set(run),
             Event::Note { text } => self.notes.update(|notes| notes.push(text)),
             Event::Failed(failure) => {
                 self.progress.set(None);

@@ -95,7 +95,7 @@ impl<B: Ops> Session<B> {
             Request::Continue => self.resume().await?,
             Request::Export => return self.export().await,
             Request::Import { zip } => self.import(parts.bytes(zip).await?)?,
-            Request::FindSaved => Event::SavedRun(Store::report().await?),
+            Request::FindSaved => Event::SavedRun { run: Store::report().await? },
             Request::ForgetSaved => {
                 Store::forget().await?;
                 Event::Done
