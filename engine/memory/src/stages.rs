@@ -1,5 +1,8 @@
 //! The stages of a run, each walked through from beginning to end.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
@@ -209,7 +212,7 @@ impl Walk<'_> {
         let layers = if sum(&forward) > sum(&backward) { forward } else { backward };
         [(Phase::Layers, layers), (Phase::Loss, loss), (Phase::Update, update)].map(|(phase, parts)| {
             let over = |i: usize| parts[i].saturating_sub(persistent[i]);
-            (phase, std::array::from_fn(over))
+            (phase, core::array::from_fn(over))
         })
     }
 
