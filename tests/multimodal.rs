@@ -39,9 +39,9 @@ fn write(folder: &Path, name: fn(&str) -> String) {
     fs::write(folder.join("config.json"), whole.to_string()).expect("the temporary folder can be written to");
     let file = Checkpoint::open(golden("gemma3")).expect("a model");
     let vision: Vec<u8> = (0..256u16).flat_map(|i| (f32::from(i) / 256.0).to_le_bytes()).collect();
-    let of_text = file.names().into_iter().map(|path| {
-        let tensor = file.tensor(path).expect("a tensor");
-        (name(path), TensorView::new(tensor.dtype, tensor.shape.to_vec(), tensor.bytes).expect("a view"))
+    let tensors: Vec<_> = file.names().into_iter().map(|path| (path, file.tensor(path).expect("a tensor"))).collect();
+    let of_text = tensors.iter().map(|(path, tensor)| {
+        (name(path), TensorView::new(tensor.dtype, tensor.shape.to_vec(), &tensor.bytes).expect("a view"))
     });
     let vision = TensorView::new(safetensors::Dtype::F32, vec![16, 16], &vision).expect("a view");
     let all = of_text.chain([(VISION.to_string(), vision)]);

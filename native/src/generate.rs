@@ -3,14 +3,15 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::Result;
-use halfbyte::generate::Sampling;
+use halfbyte::generate::{Sampling, Talker};
 use halfbyte::ops::Ops;
 use halfbyte::text::{Message, Tokenizer};
+use pollster::block_on;
 
 use crate::device::{self, Choice, Job};
 use crate::held::HeldArguments;
 use crate::source::Source;
-use crate::talk::{Talker, attach_adapter, load_base};
+use crate::talk::{attach_adapter, load_base};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -85,13 +86,13 @@ impl Job for Generate {
         let mut messages: Vec<Message> = arguments.system.iter().map(|text| Message::new("system", text)).collect();
         match arguments.prompt {
             Some(prompt) if arguments.raw || tokenizer.chat_template().is_none() => {
-                talker.continue_text(&prompt, true, show)?;
+                block_on(talker.continue_text(&prompt, true, show))?;
                 println!();
                 Ok(())
             }
             Some(prompt) => {
                 messages.push(Message::new("user", prompt));
-                talker.answer(&messages, show)?;
+                block_on(talker.answer(&messages, show))?;
                 println!();
                 Ok(())
             }
@@ -122,7 +123,7 @@ fn chat<B: Ops>(talker: &Talker<B>, mut messages: Vec<Message>, device: &str) ->
             continue;
         }
         messages.push(Message::new("user", line));
-        let answer = talker.answer(&messages, show)?;
+        let answer = block_on(talker.answer(&messages, show))?;
         println!();
         messages.push(Message::new("assistant", answer.trim()));
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use halfbyte::files::save_adapter;
-use halfbyte::generate::Sampling;
+use halfbyte::generate::{Sampling, Talker};
 use halfbyte::lora::trainable_line;
 use halfbyte::model::Transformer;
 use halfbyte::ops::Ops;
@@ -15,7 +15,6 @@ use pollster::block_on;
 use crate::device::{self, Choice, Job};
 use crate::interrupt::{self, Interrupted};
 use crate::setup::{RecipeArguments, Setup};
-use crate::talk::Talker;
 use crate::watch::{Sample, Start, Watch};
 
 #[derive(clap::Args)]
@@ -302,7 +301,7 @@ fn answers<B: Ops>(model: &Transformer<B>, tokenizer: &Tokenizer, recipe: &Recip
     let sampling = Sampling { max_new_tokens: recipe.show.max_new_tokens, ..Sampling::default() };
     let talker = Talker { model, tokenizer, sampling };
     let answer = |question: &String| -> Result<String> {
-        let text = talker.answer(&[Message::new("user", question)], |_| {})?;
+        let text = block_on(talker.answer(&[Message::new("user", question)], |_| {}))?;
         Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
     };
     recipe.show.questions.iter().map(answer).collect()

@@ -7,6 +7,8 @@ macro_rules! routes {
     ($with:ident) => {
         $with! {
             "", "Home", "Halfbyte", "QLoRA fine-tuning, taught and run in a browser tab", crate::home::Home;
+            "playground", "Playground", "Playground", "Fine-tune a language model in this tab, and talk with the result", crate::playground::Playground;
+            "gpu", "GPU lab", "GPU lab", "Whether the kernels are right on your GPU, and how fast", crate::lab::GpuLab;
             "calculator", "Calculator", "Memory calculator", "What a fine-tuning run needs, byte by byte, and which GPUs hold it", crate::calculator::Calculator;
         }
     };

@@ -11,8 +11,8 @@ use crate::lora::{Layers, LoraConfig, Targets, is_saved, one_or_many};
 use crate::model::{prefix_of, text_path};
 use crate::{Error, Result};
 
-pub(super) const CONFIG: &str = "adapter_config.json";
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const CONFIG: &str = "adapter_config.json";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts in front of a module's path in the Hugging Face model.
 pub(super) const PREFIX: &str = "base_model.model.";
 /// A layer's tensors, after its path.

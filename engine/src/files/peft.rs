@@ -27,6 +27,15 @@ pub fn load_adapter<B: Ops>(
     trainable: bool,
 ) -> Result<AdapterConfig> {
     let file = AdapterFile::open(folder)?;
+    attach_file(model, &file, trainable)?;
+    Ok(file.config)
+}
+
+/// [`load_adapter`] of one that is open.
+///
+/// # Errors
+/// When a tensor fits no layer of the model.
+pub fn attach_file<B: Ops>(model: &mut Transformer<B>, file: &AdapterFile, trainable: bool) -> Result<()> {
     let lora = file.config.lora();
     let device = model.device();
     let parameter = |values: Vec<f32>, shape: [usize; 2]| -> Parameter<B> {
@@ -38,7 +47,7 @@ pub fn load_adapter<B: Ops>(
         return Err(Error::file(file.path(), reason));
     }
     set_trainable(model, &lora.modules_to_save, trainable).map_err(|e| Error::file(file.path(), e))?;
-    let mut saved = read_saved(model, &file, &lora)?;
+    let mut saved = read_saved(model, file, &lora)?;
     for (layer, linear) in model.linears_mut() {
         let found = file.matrices(&layer, Some(linear.weight.shape()))?;
         linear.lora = found.map(|found| {
@@ -59,7 +68,7 @@ pub fn load_adapter<B: Ops>(
             None => old.clone(),
         });
     }
-    Ok(file.config)
+    Ok(())
 }
 
 /// The values of the modules that were trained in full, by path.

@@ -1,8 +1,10 @@
 //! Generating text: sampling from logits, and the loop over a key/value cache.
 
 mod sampling;
+mod talker;
 
 pub use sampling::{Sampler, Sampling};
+pub use talker::Talker;
 
 use std::ops::ControlFlow;
 

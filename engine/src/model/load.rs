@@ -54,9 +54,22 @@ pub fn load<B: Ops>(
     let json = std::fs::read(&path)
         .map_err(|e| Error::file(&path, format!("{e}; a model folder holds config.json and model.safetensors")))?;
     let config = ModelConfig::parse(&path, &json)?;
-    let file = Checkpoint::open(folder)?;
-    let (names, quantized) = (config.clone(), is_quantized(&file));
-    build(config, base, &mut FromFile { file: &file, names, quantized, base, device, progress })
+    load_from(config, &Checkpoint::open(folder)?, base, device, progress)
+}
+
+/// [`load`] of a model whose files are open.
+///
+/// # Errors
+/// When a tensor is missing or does not have the shape that the configuration asks for.
+pub fn load_from<B: Ops>(
+    config: ModelConfig,
+    file: &Checkpoint,
+    base: BaseWeights,
+    device: &B::Device,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Transformer<B>> {
+    let (names, quantized) = (config.clone(), is_quantized(file));
+    build(config, base, &mut FromFile { file, names, quantized, base, device, progress })
 }
 
 /// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, biases zero, norms as

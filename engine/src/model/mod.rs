@@ -25,7 +25,7 @@ pub use config::{AttentionConfig, LayerKind, LinearConfig, ModelConfig};
 pub use family::{Biases, FAMILIES, Family, Windows};
 pub use layer::DecoderLayer;
 pub use linear::{Linear, Weight};
-pub use load::{BaseWeights, load, random};
+pub use load::{BaseWeights, load, load_from, random};
 pub use mlp::Mlp;
 pub(crate) use names::{module_path, prefix_of, text_path};
 pub use norm::RmsNorm;

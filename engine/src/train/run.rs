@@ -50,13 +50,25 @@ impl Run {
     pub fn new(recipe: &Recipe, folder: &Path, data: &Dataset, held_out: Option<&Dataset>) -> Result<Self> {
         let config = folder.join("config.json");
         let config = std::fs::read(&config).map_err(|e| Error::file(&config, e))?;
-        Ok(Self {
+        let digest = Checkpoint::open(folder)?.digest()?;
+        Ok(Self::of(recipe, &config, digest, data, held_out))
+    }
+
+    /// The run of a recipe on this data, from a model's `config.json` and the digest of its weights.
+    pub fn of(
+        recipe: &Recipe,
+        config: &[u8],
+        model_digest: String,
+        data: &Dataset,
+        held_out: Option<&Dataset>,
+    ) -> Self {
+        Self {
             recipe: recipe.clone(),
-            config_sha256: sha256([config.as_slice()]),
-            model_digest: Checkpoint::open(folder)?.digest(),
+            config_sha256: sha256([config]),
+            model_digest,
             data_sha256: data_digest(data),
             held_out_sha256: held_out.map(data_digest),
-        })
+        }
     }
 
     /// Whether `self` continues what `saved`, read from the file `path`, began.
