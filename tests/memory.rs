@@ -239,6 +239,7 @@ fn shapes_of_all_kinds() {
 fn dora_and_modules_to_save() {
     let small = || model(2048, 256, 768, 4, [4, 2, 64]);
     let untied = || ModelShape { tied: false, ..small() };
+    let large = || ModelShape { vocab_size: 8192, ..untied() };
     let case = |name: &str, model, run| Case { name: name.into(), model, run };
     let saved = |names: &[&str], run| Run { modules_to_save: names.iter().map(|n| n.to_string()).collect(), ..run };
     check(&[
@@ -248,6 +249,8 @@ fn dora_and_modules_to_save() {
         case("DoRA, rank 64", small(), Run { dora: true, rank: 64, ..run() }),
         case("head", untied(), saved(&["lm_head"], Run { batch: 2, ..run() })),
         case("head, several chunks", untied(), saved(&["lm_head"], Run { batch: 2, loss_chunk: 64, ..run() })),
+        case("large head", large(), saved(&["lm_head"], run())),
+        case("large head, several chunks", large(), saved(&["lm_head"], Run { loss_chunk: 64, ..run() })),
         case("head that was tied", small(), saved(&["lm_head"], Run { batch: 2, ..run() })),
         case("embedding", untied(), saved(&["embed_tokens"], Run { batch: 2, ..run() })),
         case("both, tied", small(), saved(&["embed_tokens", "lm_head"], Run { batch: 2, ..run() })),

@@ -39,9 +39,9 @@ fn write(folder: &Path, name: fn(&str) -> String) {
     fs::write(folder.join("config.json"), whole.to_string()).expect("the temporary folder can be written to");
     let file = Checkpoint::open(golden("gemma3")).expect("a model");
     let vision: Vec<u8> = (0..256u16).flat_map(|i| (f32::from(i) / 256.0).to_le_bytes()).collect();
-    let of_text = file.names().into_iter().map(|path| {
-        let tensor = file.tensor(path).expect("a tensor");
-        (name(path), TensorView::new(tensor.dtype, tensor.shape.to_vec(), tensor.bytes).expect("a view"))
+    let tensors: Vec<_> = file.names().into_iter().map(|path| (path, file.tensor(path).expect("a tensor"))).collect();
+    let of_text = tensors.iter().map(|(path, tensor)| {
+        (name(path), TensorView::new(tensor.dtype, tensor.shape.to_vec(), &tensor.bytes).expect("a view"))
     });
     let vision = TensorView::new(safetensors::Dtype::F32, vec![16, 16], &vision).expect("a view");
     let all = of_text.chain([(VISION.to_string(), vision)]);
@@ -59,12 +59,14 @@ fn adapted(folder: &Path, base: BaseWeights) -> (Transformer<Cpu>, LoraConfig) {
     let config = LoraConfig {
         r: 4,
         rank_pattern: [("model.layers.1.mlp.up_proj".to_string(), 2)].into(),
+        layers_to_transform: vec![1],
         ..LoraConfig::default()
     };
     attach(&mut model, &config, 3).expect("an adapter");
     for (_, linear) in model.linears_mut() {
-        let lora = linear.lora.as_mut().expect("an adapter");
-        lora.b.value = lora.b.value.clone() + 0.02;
+        if let Some(lora) = &mut linear.lora {
+            lora.b.value = lora.b.value.clone() + 0.02;
+        }
     }
     (model, config)
 }
@@ -100,7 +102,11 @@ fn an_adapter_is_named_as_peft_names_it_and_merged_into_the_whole() {
             let json = fs::read_to_string(saved.join("adapter_config.json")).expect("a file");
             let json: Value = serde_json::from_str(&json).expect("JSON");
             let targets = json["target_modules"].as_str().expect("an expression");
-            assert!(targets.starts_with(r"model\.language_model\..*\.(down_proj|") && targets.ends_with("v_proj)"));
+            let beginning = r"model\.language_model\.";
+            let layers = if saved == &adapter { r"layers\.(1)\." } else { "" };
+            let expected = format!(r"{beginning}{layers}.*\.(down_proj|gate_proj|k_proj|o_proj|q_proj|up_proj|v_proj)");
+            assert_eq!(targets, expected);
+            assert!(json["layers_to_transform"].is_null());
             let mut again = load::<Cpu>(&base, NF4, &Default::default(), &mut |_| {}).expect("a model");
             load_adapter(&mut again, saved, false).expect("an adapter");
             assert_close("read again", &logits(&again), &trained, 1e-6);
@@ -110,7 +116,8 @@ fn an_adapter_is_named_as_peft_names_it_and_merged_into_the_whole() {
 
         let options = MergeOptions { base: MergeBase::Dequantized, dtype: MergeDtype::F32, trained_on: NF4, shard: 0 };
         let drift = merge_folder(&base, &adapter, &merged, &options, &mut |_| {}).expect("a merged model");
-        assert!(drift.len() == 7 * model.layers.len() && drift.iter().all(|d| d.adapted && d.error == 0.0));
+        assert!(drift.len() == 7 * model.layers.len() && drift.iter().all(|d| d.error == 0.0));
+        assert_eq!(drift.iter().filter(|d| d.adapted).count(), 7);
         let whole = load::<Cpu>(&merged, BaseWeights::Full, &Default::default(), &mut |_| {}).expect("a model");
         assert_close("merged", &logits(&whole), &trained, 1e-5);
         let [before, after] = [&base, &merged].map(|folder| Checkpoint::open(folder).expect("a model"));

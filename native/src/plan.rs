@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use bytesize::ByteSize;
 use halfbyte::train::Recipe;
-use halfbyte_memory::{
-    Device, Gpu, Method, ModelShape, Optimizer, Phase, Plan, Proposal, Run, Workload, bytes, grouped, longest, plan,
-    proposals,
-};
+use halfbyte_memory::{Device, Gpu, Phase, Plan, Proposal, Run, Workload, bytes, grouped, longest, plan, proposals};
 use serde::{Deserialize, Serialize};
 
 use crate::device::{self, Choice, Place};

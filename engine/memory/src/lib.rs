@@ -15,6 +15,12 @@
 //! assert!(plan.peak() < 48 << 30);
 //! assert!(fitting(plan.peak()).any(|gpu| gpu == "A100 80GB"));
 //! ```
+//!
+//! Without the standard library, so that a page that embeds the plan downloads little else.
+
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
 
 mod fit;
 mod format;
@@ -32,7 +38,7 @@ mod weights;
 
 pub use fit::{Proposal, longest, proposals, widest};
 pub use format::{bytes, grouped};
-pub use gpus::{GPUS, Gpu, Workload, fitting};
+pub use gpus::{GPUS, Gpu, Workload, fitting, gpu};
 pub use ledger::{Component, Phase};
 pub use plan::{Line, Plan, plan};
 pub use presets::{names, preset};

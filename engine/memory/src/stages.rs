@@ -1,5 +1,8 @@
 //! The stages of a run, each walked through from beginning to end.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
@@ -131,12 +134,11 @@ impl Walk<'_> {
         self.touch(Component::Logits, if self.cpu() { logits } else { logits.saturating_add(logits) });
         if training {
             self.hold(Component::Logits, logits);
-            // The gradient of a head that is trained; every later chunk's is added to it.
+            // The gradient of a head that is trained is computed across and turned round; every later chunk's is added to it.
             let table = if self.run.saves_head() { self.table() } else { 0 };
+            let later = rows < self.tokens.saturating_sub(self.run.rows());
             self.hold(Component::Gradients, table);
-            if rows < self.tokens.saturating_sub(self.run.rows()) {
-                self.touch(Component::Gradients, table);
-            }
+            self.touch(Component::Gradients, product([if later { 2 } else { 1 }, table]));
             self.touch(Component::Work, some.saturating_add(some));
             self.free(Component::Logits, logits);
             self.free(Component::Logits, logits);
@@ -210,7 +212,7 @@ impl Walk<'_> {
         let layers = if sum(&forward) > sum(&backward) { forward } else { backward };
         [(Phase::Layers, layers), (Phase::Loss, loss), (Phase::Update, update)].map(|(phase, parts)| {
             let over = |i: usize| parts[i].saturating_sub(persistent[i]);
-            (phase, std::array::from_fn(over))
+            (phase, core::array::from_fn(over))
         })
     }
 

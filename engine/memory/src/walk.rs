@@ -73,6 +73,11 @@ impl<'a> Walk<'a> {
         self.run.method == Method::Full || self.run.adapts(self.linears[linear].name)
     }
 
+    /// Whether the graph keeps a linear layer's input: with DoRA and dropout it keeps what was not dropped of it instead.
+    pub(crate) fn keeps_input(&self, linear: usize) -> bool {
+        self.trains(linear) && !(self.run.dora && self.run.dropout)
+    }
+
     /// What `gemm` packs for a product with `out` columns over `inner`: the weight, where it lies across and is no more than
     /// two of the panels that fit the second-level cache (gemm-common 0.19, `kernel_params`, with a cache of eight ways);
     /// the activations, where the result is wide.

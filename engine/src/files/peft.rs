@@ -191,14 +191,16 @@ fn encode(
 ) -> Result<AdapterFiles> {
     modules.sort();
     modules.dedup();
-    // PEFT resolves "all-linear" to the names before it saves; consumers expect names or an expression. The other parts of a
-    // multi-modal model have layers of the same names.
+    // PEFT resolves "all-linear" to the names before it saves; consumers expect names or an expression.
     let target_modules = match &config.target_modules {
-        _ if !prefix.is_empty() => {
-            json!(format!("model\\.{}.*\\.({})", prefix.replace('.', "\\."), modules.join("|")))
-        }
+        _ if !prefix.is_empty() => json!(expression(prefix, &config.layers_to_transform, &modules)),
         all if all.is_all() => json!(modules),
         targets => json!(targets),
+    };
+    // PEFT takes a list of layers beside names only; an expression says them itself.
+    let (layers_pattern, layers_to_transform) = match prefix {
+        "" => (json!(config.layers_pattern), json!(config.layers_to_transform)),
+        _ => (Value::Null, Value::Null),
     };
     // PEFT writes null for a list that is not used.
     let list = |values: Value| if values.as_array().is_some_and(Vec::is_empty) { Value::Null } else { values };
@@ -213,8 +215,8 @@ fn encode(
         ("fan_in_fan_out", json!(false)),
         ("inference_mode", json!(true)),
         ("init_lora_weights", json!(true)),
-        ("layers_pattern", list(json!(config.layers_pattern))),
-        ("layers_to_transform", list(json!(config.layers_to_transform))),
+        ("layers_pattern", list(layers_pattern)),
+        ("layers_to_transform", list(layers_to_transform)),
         ("lora_alpha", number(config.lora_alpha)),
         ("lora_dropout", json!(config.lora_dropout)),
         ("modules_to_save", list(json!(config.modules_to_save))),
@@ -238,6 +240,13 @@ fn encode(
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let weights = safetensors::serialize(views?, Some(metadata)).map_err(|e| failed(&e))?;
     Ok(vec![(CONFIG, text.into_bytes()), (WEIGHTS, weights)])
+}
+
+/// The adapted layers of the text part of a multi-modal model, whose other parts have layers of the same names.
+fn expression(prefix: &str, layers: &[usize], modules: &[String]) -> String {
+    let layers: Vec<String> = layers.iter().map(usize::to_string).collect();
+    let layers = if layers.is_empty() { String::new() } else { format!(r"layers\.({})\.", layers.join("|")) };
+    format!(r"model\.{}{layers}.*\.({})", prefix.replace('.', r"\."), modules.join("|"))
 }
 
 /// A whole number without a decimal point, as PEFT writes `lora_alpha`.
