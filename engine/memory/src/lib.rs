@@ -3,6 +3,8 @@
 //! A run is walked through in the order in which the engine allocates and drops its tensors, by their shapes; the plan
 //! lists what stays for the whole run and, for each phase, what exists when most exists.
 
+extern crate alloc;
+
 mod fit;
 mod format;
 mod gpus;
@@ -11,9 +13,11 @@ mod ledger;
 mod pages;
 mod plan;
 mod presets;
+mod residency;
 mod run;
 mod shape;
 mod stages;
+mod timeline;
 mod walk;
 mod weights;
 
@@ -23,6 +27,8 @@ pub use gpus::{GPUS, Gpu, Workload, fitting};
 pub use ledger::{Component, Phase};
 pub use plan::{Line, Plan, plan};
 pub use presets::{names, preset};
+pub use residency::{Residency, visits_backwards};
 pub use run::{Device, Method, Optimizer, Run};
 pub use shape::{LinearShape, ModelShape};
-pub use weights::bits_per_weight;
+pub use timeline::{Moment, Stretch, timeline};
+pub use weights::{bits_per_weight, optimizer_pages};

@@ -1,5 +1,7 @@
 //! What stays for the whole run: weights as they are stored, adapters, the optimizer's state.
 
+use alloc::vec::Vec;
+
 use crate::run::product;
 use crate::{Method, ModelShape, Optimizer, Run};
 
@@ -42,6 +44,12 @@ fn state_of(elements: u64, optimizer: Optimizer) -> u64 {
         Optimizer::AdamW => product([2, elements, F32]),
         Optimizer::AdamW8bit => product([2, elements.saturating_add(product([F32, elements.div_ceil(256)]))]),
     }
+}
+
+/// Bytes of the optimizer's state by page: one page for each trained tensor of the adapters, layer by layer.
+pub fn optimizer_pages(model: &ModelShape, run: &Run) -> Vec<u64> {
+    let layer: Vec<u64> = run.adapted(model).flat_map(|(a, b)| [a, b]).map(|n| state_of(n, run.optimizer)).collect();
+    (0..model.layers).flat_map(|_| layer.iter().copied()).collect()
 }
 
 /// The optimizer's whole state, and that of its largest tensor.
