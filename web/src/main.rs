@@ -9,6 +9,7 @@ mod routes;
 mod app;
 mod calculator;
 mod home;
+mod lessons;
 mod ui;
 
 fn main() {
