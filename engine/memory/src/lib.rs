@@ -2,6 +2,10 @@
 //!
 //! A run is walked through in the order in which the engine allocates and drops its tensors, by their shapes; the plan
 //! lists what stays for the whole run and, for each phase, what exists when most exists.
+//!
+//! Without the standard library, so that a page that embeds the plan downloads little else.
+
+#![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
 
@@ -23,7 +27,7 @@ mod weights;
 
 pub use fit::{Proposal, longest, proposals, widest};
 pub use format::{bytes, grouped};
-pub use gpus::{GPUS, Gpu, Workload, fitting};
+pub use gpus::{GPUS, Gpu, Workload, fitting, gpu};
 pub use ledger::{Component, Phase};
 pub use plan::{Line, Plan, plan};
 pub use presets::{names, preset};

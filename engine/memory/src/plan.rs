@@ -1,5 +1,9 @@
 //! What a run allocates, line by line.
 
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{COMPONENTS, Component, Parts, Phase};
@@ -55,6 +59,24 @@ impl Plan {
             Phase::Load | Phase::Merge => self.sum(phase),
             _ => self.persistent().saturating_add(self.sum(phase)),
         }
+    }
+
+    /// What exists when most exists while training, a line for each component: what stays, and what the phase of the peak adds
+    /// to it. The lines sum to [`Plan::peak`].
+    pub fn at_peak(&self) -> Vec<Line> {
+        let training = [Phase::Layers, Phase::Loss, Phase::Update];
+        let highest = training.into_iter().max_by_key(|phase| self.peak_of(*phase)).unwrap_or(Phase::Layers);
+        let mut lines: Vec<Line> = Vec::new();
+        for line in self.lines.iter().filter(|line| line.phase == Phase::Always || line.phase == highest) {
+            match lines.iter_mut().find(|known| known.component == line.component) {
+                Some(known) => {
+                    known.bytes = known.bytes.saturating_add(line.bytes);
+                    known.formula = format!("{}; {}", known.formula, line.formula);
+                }
+                None => lines.push(line.clone()),
+            }
+        }
+        lines
     }
 
     /// What a device must have: the peak of training and what its allocator takes beyond it.

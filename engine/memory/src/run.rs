@@ -1,5 +1,9 @@
 //! What a run is, as far as its memory goes.
 
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ModelShape;

@@ -1,5 +1,9 @@
 //! The shape of a decoder-only transformer, and its parameters counted.
 
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+
 use serde::{Deserialize, Serialize};
 
 /// A linear layer of a decoder layer.

@@ -1,5 +1,8 @@
 //! The stages of a run, each walked through from beginning to end.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
@@ -294,7 +297,7 @@ fn step_phases(model: &ModelShape, run: &Run, persistent: &Parts) -> impl Iterat
         };
         let most = moments.iter().filter(of_phase).max_by_key(|moment| moment.peak());
         let over = |i: usize| most.map_or(0, |moment| moment.most[i]).saturating_sub(persistent[i]);
-        (phase, std::array::from_fn(over))
+        (phase, core::array::from_fn(over))
     })
 }
 

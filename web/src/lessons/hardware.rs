@@ -106,7 +106,7 @@ pub(crate) fn Hardware() -> impl IntoView {
             let operations = Workload::of(model, &run, 1e7).operations;
             vec![
                 ("Needed in main memory".to_owned(), bytes(needed)),
-                ("It fits".to_owned(), if needed <= room { "yes".to_owned() } else { "no".to_owned() }),
+                ("Of that memory".to_owned(), format!("{:.0} %", 100.0 * needed as f64 / room.max(1) as f64)),
                 ("Operations for 10⁷ tokens".to_owned(), format!("{operations:.2e}")),
             ]
         })

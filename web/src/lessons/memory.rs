@@ -1,6 +1,6 @@
 //! Lesson: where the memory of a run goes under full fine-tuning, LoRA and QLoRA, for a model of any size.
 
-use halfbyte_memory::{Component, Method, ModelShape, Phase, Plan, Run, bytes, grouped, plan};
+use halfbyte_memory::{Component, Method, ModelShape, Plan, Run, bytes, grouped, plan};
 use leptos::prelude::*;
 
 use super::parts::{Figures, Formula, Lesson, Model, Predict, Task, shape};
@@ -42,9 +42,8 @@ fn run(method: Method, length: u64) -> Run {
 
 /// What a plan's peak is made of, in five groups: bytes of each.
 fn groups(plan: &Plan) -> [u64; 5] {
-    let highest = [Phase::Layers, Phase::Loss, Phase::Update].into_iter().max_by_key(|phase| plan.peak_of(*phase));
     let mut groups = [0; 5];
-    for line in plan.lines.iter().filter(|line| line.phase == Phase::Always || Some(line.phase) == highest) {
+    for line in plan.at_peak() {
         let group = match line.component {
             Component::Base | Component::Other => 0,
             Component::Adapters => 1,

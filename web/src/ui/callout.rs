@@ -4,7 +4,7 @@ use leptos::prelude::*;
 
 /// Why it stands out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Worth knowing.
     Note,
     /// It went well.
@@ -17,7 +17,7 @@ pub(crate) enum Kind {
 
 /// A paragraph that stands out, with a word that says why.
 #[component]
-pub(crate) fn Callout(
+pub fn Callout(
     /// Why.
     kind: Kind,
     /// Its heading.

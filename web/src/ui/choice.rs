@@ -6,7 +6,7 @@ use super::unique;
 
 /// One of a few options.
 #[component]
-pub(crate) fn Choice<T>(
+pub fn Choice<T>(
     /// What is chosen.
     #[prop(into)]
     label: String,

@@ -4,18 +4,18 @@ use leptos::prelude::*;
 
 /// A paper or page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
+pub struct Source {
     /// Authors and year, as one cites it.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Its title.
-    pub(crate) title: &'static str,
+    pub title: &'static str,
     /// Where it is.
-    pub(crate) href: &'static str,
+    pub href: &'static str,
 }
 
 impl Source {
     /// QLoRA.
-    pub(crate) const QLORA: Self = Self {
+    pub const QLORA: Self = Self {
         name: "Dettmers et al. 2023",
         title: "QLoRA: Efficient Finetuning of Quantized LLMs",
         href: "https://arxiv.org/abs/2305.14314",
@@ -51,7 +51,7 @@ impl Source {
         href: "https://arxiv.org/abs/1604.06174",
     };
     /// The memory of training states.
-    pub(crate) const ZERO: Self = Self {
+    pub const ZERO: Self = Self {
         name: "Rajbhandari et al. 2020",
         title: "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
         href: "https://arxiv.org/abs/1910.02054",
@@ -60,7 +60,7 @@ impl Source {
 
 /// A source and the place in it, such as `section 3`.
 #[component]
-pub(crate) fn Cite(
+pub fn Cite(
     /// The source.
     of: Source,
     /// The place in it.

@@ -20,7 +20,7 @@ thread_local! {
 
 /// A signal that the query keeps under `key`. It starts with what the query says, or with `default` where that is missing or
 /// cannot be read, and follows when a link changes the query; the key goes away while the value is the default.
-pub(crate) fn query_state<T>(key: &'static str, default: T) -> RwSignal<T>
+pub fn query_state<T>(key: &'static str, default: T) -> RwSignal<T>
 where
     T: Clone + PartialEq + FromStr + Display + Send + Sync + 'static,
 {

@@ -6,7 +6,7 @@ use super::unique;
 
 /// One of many options, in groups.
 #[component]
-pub(crate) fn Select(
+pub fn Select(
     /// What is chosen.
     #[prop(into)]
     label: String,

@@ -6,7 +6,7 @@ use super::unique;
 
 /// The values that a slider goes through.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Scale {
+pub enum Scale {
     /// Even steps.
     Even {
         /// The smallest value.
@@ -51,7 +51,7 @@ impl Scale {
 
 /// A number between two ends.
 #[component]
-pub(crate) fn Slider(
+pub fn Slider(
     /// What it is.
     #[prop(into)]
     label: String,

@@ -4,20 +4,20 @@ use leptos::prelude::*;
 
 /// A part.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Part {
+pub struct Part {
     /// What it is.
-    pub(crate) label: String,
+    pub label: String,
     /// How much.
-    pub(crate) value: f64,
+    pub value: f64,
     /// How much, as it is read.
-    pub(crate) text: String,
+    pub text: String,
     /// Its colour: one of the twelve `--tone-0` to `--tone-11` of `style/base.css`.
-    pub(crate) tone: u8,
+    pub tone: u8,
 }
 
 /// A bar of parts.
 #[component]
-pub(crate) fn Stack(
+pub fn Stack(
     /// What the bar shows, for who does not see it.
     #[prop(into)]
     label: Signal<String>,

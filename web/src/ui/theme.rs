@@ -13,7 +13,7 @@ fn storage() -> Option<web_sys::Storage> {
 
 /// The choice of a theme.
 #[component]
-pub(crate) fn Theme() -> impl IntoView {
+pub fn Theme() -> impl IntoView {
     let stored = storage().and_then(|storage| storage.get_item(KEY).ok().flatten()).unwrap_or_default();
     let theme = RwSignal::new(match stored.as_str() {
         "light" => "light",

@@ -38,9 +38,11 @@ fn entropy(scaled: &[f64], table: &[f32; 16]) -> f64 {
     counts.into_iter().filter(|count| *count > 0).map(|count| -share(count) * share(count).log2()).sum()
 }
 
-/// What a table does to a sample: the error as a share of the weights' own root mean square, and the entropy of its codes.
+/// What a table does to a sample: the error, the same as a share of the weights' own root mean square, and the entropy of the
+/// codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Outcome {
+    rmse: f64,
     error: f64,
     entropy: f64,
 }
@@ -48,9 +50,9 @@ struct Outcome {
 fn outcomes(values: &[f32], block_size: usize) -> [Outcome; 3] {
     let size = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / values.len().max(1) as f64).sqrt();
     let scaled = scaled(values, block_size);
-    tables().map(|(_, table)| Outcome {
-        error: rmse(values, &table, block_size) / size.max(f64::MIN_POSITIVE),
-        entropy: entropy(&scaled, &table),
+    tables().map(|(_, table)| {
+        let rmse = rmse(values, &table, block_size);
+        Outcome { rmse, error: rmse / size.max(f64::MIN_POSITIVE), entropy: entropy(&scaled, &table) }
     })
 }
 
@@ -112,6 +114,7 @@ pub(crate) fn Nf4() -> impl IntoView {
             view! {
                 <tr>
                     <th scope="row">{name}</th>
+                    <td class="number">{format!("{:.5}", outcome.rmse)}</td>
                     <td class="number">{format!("{:.2} %", 100.0 * outcome.error)}</td>
                     <td class="number">{format!("{:.2}", outcome.entropy)}</td>
                 </tr>
@@ -153,11 +156,11 @@ pub(crate) fn Nf4() -> impl IntoView {
                 />
                 <div class="table" aria-live="polite">
                     <table id="tables">
-                        <thead><tr><th scope="col">"Table"</th><th scope="col" class="number">"Error over weights"</th><th scope="col" class="number">"Bits of a code"</th></tr></thead>
+                        <thead><tr><th scope="col">"Table"</th><th scope="col" class="number">"Error"</th><th scope="col" class="number">"of the weights"</th><th scope="col" class="number">"Bits of a code"</th></tr></thead>
                         <tbody>{rows}</tbody>
                     </table>
                 </div>
-                <p class="help">"4096 weights. Error: root mean square of what is decoded minus what it was, over that of the weights. Bits of a code: the entropy of how often each code is used; 4 if all are used alike. Uniform: 16 levels at equal distances. Naive quantiles: at (i + ½)/16, without a zero."</p>
+                <p class="help">"4096 weights. Error: root mean square of what is decoded minus what it was, as a number and over that of the weights. Bits of a code: the entropy of how often each code is used; 4 if all are used alike. Uniform: 16 levels at equal distances. Naive quantiles: at (i + ½)/16, without a zero."</p>
             </section>
             <RealTensor block_size=size/>
             <Task

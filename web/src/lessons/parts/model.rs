@@ -1,8 +1,9 @@
 //! The choice of a model by its name.
 
-use halfbyte_memory::{ModelShape, names, preset};
+use halfbyte_memory::{ModelShape, preset};
 use leptos::prelude::*;
 
+use crate::calculator::models;
 use crate::ui::Select;
 
 /// The model of a name; the 8B one for a name that an address made up.
@@ -20,9 +21,7 @@ pub(crate) fn Model(
     #[prop(optional)]
     also: Option<(&'static str, &'static str)>,
 ) -> impl IntoView {
-    let option = |name: &str| (name.to_owned(), name.to_owned());
     let also = also.map(|(value, words)| (String::new(), vec![(value.to_owned(), words.to_owned())]));
-    let known = ("Models".to_owned(), names().map(option).collect());
-    let groups: Vec<_> = also.into_iter().chain([known]).collect();
+    let groups: Vec<_> = also.into_iter().chain(models()).collect();
     view! { <Select label="Model" value=value groups=groups/> }
 }
