@@ -44,10 +44,10 @@ pub mod generate;
 pub mod lab;
 pub mod lora;
 pub mod model;
-pub mod nf4;
 pub mod ops;
 pub mod optim;
 pub mod text;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use halfbyte_nf4 as nf4;

@@ -12,6 +12,7 @@ mod app;
 mod calculator;
 mod home;
 mod lab;
+mod lessons;
 mod playground;
 pub mod ui;
 mod worker;

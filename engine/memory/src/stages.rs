@@ -6,16 +6,13 @@ use alloc::vec::Vec;
 use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
+use crate::timeline::{Moment, Stretch};
 use crate::walk::{BLOCK, SKINNY_ROWS, TILE, Walk};
 use crate::weights::{F32, frozen_elements, linear_bytes, nf4_buffers, nf4_bytes, optimizer_places};
 use crate::{Device, Method, ModelShape, Run};
 
 /// Bytes of output after which a shard of a model is written (`files/bnb.rs`).
 const SHARD: u64 = 4 << 30;
-
-fn sum(parts: &Parts) -> u64 {
-    parts.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
-}
 
 /// What stays, by component: weights, two copies of the adapters, the optimizer's state and what it would undo the last step
 /// with, the kernels' scratch.
@@ -152,8 +149,8 @@ impl Walk<'_> {
         self.free(Component::Work, some);
     }
 
-    /// A training step; the most of each of its phases, without what stays (`train/backprop.rs`, `train/optimization.rs`).
-    fn step(&mut self, persistent: &Parts) -> [(Phase, Parts); 3] {
+    /// A training step, stretch by stretch (`train/backprop.rs`, `train/optimization.rs`).
+    fn step(&mut self, persistent: &Parts) -> Vec<Moment> {
         use Component::{Adapters, Backward, Base, Gradients, Graph, Inputs, Optimizer, Other, Scratch};
         self.held(persistent, &[Base, Other, Adapters, Optimizer, Gradients, Scratch]);
         let gradients = product([self.run.trained(self.model), if self.run.method == Method::Full { 2 } else { F32 }]);
@@ -163,6 +160,7 @@ impl Walk<'_> {
         let hidden = self.wide(self.model.hidden_size);
         let (layers, embedding) = (self.model.layers, self.run.method == Method::Full || self.run.saves_embedding());
         let batch = self.batch();
+        let mut moments = Vec::new();
         self.ledger.begin();
         self.hold(Inputs, hidden);
         for layer in 0..layers {
@@ -170,16 +168,14 @@ impl Walk<'_> {
                 true => self.forward(Forward::InputKept, Inputs),
                 false => self.forward(Forward::Graph(layer > 0 || embedding), Graph),
             }
+            self.ends(Stretch::Forward(layer), &mut moments);
         }
-        let forward = self.ledger.most();
-        self.ledger.begin();
         self.loss(true);
-        let loss = self.ledger.most();
         if self.run.recompute {
             // The hidden states that the loss was taken on.
             self.free(Inputs, hidden);
         }
-        self.ledger.begin();
+        self.ends(Stretch::Loss, &mut moments);
         for layer in (0..layers).rev() {
             if self.run.recompute {
                 self.forward(Forward::Graph(layer > 0 || embedding), Graph);
@@ -189,12 +185,12 @@ impl Walk<'_> {
             if self.run.recompute {
                 self.free(Inputs, hidden);
             }
+            if layer == 0 && self.run.saves_embedding() {
+                let table = self.table();
+                self.hold(Gradients, table);
+            }
+            self.ends(Stretch::Backward(layer), &mut moments);
         }
-        if self.run.saves_embedding() {
-            let table = self.table();
-            self.hold(Gradients, table);
-        }
-        let backward = self.ledger.most();
         self.free(Backward, u64::MAX);
         self.free(Inputs, u64::MAX);
         self.free(Component::Batch, batch);
@@ -208,12 +204,14 @@ impl Walk<'_> {
             crate::Optimizer::AdamW8bit => 3,
         };
         self.touch(Component::Work, product([tensors, largest, F32]));
-        let update = self.ledger.most();
-        let layers = if sum(&forward) > sum(&backward) { forward } else { backward };
-        [(Phase::Layers, layers), (Phase::Loss, loss), (Phase::Update, update)].map(|(phase, parts)| {
-            let over = |i: usize| parts[i].saturating_sub(persistent[i]);
-            (phase, core::array::from_fn(over))
-        })
+        self.ends(Stretch::Update, &mut moments);
+        moments
+    }
+
+    /// A stretch of a step ends, and the next one begins with what is there.
+    fn ends(&mut self, stretch: Stretch, moments: &mut Vec<Moment>) {
+        moments.push(Moment { stretch, most: self.ledger.most(), left: self.ledger.live() });
+        self.ledger.begin();
     }
 
     /// A held-out loss, without what stays (`train/trainer.rs`).
@@ -300,11 +298,31 @@ impl Walk<'_> {
     }
 }
 
+/// A training step, stretch by stretch.
+pub(crate) fn step(model: &ModelShape, run: &Run) -> Vec<Moment> {
+    Walk::new(model, run).step(&persistent(model, run))
+}
+
+/// What the phases of a step hold at their most, on top of what stays.
+fn step_phases(model: &ModelShape, run: &Run, persistent: &Parts) -> impl Iterator<Item = (Phase, Parts)> {
+    let moments = Walk::new(model, run).step(persistent);
+    [Phase::Layers, Phase::Loss, Phase::Update].into_iter().map(move |phase| {
+        let of_phase = |moment: &&Moment| match moment.stretch {
+            Stretch::Forward(_) | Stretch::Backward(_) => phase == Phase::Layers,
+            Stretch::Loss => phase == Phase::Loss,
+            Stretch::Update => phase == Phase::Update,
+        };
+        let most = moments.iter().filter(of_phase).max_by_key(|moment| moment.peak());
+        let over = |i: usize| most.map_or(0, |moment| moment.most[i]).saturating_sub(persistent[i]);
+        (phase, core::array::from_fn(over))
+    })
+}
+
 /// The most of every phase; [`Phase::Load`] and [`Phase::Merge`] hold all there is, the others what comes on top of
 /// [`persistent`].
 pub(crate) fn phases(model: &ModelShape, run: &Run, persistent: &Parts) -> Vec<(Phase, Parts)> {
     let mut phases = vec![(Phase::Load, Walk::new(model, run).load())];
-    phases.extend(Walk::new(model, run).step(persistent));
+    phases.extend(step_phases(model, run, persistent));
     // Nothing is dropped out where nothing is trained.
     let still = Run { dropout: false, ..run.clone() };
     phases.push((Phase::Evaluate, Walk::new(model, &still).evaluate()));

@@ -1,5 +1,7 @@
 //! What stays for the whole run: weights as they are stored, adapters, the optimizer's state.
 
+use alloc::vec::Vec;
+
 use crate::run::product;
 use crate::{Method, ModelShape, Optimizer, Run};
 
@@ -42,6 +44,13 @@ fn state_of(elements: u64, optimizer: Optimizer) -> u64 {
         Optimizer::AdamW => product([2, elements, F32]),
         Optimizer::AdamW8bit => product([2, elements.saturating_add(product([F32, elements.div_ceil(256)]))]),
     }
+}
+
+/// Bytes of the optimizer's state by page: one page for each trained tensor of the adapters, layer by layer, and of the tables.
+pub fn optimizer_pages(model: &ModelShape, run: &Run) -> Vec<u64> {
+    let state = |elements| state_of(elements, run.optimizer);
+    let layer: Vec<u64> = run.adapted(model).flatten().filter(|elements| *elements > 0).map(state).collect();
+    (0..model.layers).flat_map(|_| layer.iter().copied()).chain(run.saved(model).map(state)).collect()
 }
 
 /// The optimizer's whole state, and that of its largest tensor.

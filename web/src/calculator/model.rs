@@ -23,7 +23,7 @@ fn title(name: &str) -> String {
 }
 
 /// The known models by family.
-fn groups() -> Vec<(String, Vec<(String, String)>)> {
+pub(crate) fn groups() -> Vec<(String, Vec<(String, String)>)> {
     let mut groups: Vec<(String, Vec<(String, String)>)> = Vec::new();
     for name in names() {
         let family = title(name.split('-').next().unwrap_or(name));
