@@ -3,6 +3,10 @@ const script = document.querySelector("script[data-wasm]");
 const root = new URL(".", import.meta.url);
 document.documentElement.dataset.base = root.pathname.replace(/\/$/, "");
 
+// A browser may ask for the icon again when the app has changed the address, which the icon's must not follow.
+const icon = document.querySelector("link[rel=icon]");
+icon.href = new URL("icon.svg", root);
+
 // A page of the published site names its service worker; while the site is worked on there is none.
 const offline = document.documentElement.dataset.offline;
 if (offline && "serviceWorker" in navigator) {

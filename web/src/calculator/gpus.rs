@@ -15,8 +15,8 @@ pub(crate) fn Gpus(question: Question) -> impl IntoView {
         let words = move || match share() {
             None => String::new(),
             Some(share) if share <= 1.0 => format!("{:.0}%", (100.0 * share).ceil()),
-            Some(share) if share < 1000.0 => format!("{share:.1} times too much"),
-            Some(_) => "far too much".to_owned(),
+            Some(share) if share < 1000.0 => format!("needs {share:.1} times as much"),
+            Some(_) => "far too small".to_owned(),
         };
         let chosen = move || question.gpu.with(|gpu| gpu == name);
         view! {

@@ -19,12 +19,27 @@ fn compile(root: &Path, package: &str, profile: &str) -> Result<PathBuf> {
     Ok(target.join(TARGET).join(profile))
 }
 
-/// The engine's worker, where the checkout has one.
-pub(super) fn worker(root: &Path, _tools: &Tools, _dist: &Path) -> Result<()> {
-    if !root.join("web/worker").exists() {
+/// The engine's worker with its module, and what it works on: the model and the data that ship. A checkout without a worker has
+/// a site without one.
+pub(super) fn worker(root: &Path, tools: &Tools, dist: &Path) -> Result<()> {
+    let source = root.join("web/worker");
+    if !source.exists() {
         return Ok(());
     }
+    let module = compile(root, "halfbyte-worker", "release")?.join("halfbyte_worker.wasm");
+    let folder = dist.join("worker");
+    let words = ["wasm-bindgen", "--target", "web", "--no-typescript", "--out-dir", text(&folder)?, text(&module)?];
+    Step::new("the worker's bindings", &words).run(root)?;
+    tools.optimize(root, &folder.join("halfbyte_worker_bg.wasm"), "-O3")?;
+    std::fs::copy(source.join("worker.js"), folder.join("worker.js")).context("cannot copy web/worker/worker.js")?;
+    for shipped in ["models", "recipes"] {
+        files::copy(&root.join(shipped), &dist.join(shipped))?;
+    }
     Ok(())
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("the path of the checkout is not UTF-8")
 }
 
 /// The custom element: its script, its module, and the page that shows it in an iframe.

@@ -16,7 +16,7 @@ const software = [
   "--ignore-gpu-blocklist",
 ];
 
-export function launch({ webgpu = false } = {}) {
+export function launch({ webgpu = true } = {}) {
   const args = webgpu ? [...plain, ...software] : plain;
   return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args });
 }

@@ -4,14 +4,14 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
 
-import { launch, open, site, watched } from "./launch.mjs";
+import { launch, open, site, watched } from "./launch.js";
 
 // Plans that the library made natively for the queries of the same run.
 const plans = JSON.parse(await readFile(process.env.HALFBYTE_PLANS, "utf8"));
 
 let browser, context, page, faults;
 before(async () => {
-  browser = await launch();
+  browser = await launch({ webgpu: false });
   context = await browser.newContext({ serviceWorkers: "block" });
   ({ page, faults } = await watched(context));
 });

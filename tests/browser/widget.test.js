@@ -5,7 +5,7 @@ import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
 
-import { launch, site, watched } from "./launch.mjs";
+import { launch, site, watched } from "./launch.js";
 
 const plans = JSON.parse(await readFile(process.env.HALFBYTE_PLANS, "utf8"));
 const origin = new URL(site).origin;
@@ -16,7 +16,7 @@ const host = (body) => `<!doctype html><html lang="en"><title>host</title><scrip
 
 let browser, server, page, faults;
 before(async () => {
-  browser = await launch();
+  browser = await launch({ webgpu: false });
   server = createServer((request, response) => {
     response.writeHead(200, { "content-type": "text/html", "content-security-policy": policy });
     response.end(host(decodeURIComponent(new URL(request.url, origin).search.slice(1))));

@@ -6,7 +6,7 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
 
-import { launch, open, site, watched } from "./launch.mjs";
+import { launch, open, site, watched } from "./launch.js";
 
 const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const table = await readFile(new URL("../../web/src/routes.rs", import.meta.url), "utf8");
@@ -14,7 +14,7 @@ const paths = [...table.matchAll(/^ {12}"([^"]*)", "/gm)].map((match) => match[1
 const address = (path) => (path ? `${path}/` : "");
 
 let browser;
-before(async () => (browser = await launch()));
+before(async () => (browser = await launch({ webgpu: false })));
 after(() => browser.close());
 
 test("the table of pages was read", () => assert.ok(paths.includes("") && paths.includes("calculator"), paths.join()));
