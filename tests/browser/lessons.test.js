@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
 
-import { launch, open, watched } from "./launch.mjs";
+import { launch, open, watched } from "./launch.js";
 
 let browser;
 before(async () => (browser = await launch()));
