@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 
 use super::fused::{primitive, tensor};
-use super::{Activation, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Variant};
+use super::{Activation, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Update, Variant};
 
 /// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
 ///
@@ -25,6 +25,19 @@ pub fn nf4_matmul_by<B: Ops>(
     product: Product,
 ) -> Tensor<B, 2> {
     tensor(B::nf4_matmul(primitive(x), &weight.0, product, Some(variant)))
+}
+
+/// `x · Wᵀ + scaling · low · Bᵀ`, a 4-bit product and what a branch adds to it, by a variant of one's own choice: `x` `[rows,
+/// in]`, `low` `[rows, r]`, `b` `[out, r]`.
+pub fn nf4_lora_by<B: Ops>(
+    variant: Variant,
+    x: Tensor<B, 2>,
+    weight: &Nf4Weight<B>,
+    [low, b]: [Tensor<B, 2>; 2],
+    scaling: f64,
+) -> Tensor<B, 2> {
+    let update = Update { low: primitive(low), b: primitive(b), scaling };
+    tensor(B::nf4_lora(primitive(x), &weight.0, update, Some(variant)))
 }
 
 /// Root-mean-square normalisation, `x / sqrt(mean(x²) + eps) * weight` (arXiv:1910.07467): `x` `[tokens, hidden]`,
