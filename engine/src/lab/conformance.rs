@@ -93,6 +93,7 @@ pub async fn conformance<B: Ops>(device: &B::Device, seed: u64, progress: impl F
         suite.weight(shape, block_size, double_quant, &ROWS).await?;
     }
     suite.weight([40, 72], 64, true, &[4097]).await?;
+    suite.parts().await?;
     Ok(suite.report)
 }
 
@@ -222,6 +223,31 @@ impl<B: Ops, P: FnMut(&Case)> Suite<B, P> {
             }
             if product == Product::Forward && rows <= BRANCH_ROWS {
                 self.branch((&x, expected), (&weight, shape), &about).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Products with a weight that is held in pieces, the last one smaller than the others.
+    async fn parts(&mut self) -> Result<()> {
+        let shape = [200, 1024];
+        let values = self.random(shape[0], shape[1]).values;
+        let data = quantize(&values, shape, 64, true)?;
+        let weight = Nf4Weight::<B>::upload_within(&data, 32_768, &self.device)?;
+        let dense = Matrix { columns: shape[1], values: data.dequantize() };
+        let expected: Vec<f64> = dense.values.iter().map(|v| f64::from(*v)).collect();
+        let about = "[200, 1024] in pieces of 64 features";
+        self.compare(("nf4_dequantize".into(), TOLERANCE), about.into(), weight.dequantize(), &expected).await?;
+        for (rows, product) in [(3, Product::Forward), (3, Product::InputGradient), (70, Product::InputGradient)] {
+            let x = self.random(rows, product.widths(shape).0);
+            let expected = x.times(&dense, product == Product::Forward);
+            for variant in B::nf4_variants(&self.device, shape, rows, product) {
+                let kernel = (format!("nf4_matmul {product:?} {variant:?}"), tolerance(variant));
+                let found = nf4_matmul_by(variant, self.upload(&x), &weight, product);
+                self.compare(kernel, format!("{rows} rows, {about}"), found, &expected).await?;
+            }
+            if product == Product::Forward {
+                self.branch((&x, expected), (&weight, shape), about).await?;
             }
         }
         Ok(())

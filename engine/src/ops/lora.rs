@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
 use super::fused::{primitive, tensor};
-use super::{Nf4Primitive, Nf4Weight, Ops, Product, matmul};
+use super::{Nf4Weight, Ops, Product, matmul};
 
 /// A weight `[out, in]` that is not trained.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub enum Frozen<B: Backend> {
     /// In f32.
     Dense(FloatTensor<B>),
     /// In 4 bits.
-    Nf4(Nf4Primitive<B>),
+    Nf4(Nf4Weight<B>),
 }
 
 impl<B: Backend> Branch<B> {
@@ -34,7 +34,7 @@ impl<B: Ops> Frozen<B> {
 
     /// A weight in 4 bits.
     pub fn nf4(weight: &Nf4Weight<B>) -> Self {
-        Self::Nf4(weight.0.clone())
+        Self::Nf4(weight.clone())
     }
 
     /// `x · Wᵀ`: `[rows, in] -> [rows, out]`.
@@ -45,7 +45,7 @@ impl<B: Ops> Frozen<B> {
     /// Either product of rows of activations with the weight.
     fn product(&self, x: FloatTensor<B>, product: Product) -> FloatTensor<B> {
         match (self, product) {
-            (Self::Nf4(weight), product) => B::nf4_matmul(x, weight, product, None),
+            (Self::Nf4(weight), product) => weight.product(x, product, None),
             (Self::Dense(weight), Product::Forward) => B::matmul(x, B::float_swap_dims(weight.clone(), 0, 1)),
             (Self::Dense(weight), Product::InputGradient) => B::matmul(x, weight.clone()),
         }
@@ -104,7 +104,7 @@ pub(super) fn forward<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: Bra
     let low = primitive(matmul(kept, tensor::<B, 2>(branch.a).transpose()));
     let update = Update { low: low.clone(), b: branch.b, scaling: branch.scaling };
     let y = match weight {
-        Frozen::Nf4(weight) => B::nf4_lora(x, weight, update, None),
+        Frozen::Nf4(weight) => weight.product_with(x, update, None),
         Frozen::Dense(_) => update.added_to(weight.product(x, Product::Forward)),
     };
     [y, low]
