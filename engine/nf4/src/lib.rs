@@ -22,6 +22,7 @@ mod double;
 mod dynamic;
 mod quantize;
 mod simd;
+mod split;
 mod sum;
 mod table;
 mod teach;

@@ -11,13 +11,15 @@ use web_time::Instant;
 use crate::Result;
 use crate::files::read;
 use crate::nf4::{Absmax, NESTED_BLOCK_SIZE, Nf4Data};
-use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_matmul_by};
+use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_lora_by, nf4_matmul_by};
 
 /// How long one measurement runs at least, after one run that is not counted.
 const LEAST: Duration = Duration::from_millis(300);
 /// Bytes that the copy reads, and writes: more than caches hold, and what WebGPU lets every device bind.
 const COPIED: usize = 64 << 20;
 const BLOCK_SIZE: usize = 64;
+/// Of the branch beside a weight.
+const RANK: usize = 16;
 
 /// What a device can do at best.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -137,6 +139,12 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
                 _ => data.byte_size(),
             };
             add(format!("nf4_matmul {product:?} {variant:?}"), bytes, seconds);
+            // What a branch beside the weight costs where a kernel has room for it.
+            if matches!(variant, Variant::Skinny | Variant::SkinnyShared) {
+                let branch = [rows, out].map(|n| Tensor::<B, 2>::random([n, RANK], Distribution::Default, device));
+                let seconds = time::<B, _>(device, || nf4_lora_by(variant, x.clone(), &weight, branch.clone(), 0.5))?;
+                add(format!("nf4_lora {variant:?}, rank {RANK}"), bytes, seconds);
+            }
         }
         if !dense_fits {
             continue;

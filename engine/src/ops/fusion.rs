@@ -1,13 +1,13 @@
 //! Fusion passes products and the decode through as custom operations; what is elementwise around them is fused as usual.
 
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_fusion::client::GlobalFusionClient;
 use burn_fusion::stream::{Operation, OperationStreams};
 use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
-use super::{Nf4Primitive, Ops, Product, Variant};
+use super::{Nf4Primitive, Ops, Product, Update, Variant};
 
 /// What reaches the tensors when a fusion stream runs.
 type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
@@ -108,6 +108,28 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         register::<B, 4>("nf4_matmul", [x, codes, absmax, header], result, move |handles, [x, buffers @ ..]| {
             let x = handles.get_float_tensor::<B>(x);
             B::nf4_matmul(x, &self::weight::<B>(handles, buffers.each_ref(), shape), product, variant)
+        })
+    }
+
+    fn nf4_lora(
+        x: FloatTensor<Self>,
+        weight: &Nf4Primitive<Self>,
+        update: Update<Self>,
+        variant: Option<Variant>,
+    ) -> FloatTensor<Self> {
+        let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
+        let (rows, device) = (x.shape()[0], Self::float_device(&x));
+        // One kernel for few rows; what is added to many is fused with what follows.
+        if variant.is_none() && !Self::nf4_variants(&device, shape, rows, Product::Forward).contains(&Variant::Skinny) {
+            return update.added_to(Self::nf4_matmul(x, weight, Product::Forward, None));
+        }
+        let Update { low, b, scaling } = update;
+        let inputs = [x, low, b, codes, absmax, header];
+        register::<B, 6>("nf4_lora", inputs, [rows, shape[0]].into(), move |handles, inputs| {
+            let [x, low, b, buffers @ ..] = inputs;
+            let [x, low, b] = [x, low, b].map(|input| handles.get_float_tensor::<B>(input));
+            let weight = self::weight::<B>(handles, buffers.each_ref(), shape);
+            B::nf4_lora(x, &weight, Update { low, b, scaling }, variant)
         })
     }
 
