@@ -5,6 +5,8 @@ import { readFile } from "node:fs/promises";
 import { extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { KEEP_DEVICE } from "./keep.js";
+
 export const root = fileURLToPath(new URL("../../../", import.meta.url));
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json" };
 const folders = {
@@ -13,14 +15,6 @@ const folders = {
   recipes: join(root, "recipes"),
   host: fileURLToPath(new URL(".", import.meta.url)),
 };
-
-// Before the worker's own script, so that a test can do to its device what a driver does.
-const KEEP_DEVICE = `
-const request = GPUAdapter.prototype.requestDevice;
-GPUAdapter.prototype.requestDevice = async function (...options) {
-  return (globalThis.device = await request.apply(this, options));
-};
-`;
 
 async function answer(request, response, extra) {
   const url = new URL(request.url, "http://localhost");

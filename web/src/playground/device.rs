@@ -1,6 +1,6 @@
 //! The device that computes, and why it is this one; a run that an earlier visit left.
 
-use halfbyte_protocol::{Choice as Device_, Request};
+use halfbyte_protocol::{Choice as Wanted, Request};
 use leptos::prelude::*;
 
 use super::state::{Phase, Play};
@@ -9,7 +9,7 @@ use crate::ui::{Callout, Choice, Kind};
 /// The device, and the choice of another.
 #[component]
 pub(crate) fn Device(play: Play) -> impl IntoView {
-    Effect::new(move |before: Option<Device_>| {
+    Effect::new(move |before: Option<Wanted>| {
         let choice = play.choice.get();
         if before.is_some_and(|before| before != choice) {
             play.change_device();
@@ -21,7 +21,7 @@ pub(crate) fn Device(play: Play) -> impl IntoView {
         (None, Phase::Gone) => "No device.".into(),
         (None, _) => "Looking for a device…".into(),
     };
-    let options = vec![(Device_::Auto, "Best"), (Device_::Webgpu, "WebGPU"), (Device_::Cpu, "CPU")];
+    let options = vec![(Wanted::Auto, "Best"), (Wanted::Webgpu, "WebGPU"), (Wanted::Cpu, "CPU")];
     view! {
         <section class="card" aria-label="Device">
             <Choice label="Device" value=play.choice options=options/>

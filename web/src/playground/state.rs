@@ -210,6 +210,9 @@ impl Play {
                 self.progress.set(None);
                 self.phase.set(Phase::Training);
                 self.losses.set(started.losses.clone());
+                if started.done > 0 {
+                    self.kept.set(Some(started.done));
+                }
                 self.rounds.update(|rounds| rounds.retain(|round| round.step <= started.done));
                 self.started.set(Some(started));
             }
