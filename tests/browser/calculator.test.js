@@ -67,7 +67,7 @@ test("a configuration is read from its text, and its link restores it", async ()
   assert.ok(parseFloat(half) < parseFloat(known), `${half} of ${known}`);
   await page.getByLabel("The model's config.json").fill(JSON.stringify(config));
   assert.equal(await needed(), known);
-  await settled("config=");
+  await settled("num_hidden_layers%22%3A36");
   const other = await watched(context);
   await other.page.goto(page.url());
   await other.page.waitForSelector("html[data-ready] #needed");

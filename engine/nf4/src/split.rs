@@ -51,7 +51,7 @@ impl Nf4Data {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use crate::nf4::{Nf4Data, quantize};
+    use crate::{Nf4Data, quantize};
 
     #[test]
     fn parts_decode_to_the_whole() {

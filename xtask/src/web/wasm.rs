@@ -28,7 +28,8 @@ pub(super) fn worker(root: &Path, tools: &Tools, dist: &Path) -> Result<()> {
     }
     let module = compile(root, "halfbyte-worker", "release")?.join("halfbyte_worker.wasm");
     let folder = dist.join("worker");
-    let words = ["wasm-bindgen", "--target", "web", "--no-typescript", "--out-dir", text(&folder)?, text(&module)?];
+    let mut words = vec!["wasm-bindgen", "--target", "web", "--no-typescript", "--remove-name-section"];
+    words.extend(["--out-dir", text(&folder)?, text(&module)?]);
     Step::new("the worker's bindings", &words).run(root)?;
     tools.optimize(root, &folder.join("halfbyte_worker_bg.wasm"), "-O3")?;
     std::fs::copy(source.join("worker.js"), folder.join("worker.js")).context("cannot copy web/worker/worker.js")?;
@@ -44,7 +45,7 @@ fn text(path: &Path) -> Result<&str> {
 
 /// The custom element: its script, its module, and the page that shows it in an iframe.
 pub(super) fn widget(root: &Path, tools: &Tools, dist: &Path) -> Result<()> {
-    let module = compile(root, "halfbyte-widget", "widget")?.join("halfbyte_widget.wasm");
+    let module = compile(root, "halfbyte-widget", "web")?.join("halfbyte_widget.wasm");
     let placed = dist.join("halfbyte-memory.wasm");
     std::fs::copy(&module, &placed).with_context(|| format!("cannot copy {}", module.display()))?;
     tools.optimize(root, &placed, "-Oz")?;
