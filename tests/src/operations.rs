@@ -150,7 +150,7 @@ pub fn products_match<B: Ops>(device: &B::Device) {
 /// The library's own suite, with values that nobody has seen.
 pub fn kernels_conform<B: Ops>(device: &B::Device) {
     let seed = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
-    let report = pollster::block_on(conformance::<B>(device, seed, |_| {})).expect("a device that can be read");
+    let report = pollster::block_on(conformance::<B>(device, seed, async |_| {})).expect("a device that can be read");
     let failures: Vec<_> = report.failures().collect();
     assert!(failures.is_empty(), "seed {seed}: {failures:#?}");
     assert!(report.cases.len() > 300, "{} comparisons", report.cases.len());

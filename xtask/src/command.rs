@@ -11,12 +11,18 @@ pub(crate) struct Step {
     pub(crate) name: &'static str,
     words: Vec<String>,
     variables: Vec<(&'static str, String)>,
+    without: Vec<&'static str>,
 }
 
 impl Step {
     /// The command `words[0]` with its arguments.
     pub(crate) fn new(name: &'static str, words: &[&str]) -> Self {
-        Self { name, words: words.iter().map(|word| (*word).to_owned()).collect(), variables: Vec::new() }
+        Self {
+            name,
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+            variables: Vec::new(),
+            without: Vec::new(),
+        }
     }
 
     /// A command line without quotes, split at its spaces.
@@ -27,6 +33,12 @@ impl Step {
     /// The same with an environment variable set.
     pub(crate) fn with(mut self, variable: &'static str, value: impl Into<String>) -> Self {
         self.variables.push((variable, value.into()));
+        self
+    }
+
+    /// The same without an environment variable that it would misread.
+    pub(crate) fn without(mut self, variable: &'static str) -> Self {
+        self.without.push(variable);
         self
     }
 
@@ -58,6 +70,9 @@ impl Step {
     fn command(&self, root: &Path) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).current_dir(root).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        for variable in &self.without {
+            command.env_remove(variable);
+        }
         // What `cargo run` tells this program about its own package must not reach other packages' builds.
         for (key, _) in std::env::vars_os() {
             let name = key.to_string_lossy();

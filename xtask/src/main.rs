@@ -1,4 +1,4 @@
-//! What people run to work on Halfbyte: `cargo xtask test`, `cargo xtask corpus`, `cargo xtask kinds`, `cargo xtask golden`.
+//! What people run to work on Halfbyte: `cargo xtask test`, `cargo xtask web` and what makes committed data.
 
 mod command;
 mod corpus;
@@ -9,13 +9,15 @@ mod golden;
 mod hash;
 mod kinds;
 mod model_folder;
+mod setup;
 mod test;
 mod tokenizer;
+mod web;
 mod wordnet;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use wordnet::WordNet;
@@ -34,10 +36,18 @@ struct Arguments {
 enum Task {
     /// Run every check, in order, and stop at the first failure
     Test {
-        /// Leave out documentation, wasm and licences
+        /// Leave out documentation, wasm, the web site and licences
         #[arg(long)]
         quick: bool,
     },
+    /// Build the web site to web/dist, as it is published
+    Web {
+        /// Then serve it, in a folder of this machine's port 8080
+        #[arg(long)]
+        serve: bool,
+    },
+    /// Build the web site and test it in a headless Chromium
+    WebTest,
     /// Make the test fixtures anew with the Python reference
     Golden,
     /// Write the pretraining corpus to out/wordnet and the tokenizer to models/wordnet-4m
@@ -60,6 +70,18 @@ fn main() -> Result<()> {
     let root = Path::new(&package).parent().context("xtask has left its workspace")?;
     match Arguments::parse().task {
         Task::Test { quick } => test::run(root, quick),
+        Task::Web { serve } => {
+            web::build(root)?;
+            if serve {
+                println!("\nserving {}", web::serve(web::dist(root), 8080)?);
+                std::thread::park();
+            }
+            Ok(())
+        }
+        Task::WebTest => match web::check(root)? {
+            test::Outcome::Passed => Ok(()),
+            test::Outcome::Skipped(reason) => bail!("{reason}"),
+        },
         Task::Golden => golden::make(root),
         Task::Corpus { wordnet } => {
             corpus::make(&WordNet::read(&wordnet)?, &root.join("out/wordnet"), &root.join("models/wordnet-4m"))

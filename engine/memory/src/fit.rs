@@ -1,5 +1,8 @@
 //! What of a run fits a given memory: searches over its plan.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ModelShape, Run, plan};
@@ -72,7 +75,7 @@ pub fn proposals(model: &ModelShape, run: &Run, memory: u64) -> Vec<Proposal> {
     };
     let mut found: Vec<Proposal> = [true, false].into_iter().filter_map(of).collect();
     // More tokens at once are better, and as many without a second forward pass better still.
-    found.sort_by_key(|p| std::cmp::Reverse((p.length, p.batch, !p.recompute)));
+    found.sort_by_key(|p| core::cmp::Reverse((p.length, p.batch, !p.recompute)));
     found
 }
 

@@ -1,5 +1,8 @@
 //! Numbers as people read them.
 
+use alloc::format;
+use alloc::string::{String, ToString};
+
 /// A number of bytes in binary units with three significant digits: `5.31 GiB`.
 pub fn bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -1,5 +1,7 @@
 //! GPUs as their vendors' datasheets state them, and how long a run takes on one.
 
+use alloc::string::String;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Method, ModelShape, Run};
@@ -23,7 +25,7 @@ pub struct Gpu {
     pub price_per_hour: Option<f64>,
 }
 
-/// Name, memory in GiB.
+/// Name, memory in GiB as the driver reports it.
 type Row = (&'static str, u64);
 
 /// Well-known GPUs by rising memory.
@@ -40,13 +42,25 @@ pub const GPUS: [Row; 14] = [
     ("L40S", 48),
     ("A100 80GB", 80),
     ("H100", 80),
-    ("H200", 141),
+    ("H200", 140),
     ("MI300X", 192),
 ];
 
 /// The GPUs of [`GPUS`] whose whole memory holds `peak` bytes.
 pub fn fitting(peak: u64) -> impl Iterator<Item = &'static str> {
     GPUS.into_iter().filter(move |(_, gib)| gib << 30 >= peak).map(|(name, _)| name)
+}
+
+/// The GPU of this name, whatever the case and what stands between its words; a name of [`GPUS`] may be followed by its
+/// memory, as in `h100-80gb`.
+pub fn gpu(name: &str) -> Option<Row> {
+    let letters = |name: &str| -> String { name.chars().filter(char::is_ascii_alphanumeric).collect() };
+    let asked = letters(name).to_ascii_lowercase();
+    GPUS.into_iter().find(|(known, gib)| {
+        let known = letters(known).to_ascii_lowercase();
+        let rest = asked.strip_prefix(&known).map(|rest| rest.strip_suffix("gb").unwrap_or(rest));
+        rest.is_some_and(|rest| rest.is_empty() || rest.parse() == Ok(*gib))
+    })
 }
 
 impl Gpu {
@@ -126,6 +140,26 @@ mod tests {
         let frozen = Run { method: Method::Qlora, recompute: true, length: 512, ..Run::default() };
         let ratio = Workload::of(&model, &frozen, 1e6).operations / rule;
         assert!((0.97..1.06).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn a_gpu_is_found_as_people_write_it() {
+        let cases = [
+            ("h100-80gb", "H100"),
+            ("H100", "H100"),
+            ("a100 80GB", "A100 80GB"),
+            ("A100-40GB", "A100 40GB"),
+            ("rtx4090", "RTX 4090"),
+            ("RTX_4090_24GB", "RTX 4090"),
+            ("l40s", "L40S"),
+            ("l4", "L4"),
+        ];
+        for (asked, found) in cases {
+            assert_eq!(gpu(asked).map(|(name, _)| name), Some(found), "{asked}");
+        }
+        for unknown in ["h100-40gb", "l400", "", "a100"] {
+            assert_eq!(gpu(unknown), None, "{unknown}");
+        }
     }
 
     #[test]

@@ -2,6 +2,25 @@
 //!
 //! A run is walked through in the order in which the engine allocates and drops its tensors, by their shapes; the plan
 //! lists what stays for the whole run and, for each phase, what exists when most exists.
+//!
+//! ```
+//! use halfbyte_memory::{Run, fitting, plan, preset};
+//!
+//! let model = preset("llama-3.1-70b").expect("a known model");
+//! let run = Run { rank: 16, length: 2048, ..Run::default() };
+//! let plan = plan(&model, &run);
+//! for line in &plan.lines {
+//!     println!("{}: {} bytes, {}", line.name, line.bytes, line.formula);
+//! }
+//! assert!(plan.peak() < 48 << 30);
+//! assert!(fitting(plan.peak()).any(|gpu| gpu == "A100 80GB"));
+//! ```
+//!
+//! Without the standard library, so that a page that embeds the plan downloads little else.
+
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
 
 mod fit;
 mod format;
@@ -19,7 +38,7 @@ mod weights;
 
 pub use fit::{Proposal, longest, proposals, widest};
 pub use format::{bytes, grouped};
-pub use gpus::{GPUS, Gpu, Workload, fitting};
+pub use gpus::{GPUS, Gpu, Workload, fitting, gpu};
 pub use ledger::{Component, Phase};
 pub use plan::{Line, Plan, plan};
 pub use presets::{names, preset};

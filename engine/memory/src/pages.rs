@@ -5,6 +5,9 @@
 //! page. A page is never given back. So for each pool the last page is partly empty, and in the largest pages what a
 //! slice leaves over is too small for the next of its kind.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::run::product;
 use crate::{Method, ModelShape, Run};
 

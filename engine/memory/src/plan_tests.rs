@@ -116,6 +116,25 @@ fn pages_are_counted_where_their_size_is_known() {
 }
 
 #[test]
+fn the_parts_of_the_peak_are_the_peak() {
+    let runs = [
+        Run::default(),
+        Run { method: Method::Full, length: 16, ..Run::default() },
+        Run { accumulation: 2, recompute: false, ..Run::default() },
+        Run { length: 1, rank: 1024, optimizer: Optimizer::AdamW8bit, ..Run::default() },
+    ];
+    for run in runs {
+        let plan = plan(&preset("llama-3.2-1b").unwrap(), &run);
+        let parts = plan.at_peak();
+        assert_eq!(parts.iter().map(|part| part.bytes).sum::<u64>(), plan.peak(), "{run:?}");
+        let mut components: Vec<_> = parts.iter().map(|part| part.component).collect();
+        components.sort();
+        components.dedup();
+        assert_eq!(components.len(), parts.len(), "a component stands once");
+    }
+}
+
+#[test]
 fn nonsense_needs_more_than_any_machine_has() {
     let run = Run { batch: u64::MAX, length: u64::MAX, rank: u64::MAX, ..Run::default() };
     assert_eq!(peak("llama-3.1-8b", &run), u64::MAX);

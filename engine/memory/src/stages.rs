@@ -1,10 +1,13 @@
 //! The stages of a run, each walked through from beginning to end.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
 use crate::walk::{BLOCK, SKINNY_ROWS, TILE, Walk};
-use crate::weights::{F32, linear_bytes, nf4_buffers, nf4_bytes, optimizer_places};
+use crate::weights::{F32, frozen_elements, linear_bytes, nf4_buffers, nf4_bytes, optimizer_places};
 use crate::{Device, Method, ModelShape, Run};
 
 /// Bytes of output after which a shard of a model is written (`files/bnb.rs`).
@@ -20,7 +23,7 @@ pub(crate) fn persistent(model: &ModelShape, run: &Run) -> Parts {
     let mut parts = Parts::default();
     let layer = model.linears().iter().fold(0u64, |sum, l| sum.saturating_add(linear_bytes(l.elements(), run)));
     parts[Component::Base as usize] = product([model.layers, layer]);
-    parts[Component::Other as usize] = product([model.other_elements(), run.weight_bytes]);
+    parts[Component::Other as usize] = product([frozen_elements(model, run), run.weight_bytes]);
     let trained = run.trained(model);
     parts[Component::Adapters as usize] = match run.method {
         // The f32 copy that the optimizer writes.
@@ -105,6 +108,11 @@ impl Walk<'_> {
         bytes
     }
 
+    /// Bytes of an embedding or a head in f32.
+    fn table(&self) -> u64 {
+        product([self.model.vocab_size, self.model.hidden_size, F32])
+    }
+
     /// The loss, with gradients or without: `[chunk, vocabulary]` at a time (`train/loss.rs`). The caller holds the hidden
     /// states, and gets the gradient of them held as [`Component::Backward`].
     fn loss(&mut self, training: bool) {
@@ -126,6 +134,11 @@ impl Walk<'_> {
         self.touch(Component::Logits, if self.cpu() { logits } else { logits.saturating_add(logits) });
         if training {
             self.hold(Component::Logits, logits);
+            // The gradient of a head that is trained is computed across and turned round; every later chunk's is added to it.
+            let table = if self.run.saves_head() { self.table() } else { 0 };
+            let later = rows < self.tokens.saturating_sub(self.run.rows());
+            self.hold(Component::Gradients, table);
+            self.touch(Component::Gradients, product([if later { 2 } else { 1 }, table]));
             self.touch(Component::Work, some.saturating_add(some));
             self.free(Component::Logits, logits);
             self.free(Component::Logits, logits);
@@ -148,14 +161,14 @@ impl Walk<'_> {
             self.hold(Gradients, gradients);
         }
         let hidden = self.wide(self.model.hidden_size);
-        let (layers, full) = (self.model.layers, self.run.method == Method::Full);
+        let (layers, embedding) = (self.model.layers, self.run.method == Method::Full || self.run.saves_embedding());
         let batch = self.batch();
         self.ledger.begin();
         self.hold(Inputs, hidden);
         for layer in 0..layers {
             match self.run.recompute {
                 true => self.forward(Forward::InputKept, Inputs),
-                false => self.forward(Forward::Graph(layer > 0 || full), Graph),
+                false => self.forward(Forward::Graph(layer > 0 || embedding), Graph),
             }
         }
         let forward = self.ledger.most();
@@ -169,13 +182,17 @@ impl Walk<'_> {
         self.ledger.begin();
         for layer in (0..layers).rev() {
             if self.run.recompute {
-                self.forward(Forward::Graph(layer > 0 || full), Graph);
+                self.forward(Forward::Graph(layer > 0 || embedding), Graph);
             }
-            self.backward(layer > 0 || full);
+            self.backward(layer > 0 || embedding);
             self.free(Graph, hidden);
             if self.run.recompute {
                 self.free(Inputs, hidden);
             }
+        }
+        if self.run.saves_embedding() {
+            let table = self.table();
+            self.hold(Gradients, table);
         }
         let backward = self.ledger.most();
         self.free(Backward, u64::MAX);
@@ -184,7 +201,8 @@ impl Walk<'_> {
         self.ledger.begin();
         // New values take the place of those of a step before; the moments' arithmetic needs one tensor more, in 8 bits two
         // more for the moments as they are decoded.
-        let largest = self.run.adapted(self.model).map(|(a, b)| a.max(b)).max().unwrap_or(0);
+        let tensors = self.run.adapted(self.model).flatten().chain(self.run.saved(self.model));
+        let largest = tensors.max().unwrap_or(0);
         let tensors = match self.run.optimizer {
             crate::Optimizer::AdamW => 1,
             crate::Optimizer::AdamW8bit => 3,
@@ -194,7 +212,7 @@ impl Walk<'_> {
         let layers = if sum(&forward) > sum(&backward) { forward } else { backward };
         [(Phase::Layers, layers), (Phase::Loss, loss), (Phase::Update, update)].map(|(phase, parts)| {
             let over = |i: usize| parts[i].saturating_sub(persistent[i]);
-            (phase, std::array::from_fn(over))
+            (phase, core::array::from_fn(over))
         })
     }
 
@@ -223,7 +241,7 @@ impl Walk<'_> {
 
     /// Loading, one tensor after another (`model/load.rs`, `nf4/quantize.rs`, `ops/weight.rs`): read into f32 on the host,
     /// quantized, put into words, uploaded.
-    fn load(&mut self, persistent: &Parts) -> Parts {
+    fn load(&mut self) -> Parts {
         let (model, run) = (self.model, self.run);
         let narrow = if run.file_bytes < F32 { run.file_bytes } else { 0 };
         let parts = [product([model.vocab_size, model.hidden_size]), model.hidden_size];
@@ -256,7 +274,9 @@ impl Walk<'_> {
                 self.hold(Component::Base, codes.saturating_add(scales).saturating_add(header));
             }
         }
-        self.hold(Component::Other, persistent[Component::Other as usize] - product([parts[0], run.weight_bytes]));
+        // What is trained of the tables is parted from them later.
+        let others = model.other_elements().saturating_sub(parts[0]);
+        self.hold(Component::Other, product([others, run.weight_bytes]));
         if !model.tied {
             self.touch(
                 Component::File,
@@ -283,7 +303,7 @@ impl Walk<'_> {
 /// The most of every phase; [`Phase::Load`] and [`Phase::Merge`] hold all there is, the others what comes on top of
 /// [`persistent`].
 pub(crate) fn phases(model: &ModelShape, run: &Run, persistent: &Parts) -> Vec<(Phase, Parts)> {
-    let mut phases = vec![(Phase::Load, Walk::new(model, run).load(persistent))];
+    let mut phases = vec![(Phase::Load, Walk::new(model, run).load())];
     phases.extend(Walk::new(model, run).step(persistent));
     // Nothing is dropped out where nothing is trained.
     let still = Run { dropout: false, ..run.clone() };

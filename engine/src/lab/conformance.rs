@@ -77,11 +77,27 @@ impl Conformance {
     }
 }
 
-/// Runs the suite; `seed` decides all values, `progress` sees each comparison.
+/// Runs the suite; `seed` decides all values, `progress` sees each comparison, and may rest after it.
+///
+/// ```no_run
+/// # async fn test() -> halfbyte::Result<()> {
+/// use halfbyte::{backends::Cpu, lab::conformance};
+///
+/// let report = conformance::<Cpu>(&Default::default(), 7, |_| {}).await?;
+/// for (kernel, cases, failed, worst) in report.by_kernel() {
+///     println!("{kernel}: {failed} of {cases} wrong, relative error at most {worst:.1e}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// When the device cannot be read. A wrong result is no error: it is in the report.
-pub async fn conformance<B: Ops>(device: &B::Device, seed: u64, progress: impl FnMut(&Case)) -> Result<Conformance> {
+pub async fn conformance<B: Ops>(
+    device: &B::Device,
+    seed: u64,
+    progress: impl AsyncFnMut(&Case),
+) -> Result<Conformance> {
     let random = ChaCha8Rng::seed_from_u64(seed);
     let mut suite = Suite::<B, _> { device: device.clone(), random, report: Conformance::default(), progress };
     for [m, k, n] in DENSE {
@@ -128,7 +144,7 @@ impl Matrix {
     }
 }
 
-impl<B: Ops, P: FnMut(&Case)> Suite<B, P> {
+impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     fn random(&mut self, rows: usize, columns: usize) -> Matrix {
         let values = (0..rows * columns).map(|_| self.random.random_range(-1.0f32..1.0)).collect();
         Matrix { columns, values }
@@ -160,7 +176,7 @@ impl<B: Ops, P: FnMut(&Case)> Suite<B, P> {
             _ => f64::INFINITY,
         };
         let case = Case { kernel, shapes, error, tolerance };
-        (self.progress)(&case);
+        (self.progress)(&case).await;
         self.report.cases.push(case);
         Ok(())
     }

@@ -113,4 +113,8 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     fn largest_tensor(device: &Self::Device) -> u64 {
         R::client(device).properties().memory.max_page_size
     }
+
+    fn bytes_in_use(device: &Self::Device) -> Option<u64> {
+        R::client(device).memory_usage().ok().map(|usage| usage.bytes_in_use)
+    }
 }

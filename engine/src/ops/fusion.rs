@@ -144,4 +144,8 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
     fn largest_tensor(device: &Self::Device) -> u64 {
         B::largest_tensor(device)
     }
+
+    fn bytes_in_use(device: &Self::Device) -> Option<u64> {
+        B::bytes_in_use(device)
+    }
 }

@@ -166,6 +166,11 @@ pub trait Ops: Backend {
         u64::MAX
     }
 
+    /// Bytes of tensors on this device, where its allocator says so.
+    fn bytes_in_use(_device: &Self::Device) -> Option<u64> {
+        None
+    }
+
     /// [`rms_norm`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         fused::rms_norm::<Self>(x, weight, eps)

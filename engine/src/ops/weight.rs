@@ -14,6 +14,23 @@ use crate::nf4::{self, Absmax, Nf4Data, dynamic_map};
 use crate::{Error, Result};
 
 /// A frozen weight `[out, in]` in 4-bit NormalFloat on a device of backend `B`.
+///
+/// ```no_run
+/// use burn::tensor::Tensor;
+/// use halfbyte::backends::Cpu;
+/// use halfbyte::nf4;
+/// use halfbyte::ops::{Frozen, Nf4Weight};
+///
+/// # fn main() -> halfbyte::Result<()> {
+/// let device = Default::default();
+/// let data = nf4::quantize(&vec![0.5; 256 * 128], [256, 128], 64, true)?;
+/// let weight = Nf4Weight::<Cpu>::upload(&data, &device)?;
+/// let x = Tensor::ones([3, 128], &device);
+/// let y = Frozen::nf4(&weight).forward(x);
+/// assert_eq!(y.dims(), [3, 256]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Nf4Weight<B: Backend> {
     /// `[out, in]`.

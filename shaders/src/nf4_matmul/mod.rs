@@ -1,5 +1,6 @@
 //! Products of activations with an NF4 weight: the ways to compute them, and which one is taken.
 
+#[cfg(not(target_arch = "wasm32"))]
 mod choose;
 mod tiled;
 
@@ -109,7 +110,7 @@ pub fn nf4_matmul<R: SourceRuntime>(
             assert!(operands.variants().contains(&variant), "nf4_matmul: {variant:?} can't compute this product");
             operands.run(variant);
         }
-        (None, true) => choose::run(operands),
+        (None, true) => operands.run_fastest(),
         (None, false) => operands.run(Variant::Decoded),
     }
     y
@@ -142,6 +143,19 @@ impl<R: SourceRuntime> Operands<R> {
 
     fn variants(&self) -> Vec<Variant> {
         variants(&self.x.client, self.weight.shape, self.rows(), self.gradient())
+    }
+
+    /// By the variant that was the fastest here at the first product of its kind.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn run_fastest(self) {
+        choose::run(self);
+    }
+
+    /// A browser's thread cannot wait for timings: by what was the fastest on the devices that were measured.
+    #[cfg(target_arch = "wasm32")]
+    fn run_fastest(self) {
+        let skinny = self.variants().contains(&Variant::Skinny);
+        self.run(if skinny { Variant::Skinny } else { Variant::Decoded });
     }
 
     /// Computes the product into `y`.

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::command::Step;
+use crate::{setup, web};
 
 /// How a check ended.
-enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     /// Could not be made here; the reason.
     Skipped(String),
@@ -22,7 +23,7 @@ enum Outcome {
 /// A check: its name and what it does in the workspace's folder.
 type Check = (&'static str, Box<dyn Fn(&Path) -> Result<Outcome>>);
 
-/// Runs the checks; `quick` leaves out documentation, wasm and licences.
+/// Runs the checks; `quick` leaves out documentation, wasm, the web site and licences.
 pub(crate) fn run(root: &Path, quick: bool) -> Result<()> {
     let mut times: Vec<(&str, Duration, Outcome)> = Vec::new();
     let start = Instant::now();
@@ -65,9 +66,10 @@ fn checks(quick: bool) -> Vec<Check> {
                 )
                 .with("RUSTDOCFLAGS", "-D warnings"),
             ),
-            ("the wasm32 target", Box::new(tools::wasm_target) as Box<_>),
+            ("the wasm32 target", Box::new(|root: &Path| setup::wasm_target(root).map(|()| Outcome::Passed)) as Box<_>),
             command(wasm("the engine for wasm32", "-p halfbyte --no-default-features --features cpu")),
             command(wasm("the memory plan for wasm32", "-p halfbyte-memory")),
+            ("the web site in a browser", Box::new(web::check) as Box<_>),
             ("cargo-deny", Box::new(tools::cargo_deny) as Box<_>),
             command(Step::line("licences, bans, sources", "cargo deny check licenses bans sources")),
             ("security advisories", Box::new(advisories::check) as Box<_>),
@@ -79,7 +81,6 @@ fn checks(quick: bool) -> Vec<Check> {
 /// A check that something compiles for the browser.
 fn wasm(name: &'static str, what: &str) -> Step {
     Step::line(name, &format!("cargo check --release --target wasm32-unknown-unknown {what}"))
-        .with("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "--cfg getrandom_backend=\"wasm_js\"")
 }
 
 /// One line per check made.

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::Outcome;
 use crate::command::Step;
+use crate::setup;
 
 /// Where drivers for the Vulkan loader are listed.
 const DRIVERS: [&str; 3] = ["/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
@@ -20,9 +21,7 @@ pub(super) fn software_vulkan(root: &Path) -> Result<Outcome> {
         return Ok(Outcome::Passed);
     }
     let install = "apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1";
-    let root_user = Step::line("user", "id -u").output(root).is_ok_and(|(_, id)| id.trim() == "0");
-    if root_user && Step::line("apt", "apt-get --version").succeeds(root) {
-        Step::line("package lists", "apt-get update -q").run(root)?;
+    if setup::apt(root) {
         Step::line("lavapipe", install).with("DEBIAN_FRONTEND", "noninteractive").run(root)?;
         lavapipe()
             .context("mesa-vulkan-drivers is installed, but lists no lavapipe driver in /usr/share/vulkan/icd.d")?;
@@ -35,22 +34,6 @@ pub(super) fn software_vulkan(root: &Path) -> Result<Outcome> {
 fn lavapipe() -> Option<String> {
     let files = DRIVERS.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
     files.map(|file| file.path().display().to_string()).find(|path| path.contains("lvp_icd"))
-}
-
-/// Makes sure that the compiler has a standard library for wasm32.
-pub(super) fn wasm_target(root: &Path) -> Result<Outcome> {
-    let libraries = Step::line("libraries", "rustc --print target-libdir --target wasm32-unknown-unknown");
-    let installed =
-        || libraries.output(root).is_ok_and(|(success, folder)| success && Path::new(folder.trim()).exists());
-    if !installed() {
-        if !Step::line("rustup", "rustup --version").succeeds(root) {
-            bail!(
-                "this Rust has no wasm32-unknown-unknown target and there is no rustup to add it: see https://rustup.rs"
-            );
-        }
-        Step::line("add the wasm32 target", "rustup target add wasm32-unknown-unknown").run(root)?;
-    }
-    Ok(Outcome::Passed)
 }
 
 /// Makes sure that cargo-deny is there.
