@@ -142,7 +142,8 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
             // What a branch beside the weight costs where a kernel has room for it.
             if matches!(variant, Variant::Skinny | Variant::SkinnyShared) {
                 let branch = [rows, out].map(|n| Tensor::<B, 2>::random([n, RANK], Distribution::Default, device));
-                let seconds = time::<B, _>(device, || nf4_lora_by(variant, x.clone(), &weight, branch.clone(), 0.5))?;
+                let seconds =
+                    time::<B, _>(device, || nf4_lora_by(variant, x.clone(), &weight, branch.clone(), 0.5)).await?;
                 add(format!("nf4_lora {variant:?}, rank {RANK}"), bytes, seconds);
             }
         }
