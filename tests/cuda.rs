@@ -7,8 +7,7 @@ use std::process::Command;
 use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, PTX, Source, nf4_dequantize_source, nf4_matmul_bf16_source, nf4_matmul_source, nf4_quantize_source,
-    nf4_skinny_source,
+    Language, PTX, Source, nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -44,23 +43,23 @@ fn run_with(program: &str, source: &Source, what: &str, options: &[&str]) {
 
 #[test]
 fn products_of_a_few_rows_are_those_in_f64() {
-    for rows in [1, 2, 4, 8, 16] {
-        let source = nf4_skinny_source(Language::Cuda, &NF4_TABLE, rows, true);
-        run("products.cpp", &source, &format!("for {rows} rows"));
+    for (rows, branch) in [1, 2, 4, 8, 16].into_iter().flat_map(|rows| [(rows, false), (rows, true)]) {
+        let source = nf4_skinny_source(Language::Cuda, &NF4_TABLE, rows, true, branch);
+        run("products.cpp", &source, &format!("for {rows} rows{}", if branch { ", with a branch" } else { "" }));
     }
 }
 
 #[test]
 fn products_and_gradients_are_those_in_f64() {
     for (gradient, what) in [(false, "forward"), (true, "gradient")] {
-        run("products.cpp", &nf4_matmul_source(Language::Cuda, &NF4_TABLE, gradient), what);
+        run("products.cpp", &nf4_matmul_source(Language::Cuda, &NF4_TABLE, DType::F32, gradient), what);
     }
 }
 
 #[test]
 fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
     for (gradient, what) in [(false, "forward"), (true, "gradient")] {
-        run("products.cpp", &nf4_matmul_bf16_source(&NF4_TABLE, gradient), what);
+        run("products.cpp", &nf4_matmul_source(Language::Cuda, &NF4_TABLE, DType::BF16, gradient), what);
     }
 }
 

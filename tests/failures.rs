@@ -28,7 +28,7 @@ fn refusals_are_errors() {
 
     let broken = Source::fill("broken", Language::Wgsl, 64, "fn broken( {}", &[]);
     let plain = Tensor::<Plain, 1>::ones([64], &RASTERIZER);
-    broken.launch([1, 1, 1], &[&plain.clone().into_primitive().tensor()], None);
+    broken.launch([1, 1, 1], &[&plain.clone().into_primitive().tensor()], &[]);
     let found = message(pollster::block_on(read(plain)));
     assert!(found.contains("broken") && found.contains("expected"), "{found}");
     assert!(!found.to_lowercase().contains("backtrace"), "{found}");

@@ -1,15 +1,13 @@
 //! What `config.json` files of real models say, what is refused, and what no fixture shows.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use halfbyte::backends::Cpu;
-use halfbyte::files::quantize_folder;
-use halfbyte::model::{BaseWeights, ModelConfig, Scaling, load, random};
+use halfbyte::model::{BaseWeights, ModelConfig, Scaling, random};
 use halfbyte::train::{Recompute, backpropagate, whole_graph};
 use halfbyte_tests::reference::{expected, golden_batch, model, tokens, values};
 use halfbyte_tests::{assert_close, golden, relative_error};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 fn parse(json: &Value) -> halfbyte::Result<ModelConfig> {
     ModelConfig::parse("config.json", json.to_string().as_bytes())
@@ -219,40 +217,6 @@ fn what_is_not_supported_is_refused_by_name() {
         let error = parse(&json).expect_err(key).to_string();
         assert!(words.iter().all(|word| error.contains(word)), "{name} {key}: {error}");
     }
-}
-
-/// Writes a safetensors file with the tensors of another under other names.
-fn rename(from: &Path, to: &Path, name: impl Fn(&str) -> String) {
-    let bytes = std::fs::read(from).expect("a file");
-    let length = u64::from_le_bytes(std::array::from_fn(|i| bytes[i])) as usize;
-    let header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).expect("a header");
-    let renamed = header.into_iter().map(|(key, value)| (if key == "__metadata__" { key } else { name(&key) }, value));
-    let header = Value::Object(renamed.collect()).to_string();
-    let parts = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + length..]];
-    std::fs::write(to, parts.concat()).expect("the temporary folder can be written to");
-}
-
-/// The text model of a multi-modal folder, its tensors named as on the hub.
-#[test]
-fn the_text_part_of_a_multi_modal_model_is_read() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let source = golden("gemma3");
-    let text: Value =
-        serde_json::from_slice(&std::fs::read(source.join("config.json")).expect("a file")).expect("JSON");
-    let whole = json!({
-        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text,
-        "vision_config": {},
-    });
-    std::fs::write(folder.path().join("config.json"), whole.to_string())
-        .expect("the temporary folder can be written to");
-    let prefixed = |name: &str| format!("language_model.{name}");
-    rename(&source.join("model.safetensors"), &folder.path().join("model.safetensors"), prefixed);
-    let ids = tokens(&expected("gemma3").integers("input_ids"));
-    let part = load::<Cpu>(folder.path(), BaseWeights::Full, &Default::default(), &mut |_| {}).expect("a text model");
-    let found = values(part.logits(&ids, &[24; 3]));
-    assert_close("the text part", &found, &expected("gemma3").floats("logits"), 1e-4);
-    let error = quantize_folder(folder.path(), &folder.path().join("out"), (64, true), &[], &mut |_| {});
-    assert!(error.expect_err("no 4-bit copy").to_string().contains("multi-modal"));
 }
 
 /// Short and long sequences have other angles; which ones a sequence has does not depend on what else is in the batch.

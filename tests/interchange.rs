@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use halfbyte::backends::Cpu;
 use halfbyte::files::{
-    AdapterFile, Checkpoint, Consumer, MergeBase, MergeDtype, MergeOptions, adapter_config, export_adapter,
-    load_adapter, merge_folder, quantize_folder, save_adapter, stored_weight, write_atomic,
+    AdapterFile, Checkpoint, Consumer, MergeBase, MergeDtype, MergeOptions, adapter_base, adapter_config,
+    export_adapter, load_adapter, merge_folder, quantize_folder, save_adapter, stored_weight, write_atomic,
 };
 use halfbyte::lora::{LoraConfig, Targets, attach};
 use halfbyte::model::{BaseWeights, Transformer, load};
@@ -189,7 +189,7 @@ fn skipped_modules_stay_as_they_are() {
 
 fn merge(case: &str, output: &Path, base: MergeBase, dtype: MergeDtype) -> Vec<halfbyte::files::WeightDrift> {
     // Small enough that there are several shards.
-    let options = MergeOptions { base, dtype, nf4: (64, true), shard: 100_000 };
+    let options = MergeOptions { base, dtype, trained_on: NF4, shard: 100_000 };
     merge_folder(&golden(&self::base(case)), &folder(case), output, &options, &mut |_| {}).expect(case)
 }
 
@@ -222,13 +222,33 @@ fn a_merged_model_is_the_trained_one() {
     }
 }
 
+/// A run with `load_in_4bit = false`: how the base was held is written beside the adapter, and a merge follows it.
+#[test]
+fn an_adapter_of_a_base_in_full_precision_is_merged_into_it() {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let (base, config) = ("llama-untied", adapter_config(folder("patterns")).expect("an adapter"));
+    for held in [BaseWeights::Full, NF4, BaseWeights::Nf4 { block_size: 128, double_quant: false }] {
+        let mut model = model::<Cpu>(base, held, &Default::default());
+        load_adapter(&mut model, folder("patterns"), false).expect("an adapter");
+        let [adapter, target] = ["adapter", "merged"].map(|name| out.path().join(format!("{name}-{held:?}")));
+        block_on(save_adapter(&mut model, &config.lora(), base, &adapter)).expect("an adapter");
+        let trained_on = adapter_base(&adapter).expect("a file").expect("a record");
+        assert_eq!(trained_on, held);
+        let options = MergeOptions { base: MergeBase::Dequantized, dtype: MergeDtype::F32, trained_on, shard: 0 };
+        let drift = merge_folder(&golden(base), &adapter, &target, &options, &mut |_| {}).expect("a merged model");
+        assert!(drift.iter().all(|d| d.error == 0.0));
+        let merged = load::<Cpu>(&target, BaseWeights::Full, &Default::default(), &mut |_| {}).expect("a model");
+        assert_close(&format!("{held:?}"), &logits(&merged, base), &logits(&model, base), 1e-5);
+    }
+}
+
 #[test]
 fn a_merge_that_cannot_be_is_refused() {
     let out = tempfile::tempdir().expect("a temporary folder");
     let (nf4, target) = (out.path().join("nf4"), out.path().join("merged"));
     quantize_folder(&golden("llama-tied"), &nf4, (64, true), &[], &mut |_| {}).expect("a quantized folder");
     let merge = |model: &Path, case: &str, base, dtype| {
-        let options = MergeOptions { base, dtype, nf4: (64, true), shard: 0 };
+        let options = MergeOptions { base, dtype, trained_on: NF4, shard: 0 };
         merge_folder(model, &folder(case), &target, &options, &mut |_| {})
     };
     let error = merge(&nf4, "dora", MergeBase::Original, MergeDtype::F32).expect_err("4 bits").to_string();
@@ -274,6 +294,18 @@ fn an_export_computes_what_the_adapter_does() {
         let error = export_adapter(&folder(case), &target, Consumer::Vllm, None).expect_err(case).to_string();
         assert!(error.contains("halfbyte merge") && !target.exists(), "{error}");
     }
+    // By llama.cpp's names, of layers that are stored as one too.
+    for (family, names) in [
+        ("phi3", ["phi3", "blk.1.attn_qkv.weight.lora_a", "blk.0.ffn_up.weight.lora_b"]),
+        ("gemma3", ["gemma3", "blk.1.attn_q.weight.lora_a", "blk.0.ffn_gate.weight.lora_b"]),
+    ] {
+        let target = out.path().join(family);
+        export_adapter(&golden(&format!("{family}/adapter")), &target, Consumer::LlamaCpp, Some(&golden(family)))
+            .expect(family);
+        let bytes = std::fs::read(target.join("adapter.gguf")).expect("a file");
+        let holds = |name: &str| bytes.windows(name.len()).any(|part| part == name.as_bytes());
+        assert!(names.iter().all(|name| holds(name)), "{family}");
+    }
     let target = out.path().join("nowhere");
     let error = export_adapter(&plain, &target, Consumer::LlamaCpp, None).expect_err("no base").to_string();
     assert!(error.contains("config.json") && error.contains("--base"), "{error}");
@@ -299,8 +331,11 @@ fn what_is_written_for_others() {
     quantize_folder(&golden("llama-untied"), &target, (64, true), &skip, &mut |_| {}).expect("a folder");
     let model = load::<Cpu>(&target, NF4, &Default::default(), &mut |_| {}).expect("a model");
     all.insert("skipped".into(), serde_json::json!({"logits": logits(&model, "llama-untied")}));
-    for (adapter, name) in [(folder("patterns"), "patterns"), (golden("llama-untied/adapter"), "rslora")] {
-        let base = golden("llama-untied");
+    let of_family = |family: &'static str| (golden(&format!("{family}/adapter")), family, family);
+    let llama = [(folder("patterns"), "patterns"), (golden("llama-untied/adapter"), "rslora")];
+    let llama = llama.map(|(adapter, name)| (adapter, name, "llama-untied"));
+    for (adapter, name, base) in llama.into_iter().chain(["gemma2", "gemma3", "phi3", "qwen3"].map(of_family)) {
+        let base = golden(base);
         export_adapter(&adapter, &out.join(format!("{name}-ollama")), Consumer::Ollama, Some(&base))
             .expect("a GGUF file");
         export_adapter(&adapter, &out.join(format!("{name}-sglang")), Consumer::Sglang, None).expect("a folder");

@@ -188,7 +188,7 @@ fn what_is_written_is_what_was_computed() {
     assert_eq!(logits(&model), of_base, "a new adapter changes nothing");
     let data = Dataset::load(&root.join(&recipe.data.train), &tokenizer, 128, recipe.data.train_on).expect("data");
     let held_out = Dataset { examples: data.examples[..8].to_vec(), ..Dataset::default() };
-    let run = Run::new(&recipe, Path::new(&recipe.model), &data).expect("a run");
+    let run = Run::new(&recipe, Path::new(&recipe.model), &data, Some(&held_out)).expect("a run");
     let mut trainer = Trainer::new(model, data, recipe.training, recipe.seed).expect("a trainer");
     let mut losses = Vec::new();
     while let Some(metrics) = block_on(trainer.step()).expect("a finite step") {

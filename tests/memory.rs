@@ -119,8 +119,14 @@ fn go(folder: &Path, case: &Case) -> Measured {
         true => Targets::Pattern("all-linear".into()),
         false => Targets::Names(run.targets.clone()),
     };
-    let dropout = if run.dropout { 0.1 } else { 0.0 };
-    let lora = LoraConfig { r: run.rank as usize, target_modules, lora_dropout: dropout, ..LoraConfig::default() };
+    let lora = LoraConfig {
+        r: run.rank as usize,
+        target_modules,
+        lora_dropout: if run.dropout { 0.1 } else { 0.0 },
+        use_dora: run.dora,
+        modules_to_save: run.modules_to_save.clone(),
+        ..LoraConfig::default()
+    };
     attach(&mut model, &lora, 1).expect("adapters");
     let config = TrainerConfig {
         epochs: 3,
@@ -226,6 +232,29 @@ fn shapes_of_all_kinds() {
             Run { targets: vec!["q_proj".into(), "v_proj".into()], batch: 2, recompute: false, ..run() },
         ),
         case("mlp alone", small(), Run { targets: vec!["down_proj".into()], batch: 2, ..run() }),
+    ]);
+}
+
+#[test]
+fn dora_and_modules_to_save() {
+    let small = || model(2048, 256, 768, 4, [4, 2, 64]);
+    let untied = || ModelShape { tied: false, ..small() };
+    let large = || ModelShape { vocab_size: 8192, ..untied() };
+    let case = |name: &str, model, run| Case { name: name.into(), model, run };
+    let saved = |names: &[&str], run| Run { modules_to_save: names.iter().map(|n| n.to_string()).collect(), ..run };
+    check(&[
+        case("DoRA", small(), Run { dora: true, batch: 2, ..run() }),
+        case("DoRA, graphs kept", small(), Run { dora: true, batch: 2, recompute: false, ..run() }),
+        case("DoRA, dropout", small(), Run { dora: true, dropout: true, batch: 2, ..run() }),
+        case("DoRA, rank 64", small(), Run { dora: true, rank: 64, ..run() }),
+        case("head", untied(), saved(&["lm_head"], Run { batch: 2, ..run() })),
+        case("head, several chunks", untied(), saved(&["lm_head"], Run { batch: 2, loss_chunk: 64, ..run() })),
+        case("large head", large(), saved(&["lm_head"], run())),
+        case("large head, several chunks", large(), saved(&["lm_head"], Run { loss_chunk: 64, ..run() })),
+        case("head that was tied", small(), saved(&["lm_head"], Run { batch: 2, ..run() })),
+        case("embedding", untied(), saved(&["embed_tokens"], Run { batch: 2, ..run() })),
+        case("both, tied", small(), saved(&["embed_tokens", "lm_head"], Run { batch: 2, ..run() })),
+        case("both, accumulation", untied(), saved(&["embed_tokens", "lm_head"], Run { accumulation: 2, ..run() })),
     ]);
 }
 

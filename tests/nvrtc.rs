@@ -6,8 +6,7 @@ use burn::tensor::DType;
 use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, Source, nf4_dequantize_source, nf4_matmul_bf16_source, nf4_matmul_source, nf4_quantize_source,
-    nf4_skinny_source,
+    Language, Source, nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
 };
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
@@ -20,12 +19,16 @@ fn kernels() -> Vec<(String, Source)> {
         kernels.push((format!("nf4_dequantize {dtype:?}"), nf4_dequantize_source(cuda, table, dtype)));
     }
     for rows in [1, 2, 4, 8, 16] {
-        kernels.push((format!("nf4_skinny, {rows} rows"), nf4_skinny_source(cuda, table, rows, true)));
+        for (branch, what) in [(false, ""), (true, ", branch")] {
+            kernels
+                .push((format!("nf4_skinny, {rows} rows{what}"), nf4_skinny_source(cuda, table, rows, true, branch)));
+        }
     }
     for gradient in [false, true] {
         let of = if gradient { "gradient" } else { "forward" };
-        kernels.push((format!("nf4_matmul {of}"), nf4_matmul_source(cuda, table, gradient)));
-        kernels.push((format!("nf4_matmul_bf16 {of}"), nf4_matmul_bf16_source(table, gradient)));
+        for dtype in [DType::F32, DType::BF16] {
+            kernels.push((format!("nf4_matmul {dtype:?} {of}"), nf4_matmul_source(cuda, table, dtype, gradient)));
+        }
     }
     kernels
 }
@@ -55,7 +58,7 @@ fn number(log: &str, unit: &str) -> Option<u32> {
 fn every_kernel_compiles_without_spilling() {
     // SAFETY: only tries to open a shared library.
     assert!(unsafe { sys::is_culib_present() }, "NVRTC is not on the library path");
-    println!("{:<26} {:<8} {:>9} {:>12} {:>6}", "kernel", "for", "registers", "shared bytes", "spills");
+    println!("{:<28} {:<8} {:>9} {:>12} {:>6}", "kernel", "for", "registers", "shared bytes", "spills");
     for (name, source) in kernels() {
         for architecture in ARCHITECTURES {
             let (compiled, log) = compile(&source, architecture);
@@ -63,7 +66,7 @@ fn every_kernel_compiles_without_spilling() {
             let registers = number(&log, "registers").unwrap_or_else(|| panic!("no report on {name}: {log}"));
             let shared = number(&log, "bytes smem").unwrap_or(0);
             let spills = number(&log, "bytes spill stores").unwrap_or(0);
-            println!("{name:<26} {architecture:<8} {registers:>9} {shared:>12} {spills:>6}");
+            println!("{name:<28} {architecture:<8} {registers:>9} {shared:>12} {spills:>6}");
             assert_eq!(spills, 0, "{name} spills registers on {architecture}");
         }
     }

@@ -90,7 +90,7 @@ impl Case {
         recipe.training.batch_size = 2;
         recipe.training.gradient_accumulation_steps = 2;
         recipe.training.learning_rate = 1e-2;
-        let run = Run::new(&recipe, Path::new(&recipe.model), &data).expect("a run");
+        let run = Run::new(&recipe, Path::new(&recipe.model), &data, None).expect("a run");
         Self { folder: tempfile::tempdir().expect("a folder"), run, data }
     }
 

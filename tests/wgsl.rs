@@ -19,9 +19,13 @@ fn kernels() -> Vec<Source> {
     let mut kernels = vec![nf4_quantize_source(language, table)];
     kernels.extend([DType::F32, DType::F16].map(|dtype| nf4_dequantize_source(language, table, dtype)));
     for rows in [1, 2, 4, 8, 16] {
-        kernels.extend([true, false].map(|subgroups| nf4_skinny_source(language, table, rows, subgroups)));
+        for branch in [false, true] {
+            kernels.extend([true, false].map(|subgroups| nf4_skinny_source(language, table, rows, subgroups, branch)));
+        }
     }
-    kernels.extend([false, true].map(|gradient| nf4_matmul_source(language, table, gradient)));
+    for gradient in [false, true] {
+        kernels.extend([DType::F32, DType::F16].map(|dtype| nf4_matmul_source(language, table, dtype, gradient)));
+    }
     kernels
 }
 

@@ -5,4 +5,4 @@ pub use burn_cuda::{Cuda, CudaDevice};
 #[cfg(feature = "cpu")]
 pub use burn_flex::{Flex as Cpu, FlexDevice as CpuDevice};
 #[cfg(feature = "wgpu")]
-pub use burn_wgpu::{Wgpu, WgpuDevice};
+pub use burn_wgpu::{RuntimeOptions, Wgpu, WgpuDevice, graphics::AutoGraphicsApi, init_setup_async};

@@ -64,6 +64,12 @@ pub enum Error {
     },
 }
 
+impl From<crate::nf4::Invalid> for Error {
+    fn from(invalid: crate::nf4::Invalid) -> Self {
+        Self::Invalid(invalid.0)
+    }
+}
+
 /// The engine's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

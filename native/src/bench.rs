@@ -7,6 +7,7 @@ use halfbyte::files::write_atomic;
 use halfbyte::lab::{Ceilings, Measurement, ceilings, measure_products, measure_storage};
 use halfbyte::ops::Ops;
 use halfbyte_memory::{names, preset};
+use pollster::block_on;
 use serde_json::json;
 
 use crate::device::{self, Choice, Job};
@@ -49,7 +50,7 @@ impl Job for Bench {
     fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
         let Bench { arguments, shapes } = self;
         let most = arguments.rows.iter().copied().max().unwrap_or(1).max(1);
-        let ceilings = ceilings::<B>(&device, shapes[0], most)?;
+        let ceilings = block_on(ceilings::<B>(&device, shapes[0], most))?;
         println!("{name}; {}", arguments.model);
         println!(
             "ceilings: copy {:.1} GB/s; the backend's dense f32 product, {most} rows, {:?}: {:.1} GFLOP/s",
@@ -63,9 +64,9 @@ impl Job for Bench {
             all.extend(measured);
         };
         for shape in shapes {
-            add(measure_storage::<B>(&device, shape)?);
+            add(block_on(measure_storage::<B>(&device, shape))?);
             for rows in &arguments.rows {
-                add(measure_products::<B>(&device, shape, (*rows).max(1))?);
+                add(block_on(measure_products::<B>(&device, shape, (*rows).max(1)))?);
             }
         }
         if let Some(path) = arguments.json {

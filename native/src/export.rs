@@ -1,10 +1,12 @@
 //! `halfbyte export`: an adapter as the programs that serve it read it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use halfbyte::files::{Consumer, adapter_config, export_adapter};
+
+use crate::source::Source;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum For {
@@ -17,16 +19,16 @@ enum For {
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of the adapter
-    adapter: PathBuf,
+    /// Folder of the adapter, or org/name[@revision] on the Hugging Face hub
+    adapter: String,
     /// Folder to write
     output: PathBuf,
     /// Who is to serve it
     #[arg(long = "for", value_enum)]
     consumer: For,
-    /// Folder of the base model, where the adapter does not name it
+    /// Folder of the base model, or its name on the hub, where the adapter does not name it
     #[arg(long)]
-    base: Option<PathBuf>,
+    base: Option<String>,
 }
 
 /// Runs the command.
@@ -38,13 +40,30 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         For::LlamaCpp => Consumer::LlamaCpp,
         For::Ollama => Consumer::Ollama,
     };
-    let notes = export_adapter(&adapter, &output, kind, base.as_deref())?;
+    // Before anything is downloaded for it.
+    if output.exists() {
+        bail!("{}: is there already; name a folder that is not, or remove it", output.display());
+    }
+    let source = Source::open(&adapter)?;
+    let adapter = source.weights()?;
+    let named = base.or(adapter_config(adapter)?.base_model_name_or_path);
+    // llama.cpp's layout follows the base's configuration, and a Modelfile names its folder; the others name it as it is.
+    let source = match (&named, kind) {
+        (Some(name), Consumer::LlamaCpp | Consumer::Ollama) => {
+            Some(Source::open(name).context("--base names the base model's folder")?)
+        }
+        _ => None,
+    };
+    let folder = match (&source, kind) {
+        (Some(source), Consumer::Ollama) => Some(source.weights()?),
+        (Some(source), _) => Some(source.folder()),
+        (None, _) => named.as_ref().map(Path::new),
+    };
+    let notes = export_adapter(adapter, &output, kind, folder)?;
     for note in notes {
         println!("{note}");
     }
-    let out = output.display();
-    let recorded = adapter_config(&adapter)?.base_model_name_or_path.unwrap_or_else(|| "MODEL".into());
-    let model = base.map_or(recorded, |base| base.display().to_string());
+    let (out, model) = (output.display(), named.as_deref().unwrap_or("MODEL"));
     match kind {
         Consumer::Vllm => {
             // vLLM sizes its buffers by the largest rank that it is told of, out of a list.

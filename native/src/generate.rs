@@ -3,15 +3,15 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::Result;
-use halfbyte::generate::Sampling;
-use halfbyte::model::BaseWeights;
-use halfbyte::nf4::BLOCK_SIZE;
+use halfbyte::generate::{Sampling, Talker};
 use halfbyte::ops::Ops;
 use halfbyte::text::{Message, Tokenizer};
+use pollster::block_on;
 
 use crate::device::{self, Choice, Job};
+use crate::held::HeldArguments;
 use crate::source::Source;
-use crate::talk::{Talker, attach_adapter, load_base};
+use crate::talk::{attach_adapter, load_base};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -29,9 +29,8 @@ pub(crate) struct Arguments {
     /// Continue the prompt as it is, without the chat template
     #[arg(long, requires = "prompt")]
     raw: bool,
-    /// Hold the base model in full precision rather than in 4 bits
-    #[arg(long)]
-    full_precision: bool,
+    #[command(flatten)]
+    held: HeldArguments,
     /// 0 takes the likeliest token
     #[arg(long, default_value_t = 0.0)]
     temperature: f64,
@@ -70,13 +69,10 @@ impl Job for Generate {
         let source = Source::open(&arguments.model)?;
         let adapter = arguments.adapter.as_deref().map(Source::open).transpose()?;
         let tokenizer = Tokenizer::from_folder(source.folder())?;
-        let base = match arguments.full_precision {
-            true => BaseWeights::Full,
-            false => BaseWeights::Nf4 { block_size: BLOCK_SIZE, double_quant: true },
-        };
-        let mut model = load_base::<B>(source.weights()?, base, &device)?;
+        let adapter = adapter.as_ref().map(Source::weights).transpose()?;
+        let mut model = load_base::<B>(source.weights()?, arguments.held.resolve(adapter)?, &device)?;
         if let Some(adapter) = adapter {
-            attach_adapter(&mut model, adapter.weights()?, &arguments.model)?;
+            attach_adapter(&mut model, adapter, &arguments.model)?;
         }
         let sampling = Sampling {
             temperature: arguments.temperature,
@@ -90,13 +86,13 @@ impl Job for Generate {
         let mut messages: Vec<Message> = arguments.system.iter().map(|text| Message::new("system", text)).collect();
         match arguments.prompt {
             Some(prompt) if arguments.raw || tokenizer.chat_template().is_none() => {
-                talker.continue_text(&prompt, true, show)?;
+                block_on(talker.continue_text(&prompt, true, show))?;
                 println!();
                 Ok(())
             }
             Some(prompt) => {
                 messages.push(Message::new("user", prompt));
-                talker.answer(&messages, show)?;
+                block_on(talker.answer(&messages, show))?;
                 println!();
                 Ok(())
             }
@@ -127,7 +123,7 @@ fn chat<B: Ops>(talker: &Talker<B>, mut messages: Vec<Message>, device: &str) ->
             continue;
         }
         messages.push(Message::new("user", line));
-        let answer = talker.answer(&messages, show)?;
+        let answer = block_on(talker.answer(&messages, show))?;
         println!();
         messages.push(Message::new("assistant", answer.trim()));
     }

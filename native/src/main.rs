@@ -6,6 +6,7 @@ mod device;
 mod devices;
 mod export;
 mod generate;
+mod held;
 mod inspect;
 mod interrupt;
 mod memory;

@@ -2,19 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use halfbyte::files::{MergeBase, MergeDtype, MergeOptions, WeightDrift, load_adapter, merge_folder, write_atomic};
 use halfbyte::lab::{relative_error, trace};
 use halfbyte::model::BaseWeights;
-use halfbyte::nf4::BLOCK_SIZE;
 use halfbyte::ops::Ops;
 use halfbyte::text::Tokenizer;
 use pollster::block_on;
 use serde_json::json;
 
 use crate::device::{self, Choice, Job};
+use crate::held::HeldArguments;
 use crate::progress::spinner;
+use crate::source::Source;
 use crate::talk::load_base;
 
 /// What the activations are compared on where `--prompt` says nothing.
@@ -22,7 +23,7 @@ const PROMPT: &str = "The quick brown fox jumps over the lazy dog, and the dog s
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Base {
-    /// The 4-bit weights that the adapter was trained on, decoded
+    /// The weights that the adapter was trained on, decoded where they were in 4 bits
     Dequantized,
     /// The weights before quantization
     Original,
@@ -37,10 +38,10 @@ enum Dtype {
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of the base model
-    model: PathBuf,
-    /// Folder of the adapter
-    adapter: PathBuf,
+    /// Folder of the base model, or org/name[@revision] on the Hugging Face hub
+    model: String,
+    /// Folder of the adapter, or its name on the hub
+    adapter: String,
     /// Folder to write
     output: PathBuf,
     /// Weights that the adapter is added to
@@ -49,12 +50,8 @@ pub(crate) struct Arguments {
     /// Element type of the merged model
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: Dtype,
-    /// Elements that shared a scale in training, where MODEL is not in 4 bits
-    #[arg(long, default_value_t = BLOCK_SIZE)]
-    block_size: usize,
-    /// The scales were f32 in training
-    #[arg(long)]
-    no_double_quant: bool,
+    #[command(flatten)]
+    held: HeldArguments,
     /// Size of a shard in megabytes
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     shard_size: u64,
@@ -71,6 +68,22 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let output = &arguments.output;
+    // Before anything is downloaded for it.
+    if output.exists() {
+        bail!("{}: is there already; name a folder that is not, or remove it", output.display());
+    }
+    let (base, adapter) = (Source::open(&arguments.model)?, Source::open(&arguments.adapter)?);
+    // What the comparison needs is looked at before an hour of merging, not after.
+    let ids = match arguments.no_logits {
+        true => vec![],
+        false => Tokenizer::from_folder(base.folder())?.encode(&arguments.prompt, true)?,
+    };
+    if ids.is_empty() && !arguments.no_logits {
+        bail!("--prompt: holds no token");
+    }
+    let (model, adapter) = (base.weights()?, adapter.weights()?);
+    let trained_on = arguments.held.resolve(Some(adapter))?;
     let options = MergeOptions {
         base: match arguments.base {
             Base::Dequantized => MergeBase::Dequantized,
@@ -81,19 +94,18 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             Dtype::F16 => MergeDtype::F16,
             Dtype::F32 => MergeDtype::F32,
         },
-        nf4: (arguments.block_size, !arguments.no_double_quant),
+        trained_on,
         shard: (arguments.shard_size as usize) << 20,
     };
     let bar = spinner("merging");
-    let Arguments { model, adapter, output, .. } = &arguments;
     let merged = merge_folder(model, adapter, output, &options, &mut |name| bar.set_message(name.to_string()));
     bar.finish_and_clear();
     let weights = merged?;
     let compared = match arguments.no_logits {
         true => None,
-        false => Some(device::run(arguments.device, Compare(&arguments))?),
+        false => Some(device::run(arguments.device, Compare { model, adapter, trained_on, merged: output, ids })?),
     };
-    report(&arguments, &options, &weights, compared.as_ref())
+    report(output, &options, &weights, compared.as_ref())
 }
 
 /// How far the merged model is from the trained one on a text.
@@ -108,25 +120,30 @@ struct Compared {
     agreement: f64,
 }
 
-struct Compare<'a>(&'a Arguments);
+struct Compare<'a> {
+    model: &'a Path,
+    adapter: &'a Path,
+    trained_on: BaseWeights,
+    merged: &'a Path,
+    /// At least one.
+    ids: Vec<u32>,
+}
 
 impl Job for Compare<'_> {
     type Output = Compared;
 
     fn run<B: Ops>(self, device: B::Device, _name: &str) -> Result<Compared> {
-        let arguments = self.0;
-        let ids = Tokenizer::from_folder(&arguments.model)?.encode(&arguments.prompt, true)?;
-        let nf4 = BaseWeights::Nf4 { block_size: arguments.block_size, double_quant: !arguments.no_double_quant };
-        let mut model = load_base::<B>(&arguments.model, nf4, &device)?;
-        load_adapter(&mut model, &arguments.adapter, false)?;
+        let ids = self.ids;
+        let mut model = load_base::<B>(self.model, self.trained_on, &device)?;
+        load_adapter(&mut model, self.adapter, false)?;
         let trained = block_on(trace(&model, &ids))?;
         drop(model);
-        let merged = load_base::<B>(&arguments.output, BaseWeights::Full, &device)?;
+        let merged = load_base::<B>(self.merged, BaseWeights::Full, &device)?;
         let merged = block_on(trace(&merged, &ids))?;
         let pairs = || merged.iter().zip(&trained);
         let errors: Vec<f64> = pairs().map(|(found, expected)| relative_error(found, expected)).collect();
         let (Some((logits, layers)), Some((found, expected))) = (errors.split_last(), pairs().next_back()) else {
-            anyhow::bail!("--prompt: holds no token");
+            bail!("the model has no layer to compare");
         };
         let largest = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
         let rows = found.len() / ids.len();
@@ -138,14 +155,8 @@ impl Job for Compare<'_> {
 }
 
 /// Prints the table, and writes all figures to `drift.json` in the merged folder.
-fn report(
-    arguments: &Arguments,
-    options: &MergeOptions,
-    weights: &[WeightDrift],
-    compared: Option<&Compared>,
-) -> Result<()> {
-    let output: &Path = &arguments.output;
-    println!("{}: {} weights against the 4-bit weights with their adapter", output.display(), options.dtype.name());
+fn report(output: &Path, options: &MergeOptions, weights: &[WeightDrift], compared: Option<&Compared>) -> Result<()> {
+    println!("{}: {} weights against those that were trained", output.display(), options.dtype.name());
     println!("| decoder layer | weights, largest relative error | of | activations, relative error |");
     println!("|---|---|---|---|");
     let mut layers: Vec<(usize, Vec<&WeightDrift>)> = Vec::new();

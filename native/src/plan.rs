@@ -4,12 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytesize::ByteSize;
-use halfbyte::lora::Targets;
-use halfbyte::train::{Recipe, Recompute};
-use halfbyte_memory::{
-    Device, Gpu, Method, ModelShape, Optimizer, Phase, Plan, Proposal, Run, Workload, bytes, grouped, longest, plan,
-    proposals,
-};
+use halfbyte::train::Recipe;
+use halfbyte_memory::{Device, Gpu, Phase, Plan, Proposal, Run, Workload, bytes, grouped, longest, plan, proposals};
 use serde::{Deserialize, Serialize};
 
 use crate::device::{self, Choice, Place};
@@ -140,39 +136,7 @@ fn device_of(place: &Place, memory: Option<u64>) -> Device {
 pub(crate) fn of(recipe: &Recipe, folder: &Path) -> Option<Plan> {
     let shape = shape_of(&folder.join("config.json")).ok()?;
     let place = device::place(Choice::parse(&recipe.device).ok()?);
-    Some(plan(&shape, &run_of(recipe, &shape, device_of(&place, place.memory))))
-}
-
-/// What a recipe's run is to the plan. Lengths are the most that the recipe allows.
-fn run_of(recipe: &Recipe, model: &ModelShape, device: Device) -> Run {
-    let targets = match &recipe.lora.target_modules {
-        Targets::Names(names) => {
-            let end = |name: &String| name.rsplit('.').next().unwrap_or_default().to_string();
-            names.iter().map(end).collect()
-        }
-        // A pattern can single out layers; counted as all of them, which is the most it can be.
-        Targets::Pattern(_) => model.linears().iter().map(|linear| linear.name.to_string()).collect(),
-    };
-    let (quantization, training) = (&recipe.quantization, &recipe.training);
-    Run {
-        method: if quantization.load_in_4bit { Method::Qlora } else { Method::Lora },
-        rank: recipe.lora.rank_pattern.values().copied().fold(recipe.lora.r, usize::max) as u64,
-        targets,
-        dropout: recipe.lora.lora_dropout > 0.0,
-        batch: training.batch_size as u64,
-        length: recipe.data.max_length as u64,
-        accumulation: training.gradient_accumulation_steps as u64,
-        recompute: training.recompute == Recompute::Layers,
-        optimizer: if training.optim.is_8bit() { Optimizer::AdamW8bit } else { Optimizer::AdamW },
-        optimizer_budget: training.optim_device_budget.0.filter(|_| training.optim.is_paged()),
-        weight_bytes: 4,
-        activation_bytes: 4,
-        block_size: quantization.block_size as u64,
-        double_quant: quantization.double_quant,
-        loss_chunk: training.loss_chunk as u64,
-        device,
-        ..Run::default()
-    }
+    Some(plan(&shape, &recipe.memory(&shape, device_of(&place, place.memory))))
 }
 
 /// The most tokens that the recipe's steps go through, where its data can be counted.
@@ -213,7 +177,7 @@ pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
     let choice = Choice::parse(&recipe.device)?;
     let place = device::place(choice);
     let memory = against.memory.or(place.memory);
-    let run = run_of(recipe, &model, device_of(&place, memory));
+    let run = recipe.memory(&model, device_of(&place, memory));
     if run.rank == 0 || run.batch == 0 || run.length == 0 || run.accumulation == 0 {
         return Err(anyhow!(
             "lora.r, training.batch_size, training.gradient_accumulation_steps and data.max_length must be 1 or more"
@@ -240,8 +204,10 @@ pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
     let (batch, length) = (run.batch, run.length);
     println!("{}; micro-batches of {batch} x {length} tokens, {} to a step", place.name, run.accumulation);
     print(&plan);
-    if recipe.lora.use_dora || !recipe.lora.modules_to_save.is_empty() {
-        println!("not counted: what lora.use_dora and lora.modules_to_save take beside it");
+    let tables = ["model.embed_tokens", "lm_head"];
+    let uncounted = |name: &&String| !tables.iter().any(|table| table.ends_with(name.as_str()));
+    if let Some(name) = recipe.lora.modules_to_save.iter().find(uncounted) {
+        println!("not counted: what training `{name}` in full takes; of lora.modules_to_save, head and embedding are");
     }
     match memory {
         None => println!("the device's memory is not known; give --memory to compare with it"),

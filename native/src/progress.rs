@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use halfbyte::files::write_atomic;
 use halfbyte::train::{Evaluated, Metrics};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -28,6 +28,7 @@ pub(crate) struct Progress {
     aside: Duration,
     tokens: usize,
     steps: usize,
+    hidden: bool,
 }
 
 /// A line of the metrics file.
@@ -57,7 +58,10 @@ impl Progress {
         let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(style)?);
         bar.set_position(done as u64);
         bar.reset_eta();
-        Ok((Self { bar, file, started: Instant::now(), aside: Duration::ZERO, tokens: 0, steps: 0 }, kept))
+        Ok((
+            Self { bar, file, started: Instant::now(), aside: Duration::ZERO, tokens: 0, steps: 0, hidden: false },
+            kept,
+        ))
     }
 
     /// Shows and records a step; tokens per second so far.
@@ -79,6 +83,17 @@ impl Progress {
             self.say(&format!("step {step}: held-out loss {:.4}, {accuracy:.1} % of tokens right", evaluation.loss));
         }
         self.record(evaluated)
+    }
+
+    /// Shows nothing from here on: something else has the terminal.
+    pub(crate) fn hide(&mut self) {
+        self.bar.set_draw_target(ProgressDrawTarget::hidden());
+        self.hidden = true;
+    }
+
+    /// Steps of the whole run, the time so far and the time that is left.
+    pub(crate) fn clock(&self) -> (usize, Duration, Duration) {
+        (self.bar.length().unwrap_or_default() as usize, self.started.elapsed(), self.bar.eta())
     }
 
     /// Does what is no training, whose time does not count.
@@ -106,7 +121,9 @@ impl Progress {
 
     /// Prints a line above the bar.
     pub(crate) fn say(&self, line: &str) {
-        self.bar.suspend(|| println!("{line}"));
+        if !self.hidden {
+            self.bar.suspend(|| println!("{line}"));
+        }
     }
 
     /// Ends the bar; seconds and tokens per second of the whole run.

@@ -40,7 +40,7 @@ impl Job for SelfTest {
         let seed = self.0.seed.unwrap_or_else(fresh);
         println!("{name}; seed {seed}");
         let bar = spinner("testing");
-        let report = block_on(conformance::<B>(&device, seed, |case| {
+        let report = block_on(conformance::<B>(&device, seed, async |case| {
             bar.set_message(format!("{} {}", case.kernel, case.shapes));
         }))?;
         bar.finish_and_clear();

@@ -113,7 +113,7 @@ impl Setup {
         let (config, files) = source::data_files(&recipe.data)?;
         let Splits { train, test } = crate::data::load(&config, &tokenizer, recipe.seed)?;
         recipe.evaluation.check(test.is_some())?;
-        let run = Run::new(recipe, base.weights()?, &train)?;
+        let run = Run::new(recipe, base.weights()?, &train, test.as_ref())?;
         Ok(Self { base, tokenizer, files, train, test, run })
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use halfbyte::files::save_adapter;
-use halfbyte::generate::Sampling;
+use halfbyte::generate::{Sampling, Talker};
 use halfbyte::lora::trainable_line;
 use halfbyte::model::Transformer;
 use halfbyte::ops::Ops;
@@ -15,7 +15,6 @@ use pollster::block_on;
 use crate::device::{self, Choice, Job};
 use crate::interrupt::{self, Interrupted};
 use crate::setup::{RecipeArguments, Setup};
-use crate::talk::Talker;
 use crate::watch::{Sample, Start, Watch};
 
 #[derive(clap::Args)]
@@ -25,6 +24,9 @@ pub(crate) struct Arguments {
     /// Continue from a checkpoint of the output folder: the latest, or the one that is named
     #[arg(long, value_name = "CHECKPOINT")]
     resume: Option<Option<PathBuf>>,
+    /// Show the run's curves on the whole terminal while it goes on
+    #[arg(long, conflicts_with = "plan")]
+    dashboard: bool,
     /// Print what the run needs, and what would fit, without loading anything
     #[arg(long)]
     plan: bool,
@@ -39,19 +41,21 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         return crate::plan::show(&recipe, &arguments.against);
     }
     arguments.against.refuse_without_plan()?;
-    device::run(Choice::parse(&recipe.device)?, Train { recipe, resume: arguments.resume })
+    let (resume, dashboard) = (arguments.resume, arguments.dashboard);
+    device::run(Choice::parse(&recipe.device)?, Train { recipe, resume, dashboard })
 }
 
 struct Train {
     recipe: Recipe,
     resume: Option<Option<PathBuf>>,
+    dashboard: bool,
 }
 
 impl Job for Train {
     type Output = ();
 
     fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
-        let Train { recipe, resume } = self;
+        let Train { recipe, resume, dashboard } = self;
         let output = Path::new(&recipe.output);
         let setup = Setup::read(&recipe)?;
         let from = starting_point(output, resume.as_ref().map(Option::as_deref))?;
@@ -68,13 +72,14 @@ impl Job for Train {
         // A new adapter changes nothing: these are the base model's answers, whether the run begins or goes on.
         let answers_before = answers(trainer.model(), &tokenizer, &recipe)?;
         match &from {
-            Some(from) => resume_from(from, &mut trainer)?,
+            Some(from) => resume_from(from, &mut trainer, &run)?,
             None => {
                 test.as_ref().map(|test| block_on(trainer.evaluate(test))).transpose()?;
             }
         }
         let (steps, done) = (trainer.total_steps(), trainer.state.global_step);
-        let start = Start { recipe: &recipe, base: &base, data: files, device: name, trainable, steps, done };
+        let start =
+            Start { recipe: &recipe, base: &base, data: files, device: name, trainable, steps, done, dashboard };
         let watch = Watch::start(start)?;
         sweep(output)?;
         interrupt::listen()?;
@@ -89,20 +94,19 @@ impl Job for Train {
         let Session { trainer, mut watch, .. } = session;
         let answers_after = answers(trainer.model(), &tokenizer, &recipe)?;
         let state = &trainer.state;
-        let held_out: Vec<(usize, f64)> = state.evaluations().map(|e| (e.step, e.evaluation.loss)).collect();
-        let loss_at = |step| held_out.iter().rev().find(|(at, _)| Some(*at) == step).map(|(_, loss)| *loss);
+        let loss_at = |step| state.evaluations().rev().find(|e| Some(e.step) == step).map(|e| e.evaluation.loss);
         let kept =
             if recipe.evaluation.load_best_model_at_end { state.best_global_step } else { Some(state.global_step) };
-        let (before, after) = (loss_at(Some(0)), loss_at(kept));
+        let held_out = loss_at(Some(0)).zip(loss_at(kept));
         let answers = recipe.show.questions.iter().zip(answers_before).zip(answers_after);
         let samples: Vec<Sample> =
             answers.map(|((question, before), after)| Sample { question: question.clone(), before, after }).collect();
-        watch.finish(&samples)?;
+        watch.finish(held_out, &samples)?;
         println!("{} steps in {seconds:.1} s, {rate:.0} tokens/s", watch.steps());
         if let Some(paging) = trainer.paging() {
             println!("{paging}");
         }
-        if let (Some(before), Some(after)) = (before, after) {
+        if let Some((before, after)) = held_out {
             println!("held-out loss: {before:.4} before, {after:.4} after");
         }
         for Sample { question, before, after } in &samples {
@@ -167,10 +171,14 @@ fn refuse_later(from: &SavedCheckpoint, there: &[(usize, PathBuf)]) -> Result<()
     }
 }
 
-fn resume_from<B: Ops>(from: &SavedCheckpoint, trainer: &mut Trainer<B>) -> Result<()> {
+fn resume_from<B: Ops>(from: &SavedCheckpoint, trainer: &mut Trainer<B>, run: &Run) -> Result<()> {
     from.restore(trainer)?;
     let (path, total) = (from.path.display(), trainer.total_steps());
     println!("continuing {path}: step {} of {total}", from.state.global_step);
+    if from.run.held_out_sha256 != run.held_out_sha256 && from.state.best_metric.is_some() {
+        trainer.state.forget_best();
+        println!("data.test is not what it was: which evaluation was the best so far is forgotten");
+    }
     if from.total_steps != total {
         println!(
             "the run was to have {} steps; from here on the learning rate is that of a run of {total}",
@@ -224,9 +232,11 @@ impl<B: Ops> Session<B> {
                 return Err(self.interrupted());
             }
         }
-        // A run that was made shorter while it stood still has not been evaluated here.
-        if self.trainer.state.evaluations().next_back().is_none_or(|e| e.step != self.trainer.state.global_step) {
+        // A run that was made shorter while it stood still has not been evaluated here; its checkpoint is to know of it.
+        let last = self.trainer.state.evaluations().next_back().map(|e| e.step);
+        if self.test.is_some() && last != Some(self.trainer.state.global_step) {
             self.evaluate()?;
+            self.save()?;
         }
         Ok(())
     }
@@ -266,7 +276,10 @@ impl<B: Ops> Session<B> {
         let other = state.best_global_step.filter(|best| *best != state.global_step);
         let Some(best) = other.filter(|_| self.run.recipe.evaluation.load_best_model_at_end) else { return };
         let folder = checkpoint_folder(Path::new(&self.run.recipe.output), best);
-        let restored = SavedCheckpoint::open(&folder).and_then(|saved| saved.restore_adapter(&mut self.trainer));
+        let restored = SavedCheckpoint::open(&folder).and_then(|saved| {
+            saved.check(&self.run)?;
+            saved.restore_adapter(&mut self.trainer)
+        });
         match restored {
             Ok(()) => {
                 println!("the best evaluation was after step {best}: its adapter is that of {}", folder.display())
@@ -288,7 +301,7 @@ fn answers<B: Ops>(model: &Transformer<B>, tokenizer: &Tokenizer, recipe: &Recip
     let sampling = Sampling { max_new_tokens: recipe.show.max_new_tokens, ..Sampling::default() };
     let talker = Talker { model, tokenizer, sampling };
     let answer = |question: &String| -> Result<String> {
-        let text = talker.answer(&[Message::new("user", question)], |_| {})?;
+        let text = block_on(talker.answer(&[Message::new("user", question)], |_| {}))?;
         Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
     };
     recipe.show.questions.iter().map(answer).collect()

@@ -246,6 +246,21 @@ fn an_adapter_is_merged_and_exported() {
     let printed = works(&["merge", MODEL, &plain, &at("original"), "--base", "original", "--no-logits"]);
     assert!(printed.contains("e-2 |") && printed.contains("| - |"), "{printed}");
 
+    // A base that was held in full precision is held so again without being told.
+    let full = train(&at("full"), &["--set", "quantization.load_in_4bit=false"]);
+    let answers = [&[][..], &["--full-precision"]].map(|more| ask(MODEL, &[&["--adapter", &full], more].concat()));
+    assert_eq!(answers[0], answers[1]);
+    let printed = works(&["merge", MODEL, &full, &at("full-merged"), "--device", "cpu", "--dtype", "f32"]);
+    assert!(printed.contains("| 0 | 0.00e0 |") && printed.contains("likeliest at 100 %"), "{printed}");
+    // What the comparison at the end needs is missed at the beginning.
+    fs::create_dir(at("bare")).expect("a folder");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(root.join(MODEL).join(file), folder.path().join("bare").join(file)).expect(file);
+    }
+    let message = refuses(&["merge", &at("bare"), &full, &at("nothing")]);
+    assert!(message.contains("tokenizer.json") && !folder.path().join("nothing").exists(), "{message}");
+
     let message = refuses(&["export", &dora, &at("vllm"), "--for", "vllm"]);
     assert!(message.contains("use_dora") && message.contains("halfbyte merge"), "{message}");
     let printed = works(&["export", &plain, &at("sglang"), "--for", "sglang"]);

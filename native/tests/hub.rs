@@ -115,6 +115,15 @@ fn a_run_by_names_of_the_hub_says_what_it_was_made_of() {
         ["generate", "org/wordnet", "--adapter", &adapter, "--device", "cpu", "--prompt", "a", "--max-new-tokens", "2"];
     let offline = case.run(&ask, &[("HF_HUB_OFFLINE", "1")]);
     assert!(offline.status.success(), "{}", String::from_utf8_lossy(&offline.stderr));
+    // Merging and exporting go by names too; the adapter knows its base's.
+    let (merged, gguf) = (case.path("merged"), case.path("gguf"));
+    case.works(&["merge", "org/wordnet", &adapter, &merged, "--no-logits"]);
+    assert!(Path::new(&merged).join("model.safetensors").exists());
+    case.works(&["export", &adapter, &gguf, "--for", "ollama"]);
+    let modelfile = fs::read_to_string(Path::new(&gguf).join("Modelfile")).expect("a file");
+    assert!(modelfile.contains("FROM /") && modelfile.contains(COMMIT), "{modelfile}");
+    let printed = case.works(&["export", &adapter, &case.path("vllm"), "--for", "vllm"]);
+    assert!(printed.contains("vllm serve org/wordnet"), "{printed}");
 }
 
 #[test]

@@ -255,10 +255,45 @@ fn the_best_adapter_is_kept_and_training_stops_when_nothing_improves() {
     let waiting = ["--set", "evaluation.early_stopping_patience=3", "--set", "evaluation.early_stopping_threshold=100"];
     case.works("early", &waiting);
     assert_eq!(steps(&case.output("early")).len(), 8);
+
+    // The report tells of the adapter that was kept.
+    let report = String::from_utf8(read("report.html")).expect("a page");
+    assert!(report.contains(&format!("before, {loss:.4} after")), "{loss}");
     let message = case.refuses("wrong", &["--set", "evaluation.eval_strategy=no"]);
     assert!(message.contains("evaluation.eval_steps: has no effect"), "{message}");
     assert!(case.refuses("wrong", &["--set", "data.test="]).contains("set data.test"));
     assert!(case.refuses("wrong", &["--set", "checkpoints.save_steps=0"]).contains("save_strategy = \"no\""));
+}
+
+#[test]
+fn what_was_best_by_other_data_is_not() {
+    let case = Case::new(SAVING);
+    case.works("run", &["--max-steps", "8"]);
+    let changed = r#"{"prompt": "What is a baker?", "completion": "A person who bakes bread."}"#;
+    fs::write(case.output("test.jsonl"), changed).expect("a file");
+    let printed = case.works("run", &["--resume", "--max-steps", "12"]);
+    assert!(printed.contains("which evaluation was the best so far is forgotten"), "{printed}");
+    let state = fs::read(case.output("run/checkpoint-12/trainer_state.json")).expect("a state");
+    let state: Value = serde_json::from_slice(&state).expect("JSON");
+    assert!(state["best_global_step"].as_u64() > Some(8), "{}", state["best_global_step"]);
+    let printed = case.works("run", &["--resume", "--max-steps", "16"]);
+    assert!(!printed.contains("forgotten"), "{printed}");
+}
+
+#[test]
+fn a_run_that_was_made_shorter_is_evaluated_once() {
+    let case = Case::new("[checkpoints]\nsave_steps = 2\nsave_total_limit = 0");
+    case.works("run", &["--max-steps", "6"]);
+    for later in ["checkpoint-4", "checkpoint-6"] {
+        fs::remove_dir_all(case.output("run").join(later)).expect("a checkpoint");
+    }
+    for _ in 0..2 {
+        case.works("run", &["--resume", "--max-steps", "2"]);
+        let lines = metrics(&case.output("run"));
+        let evaluated: Vec<_> =
+            lines.iter().filter(|line| line["eval_loss"].is_f64()).filter_map(|line| line["step"].as_u64()).collect();
+        assert_eq!(evaluated, [0, 2]);
+    }
 }
 
 #[test]

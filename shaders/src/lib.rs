@@ -12,10 +12,8 @@ mod weight;
 
 pub use matmul::matmul;
 pub use nf4_dequantize::{dequantized_types, nf4_dequantize, source as nf4_dequantize_source};
-pub use nf4_matmul::{
-    Variant, bf16_source as nf4_matmul_bf16_source, nf4_matmul, source as nf4_matmul_source, variants,
-};
+pub use nf4_matmul::{Product, Variant, nf4_matmul, source as nf4_matmul_source, variants};
 pub use nf4_quantize::{nf4_quantize, source as nf4_quantize_source};
 pub use nf4_skinny::{nf4_skinny, source as nf4_skinny_source};
 pub use source::{Language, Source, SourceRuntime};
-pub use weight::{Nf4, PTX};
+pub use weight::{Nf4, PTX, Update};

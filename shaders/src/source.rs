@@ -72,13 +72,12 @@ impl Source {
         Self { name, language, text: text.into(), threads, hash: hasher.finish() }
     }
 
-    /// Runs it over a grid of workgroups; `info`, where the kernel has it, comes after the buffers, as a uniform or a
-    /// parameter.
-    pub fn launch<R: SourceRuntime>(self, grid: [u32; 3], buffers: &[&CubeTensor<R>], info: Option<[u32; 4]>) {
+    /// Runs it over a grid of workgroups; the words of `info`, an even number of them, come after the buffers, as a uniform
+    /// or a parameter.
+    pub fn launch<R: SourceRuntime>(self, grid: [u32; 3], buffers: &[&CubeTensor<R>], info: &[u32]) {
         let client = buffers[0].client.clone();
         let bindings = buffers.iter().map(|tensor| tensor.handle.clone().binding()).collect();
-        let pairs = info.iter().flat_map(|info| info.chunks(2));
-        let info: Vec<u64> = pairs.map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
+        let info: Vec<u64> = info.chunks(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
         let length = info.len();
         let arguments = KernelArguments::new().with_buffers(bindings).with_info(MetadataBindingInfo::new(info, length));
         client.launch(Box::new(self), CubeCount::Static(grid[0], grid[1], grid[2]), arguments);

@@ -30,17 +30,18 @@ pub(crate) fn columns<R: SourceRuntime>(tensor: &CubeTensor<R>, columns: Range<u
 }
 
 #[cube(launch)]
-fn add_elements(sum: &mut Array<f32>, more: &Array<f32>) {
+fn add_elements(sum: &mut Array<f32>, more: &Array<f32>, factor: f32) {
     if ABSOLUTE_POS < sum.len() {
-        sum[ABSOLUTE_POS] += more[ABSOLUTE_POS];
+        sum[ABSOLUTE_POS] += more[ABSOLUTE_POS] * factor;
     }
 }
 
-/// `sum += more`, both f32 and contiguous. Burn's own addition writes where no one else looks, and a part shares its memory.
-pub(crate) fn add<R: SourceRuntime>(sum: &CubeTensor<R>, more: &CubeTensor<R>) {
+/// `sum += factor * more`, both f32 and contiguous. Burn's own addition writes where no one else looks, and a part shares its
+/// memory.
+pub(crate) fn add<R: SourceRuntime>(sum: &CubeTensor<R>, more: &CubeTensor<R>, factor: f32) {
     let count = sum.meta.shape().num_elements();
     let dim = CubeDim::new(&sum.client, count);
     let argument = |tensor: &CubeTensor<R>| unsafe { ArrayArg::from_raw_parts(tensor.handle.clone(), count) };
     let grid = calculate_cube_count_elemwise(&sum.client, count, dim);
-    add_elements::launch::<R>(&sum.client, grid, dim, argument(sum), argument(more));
+    add_elements::launch::<R>(&sum.client, grid, dim, argument(sum), argument(more), factor);
 }

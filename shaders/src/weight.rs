@@ -19,6 +19,17 @@ pub struct Nf4<R: SourceRuntime> {
     pub table: &'static [f32; 16],
 }
 
+/// What a low-rank branch beside a weight adds to the weight's product: `scaling · low · bᵀ` (LoRA, arXiv:2106.09685).
+#[derive(Clone, Debug)]
+pub struct Update<R: SourceRuntime> {
+    /// `[rows, rank]`: the activations through the branch's first matrix.
+    pub low: CubeTensor<R>,
+    /// `[out, rank]`: the branch's second matrix.
+    pub b: CubeTensor<R>,
+    /// Multiplies the branch.
+    pub scaling: f32,
+}
+
 impl<R: SourceRuntime> Nf4<R> {
     /// Its buffers and then others, in the order in which kernels take them.
     pub(crate) fn buffers<'a>(&'a self, others: &[&'a CubeTensor<R>]) -> Vec<&'a CubeTensor<R>> {

@@ -25,6 +25,10 @@ constexpr bool GRADIENT = TRANSPOSED;
 constexpr size_t MAX_ROWS = 130, COLUMNS_AT_ONCE = 128, ROWS_AT_ONCE = 128;
 #endif
 
+#ifndef BRANCH
+#define BRANCH 0
+#endif
+
 // The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
 constexpr double TOLERANCE = 2e-6;
 
@@ -42,15 +46,40 @@ static float as_float(float value) { return value; }
 static float as_float(bf16 value) { return device::from_bf16(value); }
 static Activation round(float value) { return as_activation(value, Activation()); }
 
-static void launch(const Case& c, const Quantized& w, const std::vector<Activation>& x, device::Buffer<float>& y) {
+// A branch beside the weight: y is scaling * low[rows, rank] * b[out, rank] transposed more.
+struct Branch {
+    size_t rank;
+    float scaling;
+    std::vector<float> low, b;
+};
+
+static Branch make_branch(const Case& c) {
+    Branch branch = { BRANCH ? 1 + noise() % 140 : 0, uniform() };
+    for (size_t i = 0; i < c.rows * branch.rank; i++) branch.low.push_back(uniform());
+    for (size_t i = 0; i < c.out * branch.rank; i++) branch.b.push_back(uniform());
+    return branch;
+}
+
+static void launch(const Case& c, const Quantized& w, const Branch& branch, const std::vector<Activation>& x,
+                   device::Buffer<float>& y) {
     const device::Buffer<u32> codes(w.codes, c.codes_shift), absmax(w.absmax), header(w.header);
     const device::Buffer<Activation> input(x, c.x_shift);
-    const Info info = { (u32)c.rows, (u32)c.out, (u32)c.in, 0 };
+    const Info shape = { (u32)c.rows, (u32)c.out, (u32)c.in, 0 };
+#if BRANCH
+    const device::Buffer<float> low(branch.low), b(branch.b);
+    const SkinnyInfo info = { shape, (u32)branch.rank, branch.scaling };
+#else
+    const Info info = shape;
+#endif
     size_t grid_x = ceil_divide(GRADIENT ? c.in : c.out, COLUMNS_AT_ONCE), grid_y = ceil_divide(c.rows, ROWS_AT_ONCE);
     // The kernel for a few rows takes its blocks from both dimensions, and more than there is work for.
     if (ROWS_AT_ONCE < 128 && grid_x > 3) grid_x = ceil_divide(grid_x, grid_y = 3);
     device::launch((u32)grid_x, (u32)grid_y, THREADS, [&] {
+#if BRANCH
+        ENTRY(codes.data, absmax.data, header.data, input.data, y.data, low.data, b.data, info);
+#else
         ENTRY(codes.data, absmax.data, header.data, input.data, y.data, info);
+#endif
     });
 }
 
@@ -66,19 +95,24 @@ static double run(const Case& c) {
     std::vector<Activation> x(c.rows * depth);
     for (Activation& value : x) value = round(uniform());
     device::Buffer<float> y(c.rows * columns, c.y_shift);
-    launch(c, w, x, y);
+    const Branch branch = make_branch(c);
+    launch(c, w, branch, x, y);
     y.check_surroundings("y");
 
     double worst = 0;
     for (size_t row = 0; row < c.rows; row++)
         for (size_t column = 0; column < columns; column++) {
             double sum = 0, magnitude = 0;
-            for (size_t k = 0; k < depth; k++) {
-                const float weight = GRADIENT ? w.dense[k * c.in + column] : w.dense[column * c.in + k];
-                const double product = (double)as_float(x[row * depth + k]) * weight;
+            const auto add = [&](double product) {
                 sum += product;
                 magnitude += std::fabs(product);
+            };
+            for (size_t k = 0; k < depth; k++) {
+                const float weight = GRADIENT ? w.dense[k * c.in + column] : w.dense[column * c.in + k];
+                add((double)as_float(x[row * depth + k]) * weight);
             }
+            for (size_t k = 0; k < branch.rank; k++)
+                add((double)branch.scaling * branch.low[row * branch.rank + k] * branch.b[column * branch.rank + k]);
             const float got = y.data[row * columns + column];
             const double error = std::fabs(got - sum) / (magnitude + 1e-30);
             // Not the other way round: NaN must fail.

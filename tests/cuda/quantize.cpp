@@ -1,4 +1,4 @@
-// Compares the quantizing kernel bit for bit to a transcription of engine/src/nf4/quantize.rs.
+// Compares the quantizing kernel bit for bit to a transcription of engine/nf4/src/quantize.rs.
 //
 // Compile with -DKERNEL="\"file\"", the kernel's text.
 #include <cmath>
@@ -13,7 +13,7 @@ struct Quantized {
     std::vector<float> absmax;
 };
 
-// `quantize` of engine/src/nf4/quantize.rs.
+// `quantize` of engine/nf4/src/quantize.rs.
 static Quantized quantize(const std::vector<float>& weights, size_t block_size) {
     const float tiny = 1e-38f;
     const unsigned char zero_code = 7;

@@ -12,7 +12,7 @@ static float uniform() { return (float)(noise() >> 8) / (1 << 23) - 1; }
 
 static size_t ceil_divide(size_t a, size_t b) { return (a + b - 1) / b; }
 
-// A weight as engine/src/nf4 stores it, and what it decodes to.
+// A weight as engine/nf4 stores it, and what it decodes to.
 struct Quantized {
     std::vector<u32> codes, absmax, header;
     std::vector<float> dense;

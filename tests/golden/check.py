@@ -1,8 +1,8 @@
-"""Loads in transformers, bitsandbytes, PEFT and gguf what Halfbyte wrote into out/check and out/check-interchange, and
-compares.
+"""Loads in transformers, bitsandbytes, PEFT and gguf what Halfbyte wrote into out/check, out/check-interchange and
+out/check-multimodal, and compares.
 
 Written by tests (`what_is_written_is_what_was_computed` in tests/llama.rs and `what_is_written_for_others` in
-tests/interchange.rs), and by a short run, whose event file TensorBoard reads; `cargo xtask golden` runs them and this.
+tests/interchange.rs and tests/multimodal.rs), and by a short run, whose event file TensorBoard reads; `cargo xtask golden` runs them and this.
 """
 
 import json
@@ -16,10 +16,10 @@ import blocks  # noqa: F401, before anything decodes
 import events
 import numpy
 import torch
-from gguf import GGUFReader
+from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerState
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Gemma3ForConditionalGeneration, TrainerState
 
 from llama import quantized
 
@@ -54,6 +54,21 @@ def interchange(root, out):
     return good
 
 
+def multimodal(root, out):
+    """An adapter of the text part of a multi-modal model on the class that transformers loads the folder with, and merged."""
+    written = json.loads((out / "logits.json").read_text())
+    ids = load_file(root / "tests" / "golden" / "gemma3" / "expect.safetensors")["input_ids"]
+    expected = torch.tensor(written["logits"]).reshape(*ids.shape, -1)
+    load = lambda name: Gemma3ForConditionalGeneration.from_pretrained(out / name, dtype=torch.float32)
+    logits = lambda model: model(input_ids=ids).logits
+    merged = load("merged")
+    model = PeftModel.from_pretrained(load("base"), out / "adapter")
+    adapted = [name for name, _ in model.named_modules() if name.endswith(".lora_A.default")]
+    assert adapted and all(".language_model.layers." in name for name in adapted), "the vision tower is adapted"
+    good = compare("a multi-modal model's adapter", logits(model), expected)
+    return compare("the same, merged", logits(merged), expected) and good
+
+
 def permuted(b, heads):
     """The rows of q and k as llama.cpp keeps them (LlamaModel.permute)."""
     return b.reshape(heads, 2, b.shape[0] // heads // 2, *b.shape[1:]).swapaxes(1, 2).reshape(b.shape)
@@ -61,21 +76,25 @@ def permuted(b, heads):
 
 def gguf(root, out):
     """GGUF adapters against what convert_lora_to_gguf.py's rules make of the folder that was exported for SGLang."""
-    names = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "gate_proj": "ffn_gate", "down_proj": "ffn_down"}
     config = json.loads((root / "tests" / "golden" / "llama-untied" / "config.json").read_text())
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    for name in ["patterns", "rslora"]:
+    of_llama = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    architectures = {"patterns": "llama", "rslora": "llama", **{name: name for name in ["gemma2", "gemma3", "phi3", "qwen3"]}}
+    for name, architecture in architectures.items():
+        heads = of_llama if architecture == "llama" else {}
+        key = next(key for key, known in MODEL_ARCH_NAMES.items() if known == architecture)
+        names = get_tensor_name_map(key, 16)
         reader = GGUFReader(out / f"{name}-ollama" / "adapter.gguf")
         field = lambda key: reader.fields[key].contents()
         tensors = load_file(out / f"{name}-sglang" / "adapter_model.safetensors")
         adapter = json.loads((out / f"{name}-sglang" / "adapter_config.json").read_text())
-        assert field("general.architecture") == "llama" and field("general.type") == "adapter"
+        assert field("general.architecture") == architecture and field("general.type") == "adapter"
         assert field("adapter.type") == "lora"
         found = {tensor.name: tensor for tensor in reader.tensors}
         assert len(found) == len(tensors)
         for path in {key.rsplit(".lora_", 1)[0] for key in tensors}:
-            layer, module = path.split(".")[4], path.split(".")[-1]
-            a, b = (found[f"blk.{layer}.{names[module]}.weight.lora_{side}"] for side in "ab")
+            module = path.split(".")[-1]
+            layer = names.get_name(path.removeprefix("base_model.model."))
+            a, b = (found[f"{layer}.weight.lora_{side}"] for side in "ab")
             # ggml names the contiguous dimension first.
             assert list(a.shape) == [*a.data.shape[::-1]] and list(b.shape) == [*b.data.shape[::-1]]
             assert a.shape[1] == b.shape[0]
@@ -131,6 +150,7 @@ def main(root: pathlib.Path):
         good &= compare("an adapter that Halfbyte trained", model(input_ids=ids).logits, ours["adapted"])
         beside = root / "out" / "check-interchange"
         good &= interchange(root, beside) and gguf(root, beside)
+        good &= multimodal(root, root / "out" / "check-multimodal")
         assert (ours["base"] - ours["adapted"]).norm() > 0.01 * ours["base"].norm(), "the adapter does nothing"
         # A checkpoint is an adapter folder of the same model.
         base = AutoModelForCausalLM.from_pretrained(root / "models" / "wordnet-4m", dtype=torch.float32,

@@ -21,7 +21,7 @@ def main(folder: pathlib.Path):
     pq.write_table(talks, folder / "messages.parquet")
     tasks = pa.table({"instruction": [f"Count to {n}." for n in range(5)], "input": ["", None, "up", "", "down"],
                       "output": [" ".join(map(str, range(n + 1))) for n in range(5)], "text": ["unused"] * 5})
-    for compression in ["none", "gzip", "lz4", "zstd"]:
+    for compression in ["none", "gzip", "lz4", "zstd", "brotli"]:
         pq.write_table(tasks, folder / f"alpaca-{compression}.parquet", compression=compression, row_group_size=2)
 
 

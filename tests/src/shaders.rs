@@ -4,7 +4,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend};
 use halfbyte::nf4::{Absmax, NF4_TABLE, Nf4Data, dynamic_map, quantize};
-use halfbyte_shaders::{Nf4, SourceRuntime, dequantized_types, nf4_dequantize, nf4_quantize, nf4_skinny};
+use halfbyte_shaders::{Nf4, SourceRuntime, Update, dequantized_types, nf4_dequantize, nf4_quantize, nf4_skinny};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -120,13 +120,27 @@ pub fn subgroups_sum_right<R: SourceRuntime, BT: BoolElement>(device: &R::Device
         let (data, x) =
             (quantize(&random(out * input), [out, input], 64, false).expect("finite"), random(rows * input));
         let weight = nf4::<R, BT>(&data, device);
-        let y = upload::<R, BT, 2>(&vec![f32::NAN; rows * out], [rows, out], device);
-        nf4_skinny(&upload::<R, BT, 2>(&x, [rows, input], device), &weight, &y, true);
+        let (rank, scaling) = (5, 0.7);
+        let (low, b) = (random(rows * rank), random(out * rank));
+        let update = Update {
+            low: upload::<R, BT, 2>(&low, [rows, rank], device),
+            b: upload::<R, BT, 2>(&b, [out, rank], device),
+            scaling,
+        };
         let dense = data.dequantize();
-        let dot =
-            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
-        let expected: Vec<f32> = x.chunks(input).flat_map(|x| dense.chunks(input).map(move |w| dot(x, w))).collect();
-        let found = values(Tensor::<Plain<R, BT>, 2>::from_primitive(TensorPrimitive::Float(y)));
-        assert_close(&format!("{rows} rows with [{out}, {input}]"), &found, &expected, 1e-5);
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        for (update, scaling) in [(None, 0.0), (Some(&update), f64::from(scaling))] {
+            let y = upload::<R, BT, 2>(&vec![f32::NAN; rows * out], [rows, out], device);
+            nf4_skinny(&upload::<R, BT, 2>(&x, [rows, input], device), &weight, update, &y, true);
+            let element = |row: usize, feature: usize| {
+                let product = dot(&x[row * input..][..input], &dense[feature * input..][..input]);
+                (product + scaling * dot(&low[row * rank..][..rank], &b[feature * rank..][..rank])) as f32
+            };
+            let expected: Vec<f32> = (0..rows * out).map(|i| element(i / out, i % out)).collect();
+            let found = values(Tensor::<Plain<R, BT>, 2>::from_primitive(TensorPrimitive::Float(y)));
+            let what =
+                format!("{rows} rows with [{out}, {input}], {}", if update.is_some() { "a branch" } else { "alone" });
+            assert_close(&what, &found, &expected, 1e-5);
+        }
     }
 }

@@ -11,7 +11,11 @@ mod routes;
 mod app;
 mod calculator;
 mod home;
+mod lab;
+mod lessons;
+mod playground;
 pub mod ui;
+mod worker;
 
 /// Shows the site in the document.
 pub fn start() {

@@ -26,7 +26,7 @@ pub(crate) fn make(root: &Path) -> Result<()> {
     Step::new("make the fixtures", &[&python, "tests/golden/make.py"]).with("PYTHONHASHSEED", "0").run(root)?;
     let test = "cargo test --release -p halfbyte-tests --test llama what_is_written_is_what_was_computed";
     Step::line("write a model and an adapter for the reference", test).run(root)?;
-    let test = "cargo test --release -p halfbyte-tests --test interchange what_is_written_for_others";
+    let test = "cargo test --release -p halfbyte-tests --test interchange --test multimodal what_is_written_for_others";
     Step::line("write adapters, merged models and exports for it", test).run(root)?;
     let run = "cargo run --release -p halfbyte-cli -- train recipes/kinds.toml --device cpu --output out/check/run \
                --max-steps 6 --set show.max_new_tokens=4";

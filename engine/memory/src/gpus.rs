@@ -25,7 +25,7 @@ pub struct Gpu {
     pub price_per_hour: Option<f64>,
 }
 
-/// Name, memory in GiB.
+/// Name, memory in GiB as the driver reports it.
 type Row = (&'static str, u64);
 
 /// Well-known GPUs by rising memory.
@@ -42,7 +42,7 @@ pub const GPUS: [Row; 14] = [
     ("L40S", 48),
     ("A100 80GB", 80),
     ("H100", 80),
-    ("H200", 141),
+    ("H200", 140),
     ("MI300X", 192),
 ];
 

@@ -58,7 +58,7 @@ impl Walk<'_> {
         let graph = matches!(way, Forward::Graph(_));
         let tracked = self.tracked(way == Forward::Graph(true));
         let keeps = |yes: bool| graph && yes;
-        let trains = |linear| self.trains(linear);
+        let trains = |linear| self.keeps_input(linear);
         let normal_kept = keeps(trains(Q) || trains(K) || trains(V));
         let (heads_kept, attention_kept) = (keeps(tracked.attention), keeps(trains(O)));
         let second_kept = keeps(trains(GATE) || trains(UP));
@@ -130,7 +130,7 @@ impl Walk<'_> {
         if tracked.down {
             let for_product = tracked.gate || tracked.up;
             self.linear_backward(DOWN, for_product);
-            if self.trains(DOWN) {
+            if self.keeps_input(DOWN) {
                 self.free(Component::Graph, inner);
             }
             if !tracked.middle {
@@ -151,7 +151,7 @@ impl Walk<'_> {
                 of_second = if tracked.middle { hidden } else { 0 };
             }
         }
-        if self.trains(GATE) || self.trains(UP) {
+        if self.keeps_input(GATE) || self.keeps_input(UP) {
             self.free(Component::Graph, hidden);
         }
         if !tracked.middle {
@@ -162,7 +162,7 @@ impl Walk<'_> {
         self.free(flow, of_second.saturating_add(hidden));
 
         self.linear_backward(O, tracked.attention);
-        if self.trains(O) {
+        if self.keeps_input(O) {
             self.free(Component::Graph, q);
         }
         if !tracked.input {
@@ -190,7 +190,7 @@ impl Walk<'_> {
                 of_normal = hidden;
             }
         }
-        if self.trains(Q) || self.trains(K) || self.trains(V) {
+        if self.keeps_input(Q) || self.keeps_input(K) || self.keeps_input(V) {
             self.free(Component::Graph, hidden);
         }
         if tracked.input {

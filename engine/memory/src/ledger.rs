@@ -124,10 +124,9 @@ impl Ledger {
         self.at_most
     }
 
-    /// What exists now.
-    #[cfg(test)]
-    pub(crate) fn total(&self) -> u64 {
-        self.total
+    /// What exists now, by component.
+    pub(crate) fn live(&self) -> Parts {
+        self.live
     }
 }
 
@@ -150,6 +149,6 @@ mod tests {
             [of(Component::Base), of(Component::Graph), of(Component::Work), of(Component::Logits)],
             [10, 5, 7, 0]
         );
-        assert_eq!(ledger.total(), 19);
+        assert_eq!(ledger.live().iter().sum::<u64>(), 19);
     }
 }

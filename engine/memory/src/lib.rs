@@ -3,6 +3,19 @@
 //! A run is walked through in the order in which the engine allocates and drops its tensors, by their shapes; the plan
 //! lists what stays for the whole run and, for each phase, what exists when most exists.
 //!
+//! ```
+//! use halfbyte_memory::{Run, fitting, plan, preset};
+//!
+//! let model = preset("llama-3.1-70b").expect("a known model");
+//! let run = Run { rank: 16, length: 2048, ..Run::default() };
+//! let plan = plan(&model, &run);
+//! for line in &plan.lines {
+//!     println!("{}: {} bytes, {}", line.name, line.bytes, line.formula);
+//! }
+//! assert!(plan.peak() < 48 << 30);
+//! assert!(fitting(plan.peak()).any(|gpu| gpu == "A100 80GB"));
+//! ```
+//!
 //! Without the standard library, so that a page that embeds the plan downloads little else.
 
 #![cfg_attr(not(test), no_std)]
@@ -17,9 +30,11 @@ mod ledger;
 mod pages;
 mod plan;
 mod presets;
+mod residency;
 mod run;
 mod shape;
 mod stages;
+mod timeline;
 mod walk;
 mod weights;
 
@@ -29,6 +44,8 @@ pub use gpus::{GPUS, Gpu, Workload, fitting, gpu};
 pub use ledger::{Component, Phase};
 pub use plan::{Line, Plan, plan};
 pub use presets::{names, preset};
+pub use residency::{Residency, visits_backwards};
 pub use run::{Device, Method, Optimizer, Run};
 pub use shape::{LinearShape, ModelShape};
-pub use weights::bits_per_weight;
+pub use timeline::{Moment, Stretch, timeline};
+pub use weights::{bits_per_weight, optimizer_pages};

@@ -145,11 +145,19 @@ fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) ->
             format!("{} weights x (1/2 B code + {scale}/{block} B scale{nested}), and headers", model.linear_elements())
         }
         Component::Base => format!("{} weights x {} B", model.linear_elements(), run.weight_bytes),
-        Component::Other => format!("{} weights x {} B", model.other_elements(), run.weight_bytes),
+        Component::Other => {
+            format!("{} weights x {} B", crate::weights::frozen_elements(model, run), run.weight_bytes)
+        }
         Component::Adapters if run.method == Method::Full => format!("{trained} x 4 B"),
         Component::Adapters if phase == Phase::Merge => format!("{trained} x 4 B"),
         Component::Adapters => {
-            format!("{trained} = r ({}) x (in + out), x 4 B, as they are and as they were a step before", run.rank)
+            let lengths = if run.dora { " and out, the lengths of DoRA" } else { "" };
+            let tables = match run.saved(model).count() {
+                0 => String::new(),
+                count => format!(", {count} x {} of tables", product([model.vocab_size, model.hidden_size])),
+            };
+            let r = run.rank;
+            format!("{trained} = r ({r}) x (in + out){lengths}{tables}, x 4 B, now and as they were a step before")
         }
         Component::Optimizer => {
             let each = match run.optimizer {
@@ -212,9 +220,11 @@ fn kept_features(model: &ModelShape, run: &Run) -> u64 {
         (&["down_proj"], inner),
     ];
     let inputs = inputs.into_iter().filter(|(names, _)| names.iter().any(trains)).map(|(_, width)| width);
-    let adapted = run.adapted(model).count() as u64;
+    let adapted = model.linears().into_iter().filter(|linear| run.adapts(linear.name));
+    // The branch's inner activations, and a result as it was before DoRA scaled it.
+    let branches = adapted.map(|linear| run.rank.saturating_add(if run.dora { linear.out } else { 0 }));
     let fixed = 2 * hidden + q + 2 * k + 2 * inner;
-    inputs.chain([product([adapted, run.rank])]).fold(fixed, u64::saturating_add)
+    inputs.chain(branches).fold(fixed, u64::saturating_add)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ModelShape;
+use crate::{LinearShape, ModelShape};
 
 /// How the model is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,10 @@ pub struct Run {
     pub targets: Vec<String>,
     /// The adapters' inputs are dropped out, which takes a mask for each.
     pub dropout: bool,
+    /// The adapters train the lengths of the weights' rows on their own (DoRA, arXiv:2402.09353).
+    pub dora: bool,
+    /// Tables that are trained in full beside the adapters, by the end of their paths: `embed_tokens`, `lm_head`.
+    pub modules_to_save: Vec<String>,
     /// Sequences of a micro-batch.
     pub batch: u64,
     /// Tokens of a sequence.
@@ -100,6 +104,8 @@ impl Default for Run {
             rank: 16,
             targets: vec![],
             dropout: false,
+            dora: false,
+            modules_to_save: vec![],
             batch: 1,
             length: 2048,
             sequences: vec![],
@@ -152,7 +158,36 @@ impl Run {
 
     /// Whether a linear layer has an adapter.
     pub(crate) fn adapts(&self, name: &str) -> bool {
-        self.method != Method::Full && (self.targets.is_empty() || self.targets.iter().any(|t| t == name))
+        let stored_as = |target: &String| {
+            target == name
+                || matches!(
+                    (target.as_str(), name),
+                    ("qkv_proj", "q_proj" | "k_proj" | "v_proj") | ("gate_up_proj", "gate_proj" | "up_proj")
+                )
+        };
+        self.method != Method::Full && (self.targets.is_empty() || self.targets.iter().any(stored_as))
+    }
+
+    /// Whether a table, by its path without `.weight`, is trained in full beside the adapters.
+    fn saves(&self, path: &str) -> bool {
+        let named = |name: &String| !name.is_empty() && path.ends_with(name.as_str());
+        self.method != Method::Full && self.modules_to_save.iter().any(named)
+    }
+
+    /// Whether the embedding is trained beside the adapters.
+    pub(crate) fn saves_embedding(&self) -> bool {
+        self.saves("model.embed_tokens")
+    }
+
+    /// Whether the head is.
+    pub(crate) fn saves_head(&self) -> bool {
+        self.saves("lm_head")
+    }
+
+    /// Elements of each table that is trained beside the adapters.
+    pub(crate) fn saved(&self, model: &ModelShape) -> impl Iterator<Item = u64> {
+        let table = product([model.vocab_size, model.hidden_size]);
+        [self.saves_embedding(), self.saves_head()].into_iter().filter(|saved| *saved).map(move |_| table)
     }
 
     /// Parameters that the run trains.
@@ -160,12 +195,18 @@ impl Run {
         if self.method == Method::Full {
             return model.parameters();
         }
-        product([model.layers, self.adapted(model).fold(0, |sum, (a, b)| sum.saturating_add(a).saturating_add(b))])
+        let layer = self.adapted(model).flatten().fold(0, u64::saturating_add);
+        self.saved(model).fold(product([model.layers, layer]), u64::saturating_add)
     }
 
-    /// Elements of the two matrices of every adapter of a layer.
-    pub(crate) fn adapted(&self, model: &ModelShape) -> impl Iterator<Item = (u64, u64)> {
-        let adapted = model.linears().into_iter().filter(|linear| self.adapts(linear.name));
-        adapted.map(|linear| (product([self.rank, linear.input]), product([self.rank, linear.out])))
+    /// Elements of what every adapted linear layer of a decoder layer trains: [`adapter`](Self::adapter).
+    pub(crate) fn adapted(&self, model: &ModelShape) -> impl Iterator<Item = [u64; 3]> {
+        model.linears().into_iter().filter(|linear| self.adapts(linear.name)).map(|linear| self.adapter(&linear))
+    }
+
+    /// Elements of A, of B, and of DoRA's lengths. Linear layers that are stored as one have one A, which is the first's.
+    pub(crate) fn adapter(&self, linear: &LinearShape) -> [u64; 3] {
+        let a = if linear.fused { 0 } else { product([self.rank, linear.input]) };
+        [a, product([self.rank, linear.out]), if self.dora { linear.out } else { 0 }]
     }
 }

@@ -17,6 +17,8 @@ pub struct LinearShape {
     pub input: u64,
     /// Whether it has a bias.
     pub bias: bool,
+    /// It is stored as one with the layer before it.
+    pub fused: bool,
 }
 
 impl LinearShape {
@@ -139,20 +141,21 @@ impl ModelShape {
         self.head_dim.unwrap_or(self.hidden_size / self.heads.max(1))
     }
 
-    /// The seven linear layers of a decoder layer. Phi-3 stores q, k and v as one and gate and up as one, of as many
-    /// elements.
+    /// The seven linear layers of a decoder layer. Phi-3 stores q, k and v as one and gate and up as one.
     pub fn linears(&self) -> [LinearShape; 7] {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (self.heads * self.head(), self.kv() * self.head());
         let qkv = self.attention_bias || self.model_type == "qwen2";
-        let linear = |name, out, input, bias| LinearShape { name, out, input, bias };
+        let linear = |name, out, input, bias| LinearShape { name, out, input, bias, fused: false };
+        let fused = self.model_type == "phi3";
+        let behind = |name, out, input, bias| LinearShape { fused, ..linear(name, out, input, bias) };
         [
             linear("q_proj", q, hidden, qkv),
-            linear("k_proj", kv, hidden, qkv),
-            linear("v_proj", kv, hidden, qkv),
+            behind("k_proj", kv, hidden, qkv),
+            behind("v_proj", kv, hidden, qkv),
             linear("o_proj", hidden, q, self.attention_bias),
             linear("gate_proj", inner, hidden, self.mlp_bias),
-            linear("up_proj", inner, hidden, self.mlp_bias),
+            behind("up_proj", inner, hidden, self.mlp_bias),
             linear("down_proj", hidden, inner, self.mlp_bias),
         ]
     }
@@ -164,13 +167,18 @@ impl ModelShape {
 
     /// Everything else: embedding, head, norms, biases.
     pub fn other_elements(&self) -> u64 {
+        let tables = if self.tied { 1 } else { 2 };
+        tables * self.vocab_size * self.hidden_size + self.small_elements()
+    }
+
+    /// Norms and biases.
+    pub(crate) fn small_elements(&self) -> u64 {
         let biases: u64 = self.linears().iter().filter(|l| l.bias).map(|l| l.out).sum();
-        let tables = if self.tied { 1 } else { 2 } * self.vocab_size * self.hidden_size;
         let gemma = self.model_type.starts_with("gemma");
         let norms = if gemma { 4 } else { 2 } * self.hidden_size;
         let on_heads = self.model_type == "qwen3" || self.model_type.starts_with("gemma3");
         let norms = norms + if on_heads { 2 * self.head() } else { 0 };
-        tables + self.layers * (norms + biases) + self.hidden_size
+        self.layers * (norms + biases) + self.hidden_size
     }
 
     /// All parameters, a tied head counted once.

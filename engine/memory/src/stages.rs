@@ -6,16 +6,13 @@ use alloc::vec::Vec;
 use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
+use crate::timeline::{Moment, Stretch};
 use crate::walk::{BLOCK, SKINNY_ROWS, TILE, Walk};
-use crate::weights::{F32, linear_bytes, nf4_buffers, nf4_bytes, optimizer_places};
+use crate::weights::{F32, frozen_elements, linear_bytes, nf4_buffers, nf4_bytes, optimizer_places};
 use crate::{Device, Method, ModelShape, Run};
 
 /// Bytes of output after which a shard of a model is written (`files/bnb.rs`).
 const SHARD: u64 = 4 << 30;
-
-fn sum(parts: &Parts) -> u64 {
-    parts.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
-}
 
 /// What stays, by component: weights, two copies of the adapters, the optimizer's state and what it would undo the last step
 /// with, the kernels' scratch.
@@ -23,7 +20,7 @@ pub(crate) fn persistent(model: &ModelShape, run: &Run) -> Parts {
     let mut parts = Parts::default();
     let layer = model.linears().iter().fold(0u64, |sum, l| sum.saturating_add(linear_bytes(l.elements(), run)));
     parts[Component::Base as usize] = product([model.layers, layer]);
-    parts[Component::Other as usize] = product([model.other_elements(), run.weight_bytes]);
+    parts[Component::Other as usize] = product([frozen_elements(model, run), run.weight_bytes]);
     let trained = run.trained(model);
     parts[Component::Adapters as usize] = match run.method {
         // The f32 copy that the optimizer writes.
@@ -108,6 +105,11 @@ impl Walk<'_> {
         bytes
     }
 
+    /// Bytes of an embedding or a head in f32.
+    fn table(&self) -> u64 {
+        product([self.model.vocab_size, self.model.hidden_size, F32])
+    }
+
     /// The loss, with gradients or without: `[chunk, vocabulary]` at a time (`train/loss.rs`). The caller holds the hidden
     /// states, and gets the gradient of them held as [`Component::Backward`].
     fn loss(&mut self, training: bool) {
@@ -129,6 +131,11 @@ impl Walk<'_> {
         self.touch(Component::Logits, if self.cpu() { logits } else { logits.saturating_add(logits) });
         if training {
             self.hold(Component::Logits, logits);
+            // The gradient of a head that is trained is computed across and turned round; every later chunk's is added to it.
+            let table = if self.run.saves_head() { self.table() } else { 0 };
+            let later = rows < self.tokens.saturating_sub(self.run.rows());
+            self.hold(Component::Gradients, table);
+            self.touch(Component::Gradients, product([if later { 2 } else { 1 }, table]));
             self.touch(Component::Work, some.saturating_add(some));
             self.free(Component::Logits, logits);
             self.free(Component::Logits, logits);
@@ -142,8 +149,8 @@ impl Walk<'_> {
         self.free(Component::Work, some);
     }
 
-    /// A training step; the most of each of its phases, without what stays (`train/backprop.rs`, `train/optimization.rs`).
-    fn step(&mut self, persistent: &Parts) -> [(Phase, Parts); 3] {
+    /// A training step, stretch by stretch (`train/backprop.rs`, `train/optimization.rs`).
+    fn step(&mut self, persistent: &Parts) -> Vec<Moment> {
         use Component::{Adapters, Backward, Base, Gradients, Graph, Inputs, Optimizer, Other, Scratch};
         self.held(persistent, &[Base, Other, Adapters, Optimizer, Gradients, Scratch]);
         let gradients = product([self.run.trained(self.model), if self.run.method == Method::Full { 2 } else { F32 }]);
@@ -151,54 +158,60 @@ impl Walk<'_> {
             self.hold(Gradients, gradients);
         }
         let hidden = self.wide(self.model.hidden_size);
-        let (layers, full) = (self.model.layers, self.run.method == Method::Full);
+        let (layers, embedding) = (self.model.layers, self.run.method == Method::Full || self.run.saves_embedding());
         let batch = self.batch();
+        let mut moments = Vec::new();
         self.ledger.begin();
         self.hold(Inputs, hidden);
         for layer in 0..layers {
             match self.run.recompute {
                 true => self.forward(Forward::InputKept, Inputs),
-                false => self.forward(Forward::Graph(layer > 0 || full), Graph),
+                false => self.forward(Forward::Graph(layer > 0 || embedding), Graph),
             }
+            self.ends(Stretch::Forward(layer), &mut moments);
         }
-        let forward = self.ledger.most();
-        self.ledger.begin();
         self.loss(true);
-        let loss = self.ledger.most();
         if self.run.recompute {
             // The hidden states that the loss was taken on.
             self.free(Inputs, hidden);
         }
-        self.ledger.begin();
+        self.ends(Stretch::Loss, &mut moments);
         for layer in (0..layers).rev() {
             if self.run.recompute {
-                self.forward(Forward::Graph(layer > 0 || full), Graph);
+                self.forward(Forward::Graph(layer > 0 || embedding), Graph);
             }
-            self.backward(layer > 0 || full);
+            self.backward(layer > 0 || embedding);
             self.free(Graph, hidden);
             if self.run.recompute {
                 self.free(Inputs, hidden);
             }
+            if layer == 0 && self.run.saves_embedding() {
+                let table = self.table();
+                self.hold(Gradients, table);
+            }
+            self.ends(Stretch::Backward(layer), &mut moments);
         }
-        let backward = self.ledger.most();
         self.free(Backward, u64::MAX);
         self.free(Inputs, u64::MAX);
         self.free(Component::Batch, batch);
         self.ledger.begin();
         // New values take the place of those of a step before; the moments' arithmetic needs one tensor more, in 8 bits two
         // more for the moments as they are decoded.
-        let largest = self.run.adapted(self.model).map(|(a, b)| a.max(b)).max().unwrap_or(0);
+        let tensors = self.run.adapted(self.model).flatten().chain(self.run.saved(self.model));
+        let largest = tensors.max().unwrap_or(0);
         let tensors = match self.run.optimizer {
             crate::Optimizer::AdamW => 1,
             crate::Optimizer::AdamW8bit => 3,
         };
         self.touch(Component::Work, product([tensors, largest, F32]));
-        let update = self.ledger.most();
-        let layers = if sum(&forward) > sum(&backward) { forward } else { backward };
-        [(Phase::Layers, layers), (Phase::Loss, loss), (Phase::Update, update)].map(|(phase, parts)| {
-            let over = |i: usize| parts[i].saturating_sub(persistent[i]);
-            (phase, core::array::from_fn(over))
-        })
+        self.ends(Stretch::Update, &mut moments);
+        moments
+    }
+
+    /// A stretch of a step ends, and the next one begins with what is there.
+    fn ends(&mut self, stretch: Stretch, moments: &mut Vec<Moment>) {
+        moments.push(Moment { stretch, most: self.ledger.most(), left: self.ledger.live() });
+        self.ledger.begin();
     }
 
     /// A held-out loss, without what stays (`train/trainer.rs`).
@@ -226,7 +239,7 @@ impl Walk<'_> {
 
     /// Loading, one tensor after another (`model/load.rs`, `nf4/quantize.rs`, `ops/weight.rs`): read into f32 on the host,
     /// quantized, put into words, uploaded.
-    fn load(&mut self, persistent: &Parts) -> Parts {
+    fn load(&mut self) -> Parts {
         let (model, run) = (self.model, self.run);
         let narrow = if run.file_bytes < F32 { run.file_bytes } else { 0 };
         let parts = [product([model.vocab_size, model.hidden_size]), model.hidden_size];
@@ -259,7 +272,9 @@ impl Walk<'_> {
                 self.hold(Component::Base, codes.saturating_add(scales).saturating_add(header));
             }
         }
-        self.hold(Component::Other, persistent[Component::Other as usize] - product([parts[0], run.weight_bytes]));
+        // What is trained of the tables is parted from them later.
+        let others = model.other_elements().saturating_sub(parts[0]);
+        self.hold(Component::Other, product([others, run.weight_bytes]));
         if !model.tied {
             self.touch(
                 Component::File,
@@ -283,11 +298,31 @@ impl Walk<'_> {
     }
 }
 
+/// A training step, stretch by stretch.
+pub(crate) fn step(model: &ModelShape, run: &Run) -> Vec<Moment> {
+    Walk::new(model, run).step(&persistent(model, run))
+}
+
+/// What the phases of a step hold at their most, on top of what stays.
+fn step_phases(model: &ModelShape, run: &Run, persistent: &Parts) -> impl Iterator<Item = (Phase, Parts)> {
+    let moments = Walk::new(model, run).step(persistent);
+    [Phase::Layers, Phase::Loss, Phase::Update].into_iter().map(move |phase| {
+        let of_phase = |moment: &&Moment| match moment.stretch {
+            Stretch::Forward(_) | Stretch::Backward(_) => phase == Phase::Layers,
+            Stretch::Loss => phase == Phase::Loss,
+            Stretch::Update => phase == Phase::Update,
+        };
+        let most = moments.iter().filter(of_phase).max_by_key(|moment| moment.peak());
+        let over = |i: usize| most.map_or(0, |moment| moment.most[i]).saturating_sub(persistent[i]);
+        (phase, core::array::from_fn(over))
+    })
+}
+
 /// The most of every phase; [`Phase::Load`] and [`Phase::Merge`] hold all there is, the others what comes on top of
 /// [`persistent`].
 pub(crate) fn phases(model: &ModelShape, run: &Run, persistent: &Parts) -> Vec<(Phase, Parts)> {
-    let mut phases = vec![(Phase::Load, Walk::new(model, run).load(persistent))];
-    phases.extend(Walk::new(model, run).step(persistent));
+    let mut phases = vec![(Phase::Load, Walk::new(model, run).load())];
+    phases.extend(step_phases(model, run, persistent));
     // Nothing is dropped out where nothing is trained.
     let still = Run { dropout: false, ..run.clone() };
     phases.push((Phase::Evaluate, Walk::new(model, &still).evaluate()));

@@ -73,6 +73,11 @@ impl<'a> Walk<'a> {
         self.run.method == Method::Full || self.run.adapts(self.linears[linear].name)
     }
 
+    /// Whether the graph keeps a linear layer's input: with DoRA and dropout it keeps what was not dropped of it instead.
+    pub(crate) fn keeps_input(&self, linear: usize) -> bool {
+        self.trains(linear) && !(self.run.dora && self.run.dropout)
+    }
+
     /// What `gemm` packs for a product with `out` columns over `inner`: the weight, where it lies across and is no more than
     /// two of the panels that fit the second-level cache (gemm-common 0.19, `kernel_params`, with a cache of eight ways);
     /// the activations, where the result is wide.
@@ -122,12 +127,34 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A linear layer; its result is held as `result` (`model/linear.rs`, `ops/lora.rs`, `ops/cpu/lora.rs`). With a graph
-    /// its branch's inner activations and mask are kept.
+    /// A linear layer; its result is held as `result` (`model/linear.rs`, `lora/branch.rs`). With a graph its branch's inner
+    /// activations and mask are kept, and under DoRA's scale its result as it was before.
     pub(crate) fn linear(&mut self, linear: usize, graph: bool, result: Component) {
         if !self.run.adapts(self.linears[linear].name) {
             return self.frozen(linear, true, result);
         }
+        if !self.run.dora {
+            return self.adapted(linear, graph, result);
+        }
+        let LinearShape { out, input, .. } = self.linears[linear];
+        let (bytes, small) = (self.wide(out), product([self.run.rank, out, F32]));
+        // The weight by the rows of A, the rows of A by each other and by B, and what comes of these, under the rows' lengths.
+        self.touch(Component::Work, product([4, small]));
+        let before = if graph { Component::Graph } else { Component::Work };
+        // With dropout, the frozen layer's own product of what was dropped.
+        let (own, dropped) = if self.run.dropout { (bytes, self.wide(input)) } else { (0, 0) };
+        self.hold(before, dropped);
+        self.hold(Component::Work, own);
+        self.adapted(linear, graph, before);
+        self.hold(result, bytes);
+        self.free(Component::Work, own);
+        if !graph {
+            self.free(before, bytes.saturating_add(dropped));
+        }
+    }
+
+    /// A frozen layer and its branch (`ops/lora.rs`, `ops/cpu/lora.rs`).
+    fn adapted(&mut self, linear: usize, graph: bool, result: Component) {
         let LinearShape { out, input, .. } = self.linears[linear];
         let kept = if graph { Component::Graph } else { Component::Work };
         let (low, dropped) = (self.wide(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
@@ -159,14 +186,21 @@ impl<'a> Walk<'a> {
             return;
         }
         let LinearShape { out, input, .. } = self.linears[linear];
+        let [a, b, lengths] = self.run.adapter(&self.linears[linear]);
+        // The gradient under DoRA's scale, and that of the scale.
+        let scaled = if self.run.dora { self.wide(out) } else { 0 };
+        self.touch(Component::Work, scaled);
+        self.hold(Component::Gradients, product([lengths, F32]));
+        self.hold(Component::Work, scaled);
+        self.free(Component::Graph, scaled);
         let (low, dropped) = (self.wide(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
         self.hold(Component::Work, low);
         if !self.cpu() {
             self.touch(Component::Work, low);
         }
-        self.hold(Component::Gradients, product([self.run.rank, out, F32]));
+        self.hold(Component::Gradients, product([b, F32]));
         self.hold(Component::Work, dropped);
-        self.hold(Component::Gradients, product([self.run.rank, input, F32]));
+        self.hold(Component::Gradients, product([a, F32]));
         if self.cpu() {
             if for_input {
                 self.frozen(linear, false, Component::Backward);
@@ -181,8 +215,9 @@ impl<'a> Walk<'a> {
                 self.touch(Component::Work, branch);
             }
         }
-        self.free(Component::Work, low);
-        self.free(Component::Graph, low.saturating_add(dropped));
+        self.free(Component::Work, low.saturating_add(scaled));
+        let kept = if self.run.dora { product([2, dropped]) } else { dropped };
+        self.free(Component::Graph, low.saturating_add(kept));
     }
 
     /// Bytes of the attention weights of all heads over padded sequences: `[rows, heads, longest, longest]`.

@@ -1,5 +1,7 @@
 //! What stays for the whole run: weights as they are stored, adapters, the optimizer's state.
 
+use alloc::vec::Vec;
+
 use crate::run::product;
 use crate::{Method, ModelShape, Optimizer, Run};
 
@@ -44,6 +46,13 @@ fn state_of(elements: u64, optimizer: Optimizer) -> u64 {
     }
 }
 
+/// Bytes of the optimizer's state by page: one page for each trained tensor of the adapters, layer by layer, and of the tables.
+pub fn optimizer_pages(model: &ModelShape, run: &Run) -> Vec<u64> {
+    let state = |elements| state_of(elements, run.optimizer);
+    let layer: Vec<u64> = run.adapted(model).flatten().filter(|elements| *elements > 0).map(state).collect();
+    (0..model.layers).flat_map(|_| layer.iter().copied()).chain(run.saved(model).map(state)).collect()
+}
+
 /// The optimizer's whole state, and that of its largest tensor.
 pub(crate) fn optimizer_state(model: &ModelShape, run: &Run) -> (u64, u64) {
     if run.method == Method::Full {
@@ -51,9 +60,24 @@ pub(crate) fn optimizer_state(model: &ModelShape, run: &Run) -> (u64, u64) {
         let largest = product([model.vocab_size, model.hidden_size]);
         return (all, state_of(largest, run.optimizer));
     }
-    let tensors = run.adapted(model).flat_map(|(a, b)| [a, b]).map(|n| state_of(n, run.optimizer));
-    let (sum, largest) = tensors.fold((0u64, 0), |(sum, largest), n| (sum.saturating_add(n), largest.max(n)));
-    (product([model.layers, sum]), largest)
+    let state = |n| state_of(n, run.optimizer);
+    let sum = |(sum, largest): (u64, u64), n: u64| (sum.saturating_add(n), largest.max(n));
+    let (layer, largest) = run.adapted(model).flatten().map(state).fold((0, 0), sum);
+    run.saved(model).map(state).fold((product([model.layers, layer]), largest), sum)
+}
+
+/// Elements beside the linear weights that stay as they are: all but the tables that are trained. A tied table that is
+/// trained as one of head and embedding stays as the other.
+pub(crate) fn frozen_elements(model: &ModelShape, run: &Run) -> u64 {
+    let saved = run.saved(model).count() as u64;
+    let tables = match (model.tied, saved) {
+        (true, 0 | 1) => 1,
+        (true, _) => 0,
+        (false, _) => 2 - saved,
+    };
+    let squares = if run.dora { run.adapted(model).map(|[_, _, lengths]| lengths).sum() } else { 0 };
+    let tables = product([tables, model.vocab_size, model.hidden_size]);
+    tables.saturating_add(model.small_elements()).saturating_add(product([model.layers, squares]))
 }
 
 /// The optimizer's state on the device and in host memory. What a step writes is on the device while it is written.

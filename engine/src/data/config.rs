@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::dataset::{Counts, Dataset, Reading};
+use super::dataset::{Counts, Dataset, Reading, Row};
 use super::{Files, Grouping, TrainOn};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -94,36 +94,62 @@ impl DataConfig {
                 if files.test.is_empty() { files.train } else { files.test }
             }
         };
-        if let Some(file) = test.first().filter(|_| self.test_size > 0.0) {
+        if found.train.is_empty() {
+            return Err(Error::file(&self.train, "holds files to test on but none to train on; name one `train`"));
+        }
+        let reading = self.reading(tokenizer);
+        let rows = reading.files(&found.train)?;
+        let held_out = match test.first() {
+            None => None,
+            Some(first) => Some((reading.files(&test)?, first.display().to_string())),
+        };
+        self.split(rows, held_out, seed)
+    }
+
+    /// [`load`](Self::load) from the bytes of the files `train` and `test`, for a place without files; the test's are of no
+    /// use where none is named.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(&self, tokenizer: &Tokenizer, seed: u64, train: &[u8], test: &[u8]) -> Result<Splits> {
+        self.check()?;
+        let reading = self.reading(tokenizer);
+        let rows = reading.bytes(Path::new(&self.train), train)?;
+        let held_out = match self.test.as_str() {
+            "" => None,
+            name => Some((reading.bytes(Path::new(name), test)?, name.to_string())),
+        };
+        self.split(rows, held_out, seed)
+    }
+
+    fn reading<'a>(&self, tokenizer: &'a Tokenizer) -> Reading<'a> {
+        Reading { tokenizer, max_length: self.max_length, train_on: self.train_on }
+    }
+
+    /// What is trained on and what is held out: the rows of a file, where there is one, or a part of those to train on.
+    fn split(&self, rows: Vec<Row>, held_out: Option<(Vec<Row>, String)>, seed: u64) -> Result<Splits> {
+        let whole = |rows, path: &str| Dataset::of_rows(rows, self.grouping()).not_empty(path, self.max_length);
+        if let Some((_, file)) = held_out.as_ref().filter(|_| self.test_size > 0.0) {
             let reason =
                 format!("is held out already; set data.test_size = {} to 0, or take the file away", self.test_size);
             return Err(Error::file(file, reason));
         }
-        if found.train.is_empty() {
-            return Err(Error::file(&self.train, "holds files to test on but none to train on; name one `train`"));
-        }
-        let reading = Reading { tokenizer, max_length: self.max_length, train_on: self.train_on };
-        let whole = |rows, path: &str| Dataset::of_rows(rows, self.grouping()).not_empty(path, self.max_length);
-        let rows = reading.files(&found.train)?;
         if self.test_size > 0.0 {
-            let held = held_out(rows.len(), self.test_size, seed).map_err(|reason| Error::file(&self.train, reason))?;
+            let held = drawn(rows.len(), self.test_size, seed).map_err(|reason| Error::file(&self.train, reason))?;
             let (mut train, mut test) = (Vec::new(), Vec::new());
             for (row, held) in rows.into_iter().zip(held) {
                 if held { test.push(row) } else { train.push(row) }
             }
             return Ok(Splits { train: whole(train, &self.train)?, test: Some(whole(test, &self.train)?) });
         }
-        let test = match test.first() {
-            None => None,
-            Some(first) => Some(whole(reading.files(&test)?, &first.display().to_string())?),
-        };
+        let test = held_out.map(|(rows, file)| whole(rows, &file)).transpose()?;
         Ok(Splits { train: whole(rows, &self.train)?, test })
     }
 }
 
 /// Which of `count` records are held out: those with the smallest numbers, where each record draws one by seed and place.
 /// A record's number does not depend on how many come after it, so that records added to a file move few others.
-fn held_out(count: usize, size: f64, seed: u64) -> std::result::Result<Vec<bool>, String> {
+fn drawn(count: usize, size: f64, seed: u64) -> std::result::Result<Vec<bool>, String> {
     let wanted = if size < 1.0 { (count as f64 * size).ceil() as usize } else { size as usize };
     if wanted >= count {
         return Err(format!("has {count} records; data.test_size = {size} leaves none to train on"));
@@ -170,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_is_held_out_depends_on_seed_and_place() {
-        let held = |count, size, seed| held_out(count, size, seed).unwrap();
+        let held = |count, size, seed| drawn(count, size, seed).unwrap();
         let places = |held: &[bool]| (0..held.len()).filter(|i| held[*i]).collect::<Vec<_>>();
         let one = held(1000, 0.1, 3);
         assert_eq!(places(&one).len(), 100);
@@ -180,8 +206,8 @@ mod tests {
         let more = held(1010, 100.0, 3);
         let stayed = places(&one).iter().filter(|i| more[**i]).count();
         assert!(stayed >= 97, "{stayed} of 100 are still held out after 10 records more");
-        assert!(held_out(5, 5.0, 0).unwrap_err().contains("5 records"));
-        assert!(held_out(0, 0.5, 0).is_err());
+        assert!(drawn(5, 5.0, 0).unwrap_err().contains("5 records"));
+        assert!(drawn(0, 0.5, 0).is_err());
     }
 
     #[test]

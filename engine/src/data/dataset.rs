@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Example, Files, Format, Grouping, TrainOn, read_records, tokenize};
+use super::{Example, Files, Format, Grouping, Record, TrainOn, parse_records, read_records, tokenize};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -63,15 +63,23 @@ impl Reading<'_> {
     pub(super) fn files(&self, files: &[PathBuf]) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         for path in files {
-            read_records(path, &mut |place, format, record| {
-                let whole =
-                    tokenize(&record, self.tokenizer, self.train_on).map_err(|e| Error::line(path, place, e))?;
-                let cut = whole.tokens.len() > self.max_length;
-                rows.push(Row { format, cut, example: whole.cut(self.max_length) });
-                Ok(())
-            })?;
+            read_records(path, &mut |place, format, record| self.row(path, place, format, &record, &mut rows))?;
         }
         Ok(rows)
+    }
+
+    /// The records of a file's bytes.
+    pub(super) fn bytes(&self, path: &Path, bytes: &[u8]) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        parse_records(path, bytes, &mut |place, format, record| self.row(path, place, format, &record, &mut rows))?;
+        Ok(rows)
+    }
+
+    fn row(&self, path: &Path, place: usize, format: Format, record: &Record, rows: &mut Vec<Row>) -> Result<()> {
+        let whole = tokenize(record, self.tokenizer, self.train_on).map_err(|e| Error::line(path, place, e))?;
+        let cut = whole.tokens.len() > self.max_length;
+        rows.push(Row { format, cut, example: whole.cut(self.max_length) });
+        Ok(())
     }
 }
 

@@ -56,7 +56,7 @@ fn failed(path: &Path, error: &ParquetError) -> Error {
     let message = error.to_string();
     let cure = match message.to_lowercase() {
         m if m.contains("disabled feature") => {
-            "; write it with compression=\"snappy\" (pandas' and pyarrow's default), gzip or none"
+            "; write it with compression=\"snappy\" (pandas' and pyarrow's default), zstd, gzip or none"
         }
         _ => "; is it a whole Parquet file?",
     };

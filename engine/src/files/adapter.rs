@@ -8,10 +8,11 @@ use serde::Deserialize;
 use super::Checkpoint;
 use super::json::read_json;
 use crate::lora::{Layers, LoraConfig, Targets, is_saved, one_or_many};
+use crate::model::{prefix_of, text_path};
 use crate::{Error, Result};
 
-pub(super) const CONFIG: &str = "adapter_config.json";
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const CONFIG: &str = "adapter_config.json";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts in front of a module's path in the Hugging Face model.
 pub(super) const PREFIX: &str = "base_model.model.";
 /// A layer's tensors, after its path.
@@ -107,8 +108,8 @@ impl AdapterConfig {
             layers_to_transform: raw.layers_to_transform,
             layers_pattern: raw.layers_pattern,
             modules_to_save: raw.modules_to_save,
-            rank_pattern: raw.rank_pattern.unwrap_or_default(),
-            alpha_pattern: raw.alpha_pattern.unwrap_or_default(),
+            rank_pattern: of_text(raw.rank_pattern),
+            alpha_pattern: of_text(raw.alpha_pattern),
         };
         Layers::new(&lora).map_err(|e| Error::file(path, e))?;
         Ok(Self { base_model_name_or_path: raw.base_model_name_or_path, lora })
@@ -118,6 +119,12 @@ impl AdapterConfig {
     pub fn lora(&self) -> LoraConfig {
         self.lora.clone()
     }
+}
+
+/// A pattern by layers of the text model.
+fn of_text<T>(pattern: Option<BTreeMap<String, T>>) -> BTreeMap<String, T> {
+    let plain = |(key, value): (String, T)| (text_path(&key).unwrap_or(key), value);
+    pattern.unwrap_or_default().into_iter().map(plain).collect()
 }
 
 /// One layer's adapter on the host.
@@ -137,11 +144,14 @@ pub struct Matrices {
     pub magnitude: Option<Vec<f32>>,
 }
 
-/// An adapter folder: its configuration, and its tensors read one layer at a time.
+/// An adapter folder: its configuration, and its tensors read one layer at a time. Paths are those of the text model, also
+/// where the adapter is for a multi-modal one.
 pub struct AdapterFile {
     /// What `adapter_config.json` says.
     pub config: AdapterConfig,
     file: Checkpoint,
+    /// The name in the file of what a path and its ending stand for.
+    names: BTreeMap<String, String>,
 }
 
 impl AdapterFile {
@@ -159,20 +169,36 @@ impl AdapterFile {
     /// # Errors
     /// When a tensor is no part of an adapter of this configuration.
     pub fn new(config: AdapterConfig, file: Checkpoint) -> Result<Self> {
-        let adapter = Self { config, file };
-        let names = adapter.file.names();
-        let stray = names.iter().find(|name| {
-            let Some(path) = name.strip_prefix(PREFIX) else { return true };
-            let dora = adapter.config.lora.use_dora && path.ends_with(MAGNITUDE);
-            !(path.ends_with(A) || path.ends_with(B) || dora || is_saved(path, &adapter.config.lora.modules_to_save))
-        });
-        match stray.copied().or(names.is_empty().then_some("nothing")) {
+        let of_adapter = |path: &str| {
+            let dora = config.lora.use_dora && path.ends_with(MAGNITUDE);
+            path.ends_with(A) || path.ends_with(B) || dora || is_saved(path, &config.lora.modules_to_save)
+        };
+        let path_of = |name: &str| {
+            let module = name.strip_prefix(PREFIX)?;
+            Some(text_path(module).unwrap_or(module.to_string())).filter(|path| of_adapter(path))
+        };
+        let all = file.names();
+        let names: BTreeMap<String, String> =
+            all.iter().filter_map(|name| Some((path_of(name)?, name.to_string()))).collect();
+        let stray = all.iter().find(|name| path_of(name).is_none()).copied();
+        match stray.or(all.is_empty().then_some("nothing")) {
             Some(stray) => Err(Error::file(
-                &adapter.file.path,
+                &file.path,
                 format!("`{stray}` is no part of a LoRA adapter with this {CONFIG}; were the two written together?"),
             )),
-            None => Ok(adapter),
+            None => Ok(Self { config, file, names }),
         }
+    }
+
+    /// What stands in the file's names before the text model's own; nothing but for an adapter of a multi-modal model.
+    pub(super) fn prefix(&self) -> &'static str {
+        let modules = self.names.values().filter_map(|name| name.strip_prefix(PREFIX));
+        modules.map(prefix_of).find(|prefix| !prefix.is_empty()).unwrap_or_default()
+    }
+
+    /// The name in the file of a path and its ending; where there is none, the one that it would have.
+    fn name(&self, path: &str) -> String {
+        self.names.get(path).cloned().unwrap_or_else(|| format!("{PREFIX}{path}"))
     }
 
     /// The file, for messages.
@@ -182,22 +208,17 @@ impl AdapterFile {
 
     /// The paths of the adapted layers, in order.
     pub fn layers(&self) -> Vec<String> {
-        let names = self.file.names().into_iter();
-        let mut paths: Vec<String> = names
-            .filter_map(|name| {
-                let path = name.strip_prefix(PREFIX)?;
-                [A, B, MAGNITUDE].iter().find_map(|part| path.strip_suffix(part)).map(str::to_string)
-            })
-            .collect();
+        let layer =
+            |path: &String| [A, B, MAGNITUDE].iter().find_map(|part| path.strip_suffix(part)).map(str::to_string);
+        let mut paths: Vec<String> = self.names.keys().filter_map(layer).collect();
         paths.dedup();
         paths
     }
 
     /// The paths of the parameters that were trained in full, in order.
     pub fn saved(&self) -> Vec<String> {
-        let names = self.file.names().into_iter().filter_map(|name| name.strip_prefix(PREFIX));
-        let saved = names.filter(|path| ![A, B, MAGNITUDE].iter().any(|part| path.ends_with(part)));
-        saved.map(str::to_string).collect()
+        let saved = self.names.keys().filter(|path| ![A, B, MAGNITUDE].iter().any(|part| path.ends_with(part)));
+        saved.cloned().collect()
     }
 
     /// The values of a parameter that was trained in full, of this shape.
@@ -205,7 +226,7 @@ impl AdapterFile {
     /// # Errors
     /// When it is missing or of another shape.
     pub fn saved_values(&self, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.file.floats(&format!("{PREFIX}{path}"), shape)
+        self.file.floats(&self.name(path), shape)
     }
 
     /// The adapter of the layer at `path`, if it has one; `shape` is that of its weight, taken from the matrices where it is
@@ -214,7 +235,7 @@ impl AdapterFile {
     /// # Errors
     /// When a matrix is missing, or does not fit the shape, or its rank is not the configuration's.
     pub fn matrices(&self, path: &str, shape: Option<[usize; 2]>) -> Result<Option<Matrices>> {
-        let name = |part: &str| format!("{PREFIX}{path}{part}");
+        let name = |part: &str| self.name(&format!("{path}{part}"));
         let (a, b) = (name(A), name(B));
         if !self.file.contains(&a) && !self.file.contains(&b) {
             return Ok(None);

@@ -75,7 +75,7 @@ pub fn stored_weight(file: &Checkpoint, name: &str) -> Result<Option<Nf4Data>> {
         return Ok(None);
     }
     let failed = |reason: String| Error::file(&file.path, format!("tensor `{state_name}`: {reason}"));
-    let state: State = serde_json::from_slice(file.tensor(&state_name)?.bytes).map_err(|e| failed(e.to_string()))?;
+    let state: State = serde_json::from_slice(&file.tensor(&state_name)?.bytes).map_err(|e| failed(e.to_string()))?;
     if state.quant_type != "nf4" {
         return Err(failed(format!("quant_type `{}` is not supported; nf4 is", state.quant_type)));
     }

@@ -1,7 +1,9 @@
 //! Tensors of a model folder or a single file, memory-mapped and read one at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::slice::HalfFloatSliceExt;
@@ -9,10 +11,14 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
 
+use super::digest::Sha256Of;
+use super::index::{INDEX, ShardIndex};
 use super::json::read_json;
 use crate::{Error, Result};
+
+/// As in `safetensors`.
+const LONGEST_HEADER: u64 = 100_000_000;
 
 /// One safetensors file: its bytes and where each tensor lies in them.
 struct Shard {
@@ -26,23 +32,48 @@ struct Shard {
 enum Bytes {
     Mapped(Mmap),
     Owned(Vec<u8>),
+    Source(Box<dyn Source>),
 }
 
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
+/// A file that is read piece by piece, where it can be neither mapped nor held: in a browser's storage.
+#[allow(clippy::len_without_is_empty)]
+pub trait Source {
+    /// Its length in bytes.
+    fn len(&self) -> u64;
 
-    fn deref(&self) -> &[u8] {
+    /// Fills `into` with the bytes from `at` on.
+    ///
+    /// # Errors
+    /// When they cannot be read whole.
+    fn read_at(&self, at: u64, into: &mut [u8]) -> std::io::Result<()>;
+}
+
+impl Bytes {
+    fn len(&self) -> u64 {
         match self {
-            Self::Mapped(map) => map,
-            Self::Owned(bytes) => bytes,
+            Self::Mapped(map) => map.len() as u64,
+            Self::Owned(bytes) => bytes.len() as u64,
+            Self::Source(source) => source.len(),
         }
     }
-}
 
-/// `model.safetensors.index.json`.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+    /// A part, or nothing where it lies outside.
+    fn part(&self, range: Range<usize>) -> std::io::Result<Cow<'_, [u8]>> {
+        let outside = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let within = |bytes| <[u8]>::get(bytes, range.clone()).map(Cow::Borrowed).ok_or_else(outside);
+        match self {
+            Self::Mapped(map) => within(map),
+            Self::Owned(bytes) => within(bytes),
+            Self::Source(source) => {
+                if range.end as u64 > source.len() {
+                    return Err(outside());
+                }
+                let mut bytes = vec![0; range.len()];
+                source.read_at(range.start as u64, &mut bytes)?;
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
 }
 
 /// The tensors of one or several safetensors files.
@@ -55,19 +86,24 @@ pub struct Checkpoint {
 }
 
 /// One tensor's bytes as they lie in the file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TensorBytes<'a> {
     /// Element type.
     pub dtype: Dtype,
     /// Dimensions, outermost first.
     pub shape: &'a [usize],
     /// Row-major, little-endian elements.
-    pub bytes: &'a [u8],
+    pub bytes: Cow<'a, [u8]>,
 }
 
 impl Shard {
     fn new(path: PathBuf, bytes: Bytes) -> Result<Self> {
-        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| {
+        let parsed = match &bytes {
+            Bytes::Mapped(map) => SafeTensors::read_metadata(map).map_err(|e| e.to_string()),
+            Bytes::Owned(bytes) => SafeTensors::read_metadata(bytes).map_err(|e| e.to_string()),
+            Bytes::Source(source) => header_of(&**source),
+        };
+        let (header, metadata) = parsed.map_err(|e| {
             Error::file(&path, format!("not a whole safetensors file ({e}); download or write it again"))
         })?;
         Ok(Self { path, bytes, metadata, start: header + 8 })
@@ -82,6 +118,24 @@ impl Shard {
     }
 }
 
+/// The length of a file's header and what it says, checked as [`SafeTensors::read_metadata`] does.
+fn header_of(source: &dyn Source) -> std::result::Result<(usize, Metadata), String> {
+    let mut length = [0; 8];
+    source.read_at(0, &mut length).map_err(|e| e.to_string())?;
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEADER || length > source.len() {
+        return Err(format!("its header would have {length} bytes"));
+    }
+    let mut header = vec![0; length as usize];
+    source.read_at(8, &mut header).map_err(|e| e.to_string())?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| e.to_string())?;
+    let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
+    match 8 + length + end as u64 {
+        whole if whole == source.len() => Ok((header.len(), metadata)),
+        whole => Err(format!("it has {} bytes of {whole}", source.len())),
+    }
+}
+
 impl Checkpoint {
     /// Opens a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
@@ -89,7 +143,7 @@ impl Checkpoint {
     /// When no weights are there, a shard is missing or broken, or the index points outside the folder.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let index_path = folder.join("model.safetensors.index.json");
+        let index_path = folder.join(INDEX);
         let single = folder.join("model.safetensors");
         if single.exists() || !index_path.exists() {
             if !single.exists() {
@@ -99,20 +153,10 @@ impl Checkpoint {
             }
             return Self::from_shards(folder, vec![Shard::map(single)?]);
         }
-        let json = read_json(&index_path)?;
-        let index: Index = serde_json::from_slice(&json).map_err(|e| Error::file(&index_path, e))?;
-        let mut names: Vec<&String> = index.weight_map.values().collect();
-        names.sort();
-        names.dedup();
-        let mut shards = Vec::new();
-        for name in names {
-            if name.contains(['/', '\\']) || name.starts_with('.') {
-                return Err(Error::key(&index_path, "weight_map", format!("`{name}` is not a file of this folder")));
-            }
-            shards.push(Shard::map(folder.join(name))?);
-        }
+        let index = ShardIndex::parse(&index_path, &read_json(&index_path)?)?;
+        let shards = index.shards().into_iter().map(|name| Shard::map(folder.join(name))).collect::<Result<_>>()?;
         let checkpoint = Self::from_shards(folder, shards)?;
-        match index.weight_map.keys().find(|tensor| !checkpoint.places.contains_key(*tensor)) {
+        match index.tensors().find(|tensor| !checkpoint.places.contains_key(*tensor)) {
             Some(missing) => {
                 Err(Error::key(&index_path, "weight_map", format!("`{missing}` is in none of the shards")))
             }
@@ -135,6 +179,15 @@ impl Checkpoint {
     /// When the bytes are not a whole safetensors file.
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
         Self::from_shards(Path::new(name), vec![Shard::new(name.into(), Bytes::Owned(bytes))?])
+    }
+
+    /// Tensors of files that are read piece by piece, by their names; `path` is for messages.
+    ///
+    /// # Errors
+    /// When one is not a whole safetensors file, or two hold a tensor of the same name.
+    pub fn from_sources(path: &Path, sources: Vec<(String, Box<dyn Source>)>) -> Result<Self> {
+        let shard = |(name, source)| Shard::new(path.join::<String>(name), Bytes::Source(source));
+        Self::from_shards(path, sources.into_iter().map(shard).collect::<Result<_>>()?)
     }
 
     fn from_shards(path: &Path, shards: Vec<Shard>) -> Result<Self> {
@@ -164,20 +217,32 @@ impl Checkpoint {
     /// A digest of the shards by which another model is told from this one. A shard is taken whole up to 64 MiB; of a larger
     /// one its length, its first MiB, where its tensors are listed, and the first 64 KiB of every 16 MiB: a large model is
     /// told apart in a moment, though not a change of a few of its weights.
-    pub fn digest(&self) -> String {
+    ///
+    /// # Errors
+    /// When a shard cannot be read.
+    pub fn digest(&self) -> Result<String> {
         const WHOLE: usize = 64 << 20;
+        const EVERY: usize = 16 << 20;
         let mut of_shards = Vec::new();
         for shard in &self.shards {
-            let bytes: &[u8] = &shard.bytes;
-            let sampled = bytes.chunks(16 << 20).map(|part| &part[..part.len().min(64 << 10)]);
-            let sha256 = match bytes.len() {
-                ..=WHOLE => super::sha256([bytes]),
-                _ => super::sha256(std::iter::once(&bytes[..1 << 20]).chain(sampled)),
+            let length = shard.bytes.len() as usize;
+            let part = |from: usize, most: usize| {
+                let part = shard.bytes.part(from..length.min(from + most));
+                part.map_err(|e| Error::file(&shard.path, e))
             };
-            of_shards.extend((bytes.len() as u64).to_le_bytes());
-            of_shards.extend(sha256.into_bytes());
+            let mut sha256 = Sha256Of::default();
+            if length <= WHOLE {
+                sha256.update(&part(0, length)?);
+            } else {
+                sha256.update(&part(0, 1 << 20)?);
+                (0..length)
+                    .step_by(EVERY)
+                    .try_for_each(|from| part(from, 64 << 10).map(|part| sha256.update(&part)))?;
+            }
+            of_shards.extend(shard.bytes.len().to_le_bytes());
+            of_shards.extend(sha256.finish().into_bytes());
         }
-        super::sha256([of_shards.as_slice()])
+        Ok(super::sha256([of_shards.as_slice()]))
     }
 
     /// A tensor as it lies in the file.
@@ -191,8 +256,8 @@ impl Checkpoint {
         let (from, to) = info.data_offsets;
         let bytes = shard
             .bytes
-            .get(shard.start + from..shard.start + to)
-            .ok_or_else(|| Error::file(&shard.path, format!("tensor `{name}` lies outside the file")))?;
+            .part(shard.start + from..shard.start + to)
+            .map_err(|e| Error::file(&shard.path, format!("tensor `{name}`: {e}")))?;
         Ok(TensorBytes { dtype: info.dtype, shape: &info.shape, bytes })
     }
 
@@ -218,8 +283,8 @@ impl TensorBytes<'_> {
         let halves = |bytes: &[u8]| bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<_>>();
         Some(match self.dtype {
             Dtype::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::BF16 => bytemuck::cast_slice::<u16, bf16>(&halves(self.bytes)).to_f32_vec(),
-            Dtype::F16 => bytemuck::cast_slice::<u16, f16>(&halves(self.bytes)).to_f32_vec(),
+            Dtype::BF16 => bytemuck::cast_slice::<u16, bf16>(&halves(&self.bytes)).to_f32_vec(),
+            Dtype::F16 => bytemuck::cast_slice::<u16, f16>(&halves(&self.bytes)).to_f32_vec(),
             _ => return None,
         })
     }

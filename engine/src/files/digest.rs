@@ -20,9 +20,24 @@ pub struct Digest {
 
 /// The SHA-256 of parts that come one after another, in hexadecimal digits.
 pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hasher = Sha256::new();
+    let mut hasher = Sha256Of::default();
     parts.into_iter().for_each(|part| hasher.update(part));
-    hexadecimal(&hasher.finalize())
+    hasher.finish()
+}
+
+/// A SHA-256 in the making.
+#[derive(Default)]
+pub(super) struct Sha256Of(Sha256);
+
+impl Sha256Of {
+    pub(super) fn update(&mut self, part: &[u8]) {
+        self.0.update(part);
+    }
+
+    /// In hexadecimal digits.
+    pub(super) fn finish(self) -> String {
+        hexadecimal(&self.0.finalize())
+    }
 }
 
 /// Bytes in hexadecimal digits.

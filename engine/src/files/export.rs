@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::adapter::{A, B, PREFIX};
+use super::adapter::{A, B};
 use super::gguf::{self, Field, Matrix};
 use super::json::read_json;
 use super::peft::{Stored, write_adapter};
@@ -43,6 +43,19 @@ impl Consumer {
 
 /// Rewrites the adapter in `folder` for `consumer` into `output`, and says in sentences what was changed. `base` is the
 /// folder of the base model, whose `config.json` a GGUF file follows; without it the adapter's own record of it is taken.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use halfbyte::files::{Consumer, export_adapter};
+///
+/// # fn main() -> halfbyte::Result<()> {
+/// for change in export_adapter(Path::new("adapter"), Path::new("for-vllm"), Consumer::Vllm, None)? {
+///     println!("{change}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// When the adapter is broken, or of a kind that the consumer cannot serve, or `output` is there already.
@@ -85,8 +98,9 @@ pub fn export_adapter(folder: &Path, output: &Path, consumer: Consumer, base: Op
     }
     match consumer {
         Consumer::Vllm | Consumer::Sglang => {
+            let prefix = file.prefix();
             uniform(&lora, consumer, scaling, layers, &mut notes, |config, names, tensors| {
-                write_adapter(output, &base, config, names, tensors)
+                write_adapter(output, &base, config, (prefix, names), tensors)
             })?;
         }
         Consumer::LlamaCpp | Consumer::Ollama => {
@@ -145,8 +159,8 @@ fn uniform(
         let mut a = matrices.a;
         a.resize(rank * input, 0.0);
         let b = matrices.b.chunks(matrices.rank).flat_map(|row| (0..rank).map(|k| row.get(k).copied().unwrap_or(0.0)));
-        tensors.insert(format!("{PREFIX}{path}{B}"), Stored::new(vec![out, rank], &b.collect::<Vec<f32>>()));
-        tensors.insert(format!("{PREFIX}{path}{A}"), Stored::new(vec![rank, input], &a));
+        tensors.insert(format!("{path}{B}"), Stored::new(vec![out, rank], &b.collect::<Vec<f32>>()));
+        tensors.insert(format!("{path}{A}"), Stored::new(vec![rank, input], &a));
         names.push(path.rsplit('.').next().unwrap_or_default().to_string());
     }
     names.sort();
@@ -166,15 +180,30 @@ fn uniform(
 #[derive(Deserialize)]
 struct Base {
     model_type: String,
-    num_attention_heads: usize,
+    num_attention_heads: Option<usize>,
     num_key_value_heads: Option<usize>,
 }
 
+/// `model_type` in a `config.json`, the architecture in llama.cpp, and whether the rows of q and k are interleaved there: its
+/// Llama turns neighbours where Hugging Face's turns halves.
+const ARCHITECTURES: [(&str, &str, bool); 8] = [
+    ("llama", "llama", true),
+    ("mistral", "llama", true),
+    ("qwen2", "qwen2", false),
+    ("qwen3", "qwen3", false),
+    ("gemma2", "gemma2", false),
+    ("gemma3", "gemma3", false),
+    ("gemma3_text", "gemma3", false),
+    ("phi3", "phi3", false),
+];
+
 /// llama.cpp's names of the linear layers inside a block (gguf-py, `tensor_mapping.py`).
-const NAMES: [(&str, &str); 7] = [
+const NAMES: [(&str, &str); 9] = [
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("mlp.gate_up_proj", "ffn_up"),
     ("self_attn.o_proj", "attn_output"),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
@@ -196,15 +225,11 @@ fn adapter_gguf(
         return Err(Error::file(&path, reason));
     }
     let config: Base = serde_json::from_slice(&read_json(&path)?).map_err(|e| Error::file(&path, e))?;
-    // Llama's rotary halves are interleaved in llama.cpp, and the rows of q and k with them; the others' are not.
-    let (architecture, interleaved) = match config.model_type.as_str() {
-        "llama" | "mistral" => ("llama", true),
-        "qwen2" => ("qwen2", false),
-        "qwen3" => ("qwen3", false),
-        other => {
-            let reason = format!("`{other}` cannot be exported to GGUF; llama, mistral, qwen2 and qwen3 can");
-            return Err(Error::key(&path, "model_type", reason));
-        }
+    let known = ARCHITECTURES.iter().find(|(model_type, ..)| *model_type == config.model_type);
+    let Some((_, architecture, interleaved)) = known.copied() else {
+        let known = ARCHITECTURES.map(|(model_type, ..)| model_type).join(", ");
+        let reason = format!("`{}` cannot be exported to GGUF; these can: {known}", config.model_type);
+        return Err(Error::key(&path, "model_type", reason));
     };
     let rank = layers.iter().map(|(_, matrices)| matrices.rank).max().unwrap_or(lora.r);
     let alpha = scaling * rank as f64;
@@ -221,19 +246,20 @@ fn adapter_gguf(
         let ratio = matrices.rank as f32 / rank as f32;
         matrices.b.iter_mut().for_each(|value| *value *= ratio);
         let heads = match &layer {
-            q if q.ends_with("q_proj") => Some(config.num_attention_heads),
-            k if k.ends_with("k_proj") => Some(config.num_key_value_heads.unwrap_or(config.num_attention_heads)),
-            _ => None,
+            q if q.ends_with(".q_proj") => config.num_attention_heads,
+            k if k.ends_with(".k_proj") => config.num_key_value_heads.or(config.num_attention_heads),
+            _ => Some(0),
         };
-        let b = match heads.filter(|_| interleaved) {
-            Some(heads) => interleave(&matrices.b, matrices.rank, heads).ok_or_else(|| {
+        let heads = heads.ok_or_else(|| Error::key(&path, "num_attention_heads", "is missing"))?;
+        let b = match interleaved && heads > 0 {
+            true => interleave(&matrices.b, matrices.rank, heads).ok_or_else(|| {
                 Error::key(
                     &path,
                     "num_attention_heads",
                     format!("{heads} heads do not divide the {out} rows of `{layer}`"),
                 )
             })?,
-            None => matrices.b,
+            false => matrices.b,
         };
         tensors.push(Matrix { name: format!("{name}.lora_a"), shape: [matrices.rank, input], values: matrices.a });
         tensors.push(Matrix { name: format!("{name}.lora_b"), shape: [out, matrices.rank], values: b });

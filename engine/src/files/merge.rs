@@ -1,26 +1,27 @@
 //! An adapter worked into its base: a model folder in 16 or 32 bits, written one tensor at a time, and how far each weight
 //! is from the one that was trained.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::bnb::{is_quantized, quantized_part};
 use super::json::{read_json, write_json};
 use super::shards::{Named, SHARD, Shards, copy_beside, must_be_new, read_config};
 use super::{AdapterFile, Checkpoint, Matrices, encode_f32, replace_folder, stored_weight};
 use crate::lab::relative_error;
-use crate::model::ModelConfig;
+use crate::model::{BaseWeights, ModelConfig};
 use crate::nf4;
 use crate::{Error, Result};
 
 /// Which weights the adapter is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MergeBase {
-    /// The 4-bit weights that it was trained on, decoded: the merged model is the trained one.
+    /// The weights that it was trained on, decoded where they were in 4 bits: the merged model is the trained one.
     Dequantized,
     /// The weights before quantization: nearer to the original model, and not quite what was trained.
     Original,
@@ -81,13 +82,13 @@ pub struct MergeOptions {
     pub base: MergeBase,
     /// Element type of the result.
     pub dtype: MergeDtype,
-    /// Block size and double quantization of the training run, for a base that is not in 4 bits on the disk.
-    pub nf4: (usize, bool),
+    /// How the base was held in training, where it is not in 4 bits on the disk.
+    pub trained_on: BaseWeights,
     /// Bytes after which a new shard begins; 0 for the usual size.
     pub shard: usize,
 }
 
-/// How far a merged weight is from the 4-bit weight with its adapter, which was trained.
+/// How far a merged weight is from the one that was trained: the base's as it was held then, with its adapter.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WeightDrift {
     /// Path of the linear layer.
@@ -100,6 +101,23 @@ pub struct WeightDrift {
 
 /// Merges the adapter in the folder `adapter` into the model in `model` and writes the result to `output`; `progress` gets
 /// each tensor's name. Nothing but one shard and a few copies of one weight is in memory.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use halfbyte::files::{MergeBase, MergeDtype, MergeOptions, adapter_base, merge_folder};
+/// use halfbyte::model::BaseWeights;
+///
+/// # fn main() -> halfbyte::Result<()> {
+/// let [model, adapter, output] = ["models/wordnet-4m", "out/kinds/adapter", "merged"].map(Path::new);
+/// let trained_on = adapter_base(adapter)?.unwrap_or(BaseWeights::Nf4 { block_size: 64, double_quant: true });
+/// let options = MergeOptions { base: MergeBase::Dequantized, dtype: MergeDtype::Bf16, trained_on, shard: 0 };
+/// for drift in merge_folder(model, adapter, output, &options, &mut |_| {})? {
+///     println!("{}: {:.1e} from what was trained", drift.layer, drift.error);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// When a folder is broken, the adapter is for another model, a value does not fit the element type, the original is asked
@@ -121,34 +139,34 @@ pub fn merge_folder(
     }
     let config_path = model.join("config.json");
     let parsed = ModelConfig::parse(&config_path, &read_json(&config_path)?)?;
-    if !parsed.prefix.is_empty() {
-        let reason = "a multi-modal model cannot be merged into; serve its text part with the adapter beside it";
-        return Err(Error::file(&config_path, reason));
-    }
+    // What each path of the text model is called; the other parts of a multi-modal one are copied.
+    let names: BTreeMap<String, &str> =
+        file.names().into_iter().filter_map(|name| Some((parsed.path_of(name)?, name))).collect();
     // A tied model's file may hold a head all the same, which no loader reads.
-    let tied = parsed.tied || !file.contains(HEAD);
+    let tied = parsed.tied || !names.contains_key(HEAD);
     let saved = adapter.saved();
-    let stray_weight = |name: &String| !(file.contains(name) && is_linear(&file, name).unwrap_or(false));
-    let stray_module = |name: &String| !(file.contains(name) || tied && name == HEAD);
+    let merge = Merge { file: &file, adapter: &adapter, quantized, options };
+    let linear = |path: &str| names.get(path).is_some_and(|name| merge.is_linear(path, name).unwrap_or(false));
     let mut weights = adapter.layers().into_iter().map(|layer| format!("{layer}.weight"));
-    if let Some(stray) = weights.find(stray_weight) {
+    if let Some(stray) = weights.find(|path| !linear(path)) {
         let reason = format!("`{stray}` is no linear layer of the decoder of {}", model.display());
         return Err(Error::file(adapter.path(), reason));
     }
-    if let Some(stray) = saved.iter().find(|name| stray_module(name)) {
+    if let Some(stray) = saved.iter().find(|path| !(names.contains_key(*path) || tied && *path == HEAD)) {
         let reason = format!("`{stray}` is not in {}; is this adapter for another model?", model.display());
         return Err(Error::file(adapter.path(), reason));
     }
     let mut drift = Vec::new();
-    let merge = Merge { file: &file, adapter: &adapter, quantized, options };
     replace_folder(output, |folder| {
         let mut shards = Shards::new(folder, if options.shard == 0 { SHARD } else { options.shard });
-        let unread = |name: &str| tied && name == HEAD;
-        for name in file.names().into_iter().filter(|name| quantized_part(name).is_none() && !unread(name)) {
+        for name in file.names().into_iter().filter(|name| quantized_part(name).is_none()) {
+            let path = parsed.path_of(name);
+            let path = path.as_deref().unwrap_or_default();
             progress(name);
-            match name.strip_suffix(".weight") {
-                _ if saved.iter().any(|saved| saved == name) => shards.push(merge.saved(name, name)?)?,
-                Some(layer) if is_linear(&file, name)? => {
+            match path.strip_suffix(".weight") {
+                _ if tied && path == HEAD => {}
+                _ if saved.iter().any(|saved| saved == path) => shards.push(merge.saved(path, name, name)?)?,
+                Some(layer) if merge.is_linear(path, name)? => {
                     let (tensor, of_layer) = merge.linear(layer, name)?;
                     shards.push(tensor)?;
                     drift.push(of_layer);
@@ -157,21 +175,23 @@ pub fn merge_folder(
             }
         }
         // A head or embedding that was trained on its own is no longer the other one.
-        if tied && [HEAD, EMBEDDING].iter().any(|name| saved.iter().any(|saved| saved == name)) {
-            let head = match saved.iter().any(|saved| saved == HEAD) {
-                true => merge.saved(HEAD, EMBEDDING)?,
+        let untied = tied && [HEAD, EMBEDDING].iter().any(|path| saved.iter().any(|saved| saved == path));
+        if untied {
+            let embedding = names.get(EMBEDDING).copied().unwrap_or(EMBEDDING);
+            // Of the two ways of naming, the embedding's.
+            let [older, newer] = parsed.names_in_files(HEAD);
+            let head = if embedding.starts_with(parsed.prefix) { older } else { newer };
+            shards.push(match saved.iter().any(|saved| saved == HEAD) {
+                true => merge.saved(HEAD, &head, embedding)?,
                 false => {
-                    let (_, dtype, shape, bytes) = merge.copy(EMBEDDING)?;
-                    (HEAD.to_string(), dtype, shape, bytes)
+                    let (_, dtype, shape, bytes) = merge.copy(embedding)?;
+                    (head, dtype, shape, bytes)
                 }
-            };
-            shards.push(head)?;
-            config.insert("tie_word_embeddings".into(), json!(false));
+            })?;
         }
         shards.finish()?;
         config.shift_remove("quantization_config");
-        config.shift_remove("dtype");
-        config.insert("torch_dtype".into(), json!(options.dtype.name()));
+        describe(&mut config, options.dtype, untied);
         write_json(&folder.join("config.json"), &config)?;
         copy_beside(model, folder)
     })?;
@@ -181,6 +201,18 @@ pub fn merge_folder(
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = crate::model::EMBEDDING;
 
+/// Says in `config.json`, and in the part of it that is the text model's, what was written.
+fn describe(config: &mut Map<String, Value>, dtype: MergeDtype, untied: bool) {
+    config.shift_remove("dtype");
+    config.insert("torch_dtype".into(), json!(dtype.name()));
+    if untied {
+        config.insert("tie_word_embeddings".into(), json!(false));
+    }
+    if let Some(Value::Object(text)) = config.get_mut("text_config") {
+        describe(text, dtype, untied);
+    }
+}
+
 struct Merge<'a> {
     file: &'a Checkpoint,
     adapter: &'a AdapterFile,
@@ -188,13 +220,14 @@ struct Merge<'a> {
     options: &'a MergeOptions,
 }
 
-/// Whether a tensor is the weight of a linear layer of the decoder: a matrix there that is no norm.
-fn is_linear(file: &Checkpoint, name: &str) -> Result<bool> {
-    let matrix = file.tensor(name)?.shape.len() == 2;
-    Ok(matrix && name.starts_with("model.layers.") && !name.contains("norm"))
-}
-
 impl Merge<'_> {
+    /// Whether the tensor `name`, at `path` of the text model, is the weight of a linear layer of the decoder: a matrix there
+    /// that is no norm.
+    fn is_linear(&self, path: &str, name: &str) -> Result<bool> {
+        let matrix = self.file.tensor(name)?.shape.len() == 2;
+        Ok(matrix && path.starts_with("model.layers.") && !path.contains("norm"))
+    }
+
     /// A tensor for the shards, every value of which fits its type.
     fn encode(&self, name: &str, shape: Vec<usize>, mut values: Vec<f32>) -> Result<Named> {
         let dtype = self.options.dtype;
@@ -217,10 +250,10 @@ impl Merge<'_> {
         }
     }
 
-    /// A parameter that was trained in full, shaped like a tensor of the base.
-    fn saved(&self, name: &str, like: &str) -> Result<Named> {
+    /// The parameter at `path`, which was trained in full, under `name` and shaped like a tensor of the base.
+    fn saved(&self, path: &str, name: &str, like: &str) -> Result<Named> {
         let shape = self.file.tensor(like)?.shape.to_vec();
-        let values = self.adapter.saved_values(name, &shape)?;
+        let values = self.adapter.saved_values(path, &shape)?;
         self.encode(name, shape, values)
     }
 
@@ -230,16 +263,15 @@ impl Merge<'_> {
             let shape = self.file.tensor(name)?.shape;
             Ok((self.file.floats(name, shape)?, [shape[0], shape[1]]))
         };
-        let (mut trained, shape) = match stored_weight(self.file, name)? {
-            Some(data) => (data.dequantize(), data.shape),
-            None if self.quantized => original()?,
-            None => {
+        let (mut trained, shape) = match (stored_weight(self.file, name)?, self.options.trained_on) {
+            (Some(data), _) => (data.dequantize(), data.shape),
+            (None, BaseWeights::Nf4 { block_size, double_quant }) if !self.quantized => {
                 let (values, shape) = original()?;
-                let (block_size, double_quant) = self.options.nf4;
                 let data = nf4::quantize(&values, shape, block_size, double_quant)
                     .map_err(|e| Error::file(&self.file.path, format!("tensor `{name}`: {e}")))?;
                 (data.dequantize(), shape)
             }
+            (None, _) => original()?,
         };
         if shape.contains(&0) {
             return Err(Error::file(&self.file.path, format!("tensor `{name}` of shape {shape:?} is empty")));

@@ -9,8 +9,10 @@ mod checkpoint;
 mod digest;
 mod export;
 mod gguf;
+mod held;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub mod hub;
+mod index;
 mod json;
 mod merge;
 mod peft;
@@ -18,12 +20,15 @@ mod read;
 mod shards;
 
 pub use adapter::{AdapterConfig, AdapterFile, Matrices, adapter_config};
+pub(crate) use adapter::{CONFIG as ADAPTER_CONFIG, WEIGHTS as ADAPTER_WEIGHTS};
 pub use atomic::{remove_folder, replace_folder, sweep_folders, write_atomic};
 pub(crate) use bnb::is_quantized;
 pub use bnb::{nf4_weight, quantize_folder, quantize_shards, stored_weight};
-pub use checkpoint::{Checkpoint, TensorBytes, encode_bf16, encode_f32};
+pub use checkpoint::{Checkpoint, Source, TensorBytes, encode_bf16, encode_f32};
 pub use digest::{Digest, sha256};
 pub use export::{Consumer, export_adapter};
+pub use held::adapter_base;
+pub use index::ShardIndex;
 pub use merge::{MergeBase, MergeDtype, MergeOptions, WeightDrift, merge_folder};
-pub use peft::{AdapterFiles, adapter_files, load_adapter, save_adapter};
+pub use peft::{AdapterFiles, adapter_files, attach_file, load_adapter, save_adapter};
 pub use read::{read, read_words};

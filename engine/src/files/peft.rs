@@ -9,9 +9,10 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 use super::adapter::{self, AdapterConfig, AdapterFile, CONFIG, MAGNITUDE, PREFIX, WEIGHTS};
+use super::held::{self, HELD};
 use super::{encode_f32, read, replace_folder, write_atomic};
 use crate::lora::{Dora, LoraBranch, LoraConfig, is_saved, place, set_trainable};
-use crate::model::{Parameter, Transformer, stored_shape};
+use crate::model::{Parameter, Transformer, module_path, stored_shape};
 use crate::ops::Ops;
 use crate::{Error, Result};
 
@@ -26,6 +27,15 @@ pub fn load_adapter<B: Ops>(
     trainable: bool,
 ) -> Result<AdapterConfig> {
     let file = AdapterFile::open(folder)?;
+    attach_file(model, &file, trainable)?;
+    Ok(file.config)
+}
+
+/// [`load_adapter`] of one that is open.
+///
+/// # Errors
+/// When a tensor fits no layer of the model.
+pub fn attach_file<B: Ops>(model: &mut Transformer<B>, file: &AdapterFile, trainable: bool) -> Result<()> {
     let lora = file.config.lora();
     let device = model.device();
     let parameter = |values: Vec<f32>, shape: [usize; 2]| -> Parameter<B> {
@@ -37,7 +47,7 @@ pub fn load_adapter<B: Ops>(
         return Err(Error::file(file.path(), reason));
     }
     set_trainable(model, &lora.modules_to_save, trainable).map_err(|e| Error::file(file.path(), e))?;
-    let mut saved = read_saved(model, &file, &lora)?;
+    let mut saved = read_saved(model, file, &lora)?;
     for (layer, linear) in model.linears_mut() {
         let found = file.matrices(&layer, Some(linear.weight.shape()))?;
         linear.lora = found.map(|found| {
@@ -58,7 +68,7 @@ pub fn load_adapter<B: Ops>(
             None => old.clone(),
         });
     }
-    Ok(file.config)
+    Ok(())
 }
 
 /// The values of the modules that were trained in full, by path.
@@ -84,7 +94,7 @@ fn read_saved<B: Ops>(
     shapes.into_iter().map(read).collect()
 }
 
-/// Writes the model's adapter as PEFT would, all or nothing.
+/// Writes the model's adapter as PEFT would, and how its base is held, all or nothing.
 ///
 /// # Errors
 /// When the model has no adapter, or the folder cannot be written; what stood there before is then untouched.
@@ -99,9 +109,9 @@ pub async fn save_adapter<B: Ops>(
 }
 
 /// The files of an adapter, by name.
-pub type AdapterFiles = [(&'static str, Vec<u8>); 2];
+pub type AdapterFiles = Vec<(&'static str, Vec<u8>)>;
 
-/// The files of the model's adapter as PEFT would write them.
+/// The files of the model's adapter as PEFT would write them, and one that says how its base is held.
 ///
 /// # Errors
 /// When the model has no adapter, or the device cannot be read.
@@ -120,7 +130,7 @@ pub async fn adapter_files<B: Ops>(
             let dims = parameter.value.dims();
             let shape = if part == MAGNITUDE { vec![dims[1]] } else { dims.to_vec() };
             let values = read(parameter.value.clone()).await?;
-            tensors.insert(format!("{PREFIX}{layer}{part}"), Stored::new(shape, &values));
+            tensors.insert(format!("{layer}{part}"), Stored::new(shape, &values));
         }
     }
     if tensors.is_empty() {
@@ -134,9 +144,12 @@ pub async fn adapter_files<B: Ops>(
     });
     for (path, parameter) in saved {
         let shape = stored_shape(&path, parameter.value.dims());
-        tensors.insert(format!("{PREFIX}{path}"), Stored::new(shape, &read(parameter.value).await?));
+        let values = read(parameter.value).await?;
+        tensors.insert(path, Stored::new(shape, &values));
     }
-    encode(base, config, modules, &tensors)
+    let mut files = encode(base, config, (model.config.prefix, modules), &tensors)?;
+    files.push((HELD, held::encode(model.base_weights)?));
+    Ok(files)
 }
 
 /// A tensor to be written, encoded.
@@ -151,7 +164,8 @@ impl Stored {
     }
 }
 
-/// Writes an adapter folder; `modules` are the last names of the adapted layers.
+/// Writes an adapter folder: tensors by their paths in the text model. `modules` are the base's
+/// [`prefix`](crate::model::ModelConfig::prefix) and the last names of the adapted layers.
 ///
 /// # Errors
 /// When the folder cannot be written; what stood there before is then untouched.
@@ -159,7 +173,7 @@ pub(super) fn write_adapter(
     folder: &Path,
     base: &str,
     config: &LoraConfig,
-    modules: Vec<String>,
+    modules: (&str, Vec<String>),
     tensors: &BTreeMap<String, Stored>,
 ) -> Result<()> {
     write_files(folder, &encode(base, config, modules, tensors)?)
@@ -172,19 +186,28 @@ fn write_files(folder: &Path, files: &AdapterFiles) -> Result<()> {
 fn encode(
     base: &str,
     config: &LoraConfig,
-    mut modules: Vec<String>,
+    (prefix, mut modules): (&str, Vec<String>),
     tensors: &BTreeMap<String, Stored>,
 ) -> Result<AdapterFiles> {
     modules.sort();
     modules.dedup();
     // PEFT resolves "all-linear" to the names before it saves; consumers expect names or an expression.
     let target_modules = match &config.target_modules {
+        _ if !prefix.is_empty() => json!(expression(prefix, &config.layers_to_transform, &modules)),
         all if all.is_all() => json!(modules),
         targets => json!(targets),
     };
+    // PEFT takes a list of layers beside names only; an expression says them itself.
+    let (layers_pattern, layers_to_transform) = match prefix {
+        "" => (json!(config.layers_pattern), json!(config.layers_to_transform)),
+        _ => (Value::Null, Value::Null),
+    };
     // PEFT writes null for a list that is not used.
     let list = |values: Value| if values.as_array().is_some_and(Vec::is_empty) { Value::Null } else { values };
-    let alphas: BTreeMap<&String, Value> = config.alpha_pattern.iter().map(|(k, v)| (k, number(*v))).collect();
+    let alphas = config.alpha_pattern.iter().map(|(k, v)| (module_path(prefix, k), number(*v)));
+    let alphas: BTreeMap<String, Value> = alphas.collect();
+    let ranks: BTreeMap<String, usize> =
+        config.rank_pattern.iter().map(|(k, v)| (module_path(prefix, k), *v)).collect();
     let keys: BTreeMap<&str, Value> = BTreeMap::from([
         ("alpha_pattern", json!(alphas)),
         ("base_model_name_or_path", json!(base)),
@@ -192,14 +215,14 @@ fn encode(
         ("fan_in_fan_out", json!(false)),
         ("inference_mode", json!(true)),
         ("init_lora_weights", json!(true)),
-        ("layers_pattern", list(json!(config.layers_pattern))),
-        ("layers_to_transform", list(json!(config.layers_to_transform))),
+        ("layers_pattern", list(layers_pattern)),
+        ("layers_to_transform", list(layers_to_transform)),
         ("lora_alpha", number(config.lora_alpha)),
         ("lora_dropout", json!(config.lora_dropout)),
         ("modules_to_save", list(json!(config.modules_to_save))),
         ("peft_type", json!("LORA")),
         ("r", json!(config.r)),
-        ("rank_pattern", json!(config.rank_pattern)),
+        ("rank_pattern", json!(ranks)),
         ("target_modules", target_modules),
         ("task_type", json!("CAUSAL_LM")),
         ("use_dora", json!(config.use_dora)),
@@ -207,16 +230,23 @@ fn encode(
     ]);
     let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("cannot encode the adapter: {e}"));
     let text = serde_json::to_string_pretty(&keys).map_err(|e| failed(&e))?;
-    let views: Result<Vec<(&String, TensorView)>> = tensors
+    let views: Result<Vec<(String, TensorView)>> = tensors
         .iter()
-        .map(|(name, tensor)| {
+        .map(|(path, tensor)| {
             let view = TensorView::new(Dtype::F32, tensor.shape.clone(), &tensor.bytes).map_err(|e| failed(&e))?;
-            Ok((name, view))
+            Ok((format!("{PREFIX}{}", module_path(prefix, path)), view))
         })
         .collect();
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let weights = safetensors::serialize(views?, Some(metadata)).map_err(|e| failed(&e))?;
-    Ok([(CONFIG, text.into_bytes()), (WEIGHTS, weights)])
+    Ok(vec![(CONFIG, text.into_bytes()), (WEIGHTS, weights)])
+}
+
+/// The adapted layers of the text part of a multi-modal model, whose other parts have layers of the same names.
+fn expression(prefix: &str, layers: &[usize], modules: &[String]) -> String {
+    let layers: Vec<String> = layers.iter().map(usize::to_string).collect();
+    let layers = if layers.is_empty() { String::new() } else { format!(r"layers\.({})\.", layers.join("|")) };
+    format!(r"model\.{}{layers}.*\.({})", prefix.replace('.', r"\."), modules.join("|"))
 }
 
 /// A whole number without a decimal point, as PEFT writes `lora_alpha`.

@@ -104,10 +104,25 @@ pub(super) fn read_config(folder: &Path) -> Result<serde_json::Map<String, Value
     }
 }
 
+/// What transformers, and the programs that convert a folder, read beside configuration and weights.
+pub(super) const BESIDE: [&str; 12] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+];
+
 /// Copies what a model folder holds beside its weights and its configuration.
 pub(super) fn copy_beside(input: &Path, folder: &Path) -> Result<()> {
-    let names = ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
-    for name in names.iter().chain(&["special_tokens_map.json"]) {
+    for name in BESIDE {
         let from = input.join(name);
         if from.exists() {
             let bytes = std::fs::read(&from).map_err(|e| Error::file(&from, e))?;

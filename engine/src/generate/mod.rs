@@ -1,8 +1,10 @@
 //! Generating text: sampling from logits, and the loop over a key/value cache.
 
 mod sampling;
+mod talker;
 
 pub use sampling::{Sampler, Sampling};
+pub use talker::Talker;
 
 use std::ops::ControlFlow;
 
@@ -23,6 +25,18 @@ pub enum Finish {
 }
 
 /// Continues `prompt` token by token; `on_token` sees each new token (not the stop token) and may end it.
+///
+/// ```no_run
+/// # use std::ops::ControlFlow;
+/// # use halfbyte::{backends::Cpu, generate::{Sampling, generate}, model::Transformer, text::{Message, Tokenizer}};
+/// # async fn answer(model: &Transformer<Cpu>, tokenizer: &Tokenizer) -> halfbyte::Result<String> {
+/// let text = tokenizer.render_chat(&[Message::new("user", "What is a trout?")], true)?;
+/// let prompt = tokenizer.encode(&text, false)?;
+/// let sampling = Sampling { max_new_tokens: 64, ..Sampling::default() };
+/// let (tokens, _) = generate(model, &prompt, &sampling, tokenizer.stop_ids(), |_| ControlFlow::Continue(())).await?;
+/// tokenizer.decode(&tokens, true)
+/// # }
+/// ```
 ///
 /// # Errors
 /// On an empty prompt, a token outside the vocabulary, or a device that cannot be read.

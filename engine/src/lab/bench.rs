@@ -1,21 +1,25 @@
 //! How fast a backend's kernels are on the shapes of a model, beside the ceilings of the device.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use burn::tensor::{Distribution, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use web_time::Instant;
 
+use crate::Result;
+use crate::files::read;
 use crate::nf4::{Absmax, NESTED_BLOCK_SIZE, Nf4Data};
-use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_matmul_by};
-use crate::{Error, Result};
+use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_lora_by, nf4_matmul_by};
 
 /// How long one measurement runs at least, after one run that is not counted.
 const LEAST: Duration = Duration::from_millis(300);
 /// Bytes that the copy reads, and writes: more than caches hold, and what WebGPU lets every device bind.
 const COPIED: usize = 64 << 20;
 const BLOCK_SIZE: usize = 64;
+/// Of the branch beside a weight.
+const RANK: usize = 16;
 
 /// What a device can do at best.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -43,25 +47,26 @@ pub struct Measurement {
     pub arithmetic: f64,
 }
 
+/// Waits until the device has done what it was given, by a value that it has to compute last.
+async fn wait<B: Ops>(device: &B::Device) -> Result<()> {
+    read(Tensor::<B, 1>::zeros([1], device)).await.map(|_| ())
+}
+
 /// Runs `run` for a while; seconds of one run.
-fn time<B: Ops, T>(device: &B::Device, mut run: impl FnMut() -> T) -> Result<f64> {
-    let sync = || {
-        B::sync(device)
-            .map_err(|e| Error::Device { device: format!("{device:?}"), reason: format!("a kernel failed: {e:?}") })
-    };
+async fn time<B: Ops, T>(device: &B::Device, mut run: impl FnMut() -> T) -> Result<f64> {
     // The first compiles, the second shows how many it takes.
     run();
-    sync()?;
+    wait::<B>(device).await?;
     let start = Instant::now();
     run();
-    sync()?;
+    wait::<B>(device).await?;
     let once = start.elapsed().max(Duration::from_nanos(100));
     let count = (LEAST.as_secs_f64() / once.as_secs_f64()).ceil().clamp(1.0, 10_000.0) as u32;
     let start = Instant::now();
     for _ in 0..count {
         run();
     }
-    sync()?;
+    wait::<B>(device).await?;
     Ok(start.elapsed().as_secs_f64() / f64::from(count))
 }
 
@@ -69,15 +74,15 @@ fn time<B: Ops, T>(device: &B::Device, mut run: impl FnMut() -> T) -> Result<f64
 ///
 /// # Errors
 /// When a kernel fails on the device.
-pub fn ceilings<B: Ops>(device: &B::Device, [out, input]: [usize; 2], rows: usize) -> Result<Ceilings> {
+pub async fn ceilings<B: Ops>(device: &B::Device, [out, input]: [usize; 2], rows: usize) -> Result<Ceilings> {
     // Not an elementwise operation: fusion would drop one whose result nobody reads.
     let half = || Tensor::<B, 1>::ones([COPIED / 8], device);
     let halves = vec![half(), half()];
-    let copy = time::<B, _>(device, || Tensor::cat(halves.clone(), 0))?;
+    let copy = time::<B, _>(device, || Tensor::cat(halves.clone(), 0)).await?;
     drop(halves);
     let x = Tensor::<B, 2>::random([rows, input], Distribution::Default, device);
     let w = Tensor::<B, 2>::random([input, out], Distribution::Default, device);
-    let dense = time::<B, _>(device, || x.clone().matmul(w.clone()))?;
+    let dense = time::<B, _>(device, || x.clone().matmul(w.clone())).await?;
     Ok(Ceilings { copy: 2.0 * COPIED as f64 / copy / 1e9, dense: 2.0 * (rows * out * input) as f64 / dense / 1e9 })
 }
 
@@ -85,16 +90,16 @@ pub fn ceilings<B: Ops>(device: &B::Device, [out, input]: [usize; 2], rows: usiz
 ///
 /// # Errors
 /// When a kernel fails on the device.
-pub fn measure_storage<B: Ops>(device: &B::Device, shape: [usize; 2]) -> Result<Vec<Measurement>> {
+pub async fn measure_storage<B: Ops>(device: &B::Device, shape: [usize; 2]) -> Result<Vec<Measurement>> {
     let count = shape[0] * shape[1];
     if 4 * count as u64 > B::largest_tensor(device) {
         return Ok(vec![]);
     }
     let data = random_weight(shape);
     let weight = Nf4Weight::<B>::upload(&data, device)?;
-    let dequantize = time::<B, _>(device, || weight.dequantize())?;
+    let dequantize = time::<B, _>(device, || weight.dequantize()).await?;
     let weights = Tensor::<B, 1>::random([count], Distribution::Default, device).into_primitive().tensor();
-    let quantize = time::<B, _>(device, || B::nf4_quantize(weights.clone(), BLOCK_SIZE))?;
+    let quantize = time::<B, _>(device, || B::nf4_quantize(weights.clone(), BLOCK_SIZE)).await?;
     let measurement = |kernel: &str, bytes: usize, seconds: f64| Measurement {
         kernel: kernel.into(),
         shape,
@@ -112,7 +117,7 @@ pub fn measure_storage<B: Ops>(device: &B::Device, shape: [usize; 2]) -> Result<
 ///
 /// # Errors
 /// When a kernel fails on the device.
-pub fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Result<Vec<Measurement>> {
+pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Result<Vec<Measurement>> {
     let [out, input] = shape;
     let data = random_weight(shape);
     let weight = Nf4Weight::<B>::upload(&data, device)?;
@@ -127,13 +132,20 @@ pub fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usi
         let (taken, _) = product.widths(shape);
         let x = Tensor::<B, 2>::random([rows, taken], Distribution::Default, device);
         for variant in B::nf4_variants(device, shape, rows, product) {
-            let seconds = time::<B, _>(device, || nf4_matmul_by(variant, x.clone(), &weight, product))?;
+            let seconds = time::<B, _>(device, || nf4_matmul_by(variant, x.clone(), &weight, product)).await?;
             let bytes = match variant {
                 // Read packed, written and read again as f32.
                 Variant::Decoded => data.byte_size() + 8 * out * input,
                 _ => data.byte_size(),
             };
             add(format!("nf4_matmul {product:?} {variant:?}"), bytes, seconds);
+            // What a branch beside the weight costs where a kernel has room for it.
+            if matches!(variant, Variant::Skinny | Variant::SkinnyShared) {
+                let branch = [rows, out].map(|n| Tensor::<B, 2>::random([n, RANK], Distribution::Default, device));
+                let seconds =
+                    time::<B, _>(device, || nf4_lora_by(variant, x.clone(), &weight, branch.clone(), 0.5)).await?;
+                add(format!("nf4_lora {variant:?}, rank {RANK}"), bytes, seconds);
+            }
         }
         if !dense_fits {
             continue;
@@ -142,7 +154,8 @@ pub fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usi
         let seconds = time::<B, _>(device, || match product {
             Product::Forward => matmul(x.clone(), dense.clone().transpose()),
             Product::InputGradient => matmul(x.clone(), dense.clone()),
-        })?;
+        })
+        .await?;
         add(format!("matmul {product:?}, f32"), 4 * out * input, seconds);
     }
     Ok(measurements)

@@ -9,17 +9,21 @@ use serde::Serialize;
 use crate::Result;
 use crate::files::read;
 use crate::nf4::quantize;
-use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_matmul_by};
+use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_lora_by, nf4_matmul_by};
 
 /// What f32 results may be off by, `||found - expected|| / ||expected||`.
 const TOLERANCE: f64 = 1e-5;
-/// The same where operands are rounded to bf16.
-const BF16_TOLERANCE: f64 = 1e-2;
+/// The same where operands are rounded to f16 or bf16.
+const HALF_TOLERANCE: f64 = 1e-2;
 /// Weights `[out, in]`: single elements, primes, rows that begin inside a byte, a word or a block, tiles and their remainders.
 const WEIGHTS: [[usize; 2]; 11] =
     [[1, 1], [3, 5], [7, 64], [5, 65], [33, 127], [64, 129], [4, 8], [67, 136], [130, 256], [1028, 24], [24, 1032]];
 /// Rows of activations: none, the limits of the skinny kernel, tiles and their remainders.
 const ROWS: [usize; 9] = [0, 1, 2, 7, 16, 17, 64, 65, 131];
+/// Rows up to which products are compared with a branch beside the weight too; more are the sum of two compared products.
+const BRANCH_ROWS: usize = 17;
+/// Ranks of such branches.
+const RANKS: [usize; 4] = [1, 8, 33, 130];
 /// Dense products `[m, k, n]`.
 const DENSE: [[usize; 3]; 6] = [[1, 1, 1], [1, 8, 64], [1, 104, 20], [17, 8, 33], [65, 40, 24], [129, 200, 66]];
 
@@ -73,11 +77,27 @@ impl Conformance {
     }
 }
 
-/// Runs the suite; `seed` decides all values, `progress` sees each comparison.
+/// Runs the suite; `seed` decides all values, `progress` sees each comparison, and may rest after it.
+///
+/// ```no_run
+/// # async fn test() -> halfbyte::Result<()> {
+/// use halfbyte::{backends::Cpu, lab::conformance};
+///
+/// let report = conformance::<Cpu>(&Default::default(), 7, |_| {}).await?;
+/// for (kernel, cases, failed, worst) in report.by_kernel() {
+///     println!("{kernel}: {failed} of {cases} wrong, relative error at most {worst:.1e}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// When the device cannot be read. A wrong result is no error: it is in the report.
-pub async fn conformance<B: Ops>(device: &B::Device, seed: u64, progress: impl FnMut(&Case)) -> Result<Conformance> {
+pub async fn conformance<B: Ops>(
+    device: &B::Device,
+    seed: u64,
+    progress: impl AsyncFnMut(&Case),
+) -> Result<Conformance> {
     let random = ChaCha8Rng::seed_from_u64(seed);
     let mut suite = Suite::<B, _> { device: device.clone(), random, report: Conformance::default(), progress };
     for [m, k, n] in DENSE {
@@ -89,7 +109,15 @@ pub async fn conformance<B: Ops>(device: &B::Device, seed: u64, progress: impl F
         suite.weight(shape, block_size, double_quant, &ROWS).await?;
     }
     suite.weight([40, 72], 64, true, &[4097]).await?;
+    suite.parts().await?;
     Ok(suite.report)
+}
+
+fn tolerance(variant: Variant) -> f64 {
+    match variant {
+        Variant::TiledF16 | Variant::TiledBf16 => HALF_TOLERANCE,
+        _ => TOLERANCE,
+    }
 }
 
 struct Suite<B: Ops, P> {
@@ -116,7 +144,7 @@ impl Matrix {
     }
 }
 
-impl<B: Ops, P: FnMut(&Case)> Suite<B, P> {
+impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     fn random(&mut self, rows: usize, columns: usize) -> Matrix {
         let values = (0..rows * columns).map(|_| self.random.random_range(-1.0f32..1.0)).collect();
         Matrix { columns, values }
@@ -148,7 +176,7 @@ impl<B: Ops, P: FnMut(&Case)> Suite<B, P> {
             _ => f64::INFINITY,
         };
         let case = Case { kernel, shapes, error, tolerance };
-        (self.progress)(&case);
+        (self.progress)(&case).await;
         self.report.cases.push(case);
         Ok(())
     }
@@ -205,11 +233,58 @@ impl<B: Ops, P: FnMut(&Case)> Suite<B, P> {
                     };
                     self.poison(rows * given).await?;
                     let found = nf4_matmul_by(variant, operand, &weight, product);
-                    let tolerance = if variant == Variant::TiledBf16 { BF16_TOLERANCE } else { TOLERANCE };
-                    let kernel = (format!("nf4_matmul {product:?} {variant:?}"), tolerance);
+                    let kernel = (format!("nf4_matmul {product:?} {variant:?}"), tolerance(variant));
                     self.compare(kernel, format!("{rows} rows{layout}, {about}"), found, &expected).await?;
                 }
             }
+            if product == Product::Forward && rows <= BRANCH_ROWS {
+                self.branch((&x, expected), (&weight, shape), &about).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Products with a weight that is held in pieces, the last one smaller than the others.
+    async fn parts(&mut self) -> Result<()> {
+        let shape = [200, 1024];
+        let values = self.random(shape[0], shape[1]).values;
+        let data = quantize(&values, shape, 64, true)?;
+        let weight = Nf4Weight::<B>::upload_within(&data, 32_768, &self.device)?;
+        let dense = Matrix { columns: shape[1], values: data.dequantize() };
+        let expected: Vec<f64> = dense.values.iter().map(|v| f64::from(*v)).collect();
+        let about = "[200, 1024] in pieces of 64 features";
+        self.compare(("nf4_dequantize".into(), TOLERANCE), about.into(), weight.dequantize(), &expected).await?;
+        for (rows, product) in [(3, Product::Forward), (3, Product::InputGradient), (70, Product::InputGradient)] {
+            let x = self.random(rows, product.widths(shape).0);
+            let expected = x.times(&dense, product == Product::Forward);
+            for variant in B::nf4_variants(&self.device, shape, rows, product) {
+                let kernel = (format!("nf4_matmul {product:?} {variant:?}"), tolerance(variant));
+                let found = nf4_matmul_by(variant, self.upload(&x), &weight, product);
+                self.compare(kernel, format!("{rows} rows, {about}"), found, &expected).await?;
+            }
+            if product == Product::Forward {
+                self.branch((&x, expected), (&weight, shape), about).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same products with a branch beside the weight; `expected` is what they are without one.
+    async fn branch(
+        &mut self,
+        (x, expected): (&Matrix, Vec<f64>),
+        (weight, shape): (&Nf4Weight<B>, [usize; 2]),
+        about: &str,
+    ) -> Result<()> {
+        let (rows, rank) = (x.values.len() / x.columns, RANKS[self.random.random_range(0..RANKS.len())]);
+        let (low, b, scaling) = (self.random(rows, rank), self.random(shape[0], rank), 0.7);
+        let added = low.times(&b, true);
+        let expected: Vec<f64> = expected.iter().zip(added).map(|(y, added)| y + scaling * added).collect();
+        for variant in B::nf4_variants(&self.device, shape, rows, Product::Forward) {
+            self.poison(expected.len()).await?;
+            let found = nf4_lora_by(variant, self.upload(x), weight, [self.upload(&low), self.upload(&b)], scaling);
+            let kernel = (format!("nf4_lora {variant:?}"), tolerance(variant));
+            self.compare(kernel, format!("{rows} rows, rank {rank}, {about}"), found, &expected).await?;
         }
         Ok(())
     }

@@ -54,9 +54,22 @@ pub fn load<B: Ops>(
     let json = std::fs::read(&path)
         .map_err(|e| Error::file(&path, format!("{e}; a model folder holds config.json and model.safetensors")))?;
     let config = ModelConfig::parse(&path, &json)?;
-    let file = Checkpoint::open(folder)?;
-    let (prefix, quantized) = (config.prefix, is_quantized(&file));
-    build(config, &mut FromFile { file: &file, prefix, quantized, base, device, progress })
+    load_from(config, &Checkpoint::open(folder)?, base, device, progress)
+}
+
+/// [`load`] of a model whose files are open.
+///
+/// # Errors
+/// When a tensor is missing or does not have the shape that the configuration asks for.
+pub fn load_from<B: Ops>(
+    config: ModelConfig,
+    file: &Checkpoint,
+    base: BaseWeights,
+    device: &B::Device,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Transformer<B>> {
+    let (names, quantized) = (config.clone(), is_quantized(file));
+    build(config, base, &mut FromFile { file, names, quantized, base, device, progress })
 }
 
 /// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, biases zero, norms as
@@ -66,13 +79,13 @@ pub fn load<B: Ops>(
 /// None that a valid configuration causes.
 pub fn random<B: Ops>(config: ModelConfig, seed: u64, device: &B::Device) -> Result<Transformer<B>> {
     let norm = 1.0 - config.family.norm_offset as f32;
-    build(config, &mut Random::<B> { random: ChaCha8Rng::seed_from_u64(seed), norm, device })
+    build(config, BaseWeights::Full, &mut Random::<B> { random: ChaCha8Rng::seed_from_u64(seed), norm, device })
 }
 
 struct FromFile<'a, B: Backend> {
     file: &'a Checkpoint,
-    /// What names begin with in the file.
-    prefix: &'static str,
+    /// Tells what tensors are called in the file.
+    names: ModelConfig,
     /// The file holds 4-bit weights: those that are not in 4 bits stay as they are, as `llm_int8_skip_modules` asked.
     quantized: bool,
     base: BaseWeights,
@@ -80,15 +93,23 @@ struct FromFile<'a, B: Backend> {
     progress: &'a mut dyn FnMut(&str),
 }
 
+impl<B: Backend> FromFile<'_, B> {
+    /// The name of the parameter at `path` in the file.
+    fn name(&self, path: &str) -> String {
+        let [older, newer] = self.names.names_in_files(path);
+        if self.file.contains(&newer) { newer } else { older }
+    }
+}
+
 impl<B: Ops> Values<B> for FromFile<'_, B> {
     fn parameter(&mut self, path: &str, shape: [usize; 2], dims: &[usize]) -> Result<Parameter<B>> {
         (self.progress)(path);
-        let name = format!("{}{path}", self.prefix);
+        let name = self.name(path);
         Ok(Parameter::frozen(self.file.floats(&name, dims)?, shape, self.device))
     }
 
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
-        let name = format!("{}{path}", self.prefix);
+        let name = self.name(path);
         let stored = nf4_weight(self.file, &name, shape)?;
         let data = match (stored, self.base) {
             (None, BaseWeights::Nf4 { .. }) if self.quantized => {
@@ -164,7 +185,11 @@ impl<B: Backend> Random<'_, B> {
 }
 
 /// Puts a model together, bottom to top.
-fn build<B: Ops>(config: ModelConfig, values: &mut impl Values<B>) -> Result<Transformer<B>> {
+fn build<B: Ops>(
+    config: ModelConfig,
+    base_weights: BaseWeights,
+    values: &mut impl Values<B>,
+) -> Result<Transformer<B>> {
     let hidden = config.hidden_size;
     let embedding = values.parameter(EMBEDDING, [config.vocab_size, hidden], &[config.vocab_size, hidden])?;
     let kinds = config.layer_kinds.iter().enumerate();
@@ -176,7 +201,7 @@ fn build<B: Ops>(config: ModelConfig, values: &mut impl Values<B>) -> Result<Tra
     };
     let head = Head { norm, weight, tied: config.tied, softcap: config.final_logit_softcapping };
     let kinds = config.kinds.iter().map(|kind| Kind { window: kind.window, rope: Rope::new(&kind.rope) }).collect();
-    Ok(Transformer { config, embedding, layers, head, kinds })
+    Ok(Transformer { config, embedding, layers, head, kinds, base_weights })
 }
 
 fn layer<B: Ops>(

@@ -8,6 +8,7 @@ mod layer;
 mod linear;
 mod load;
 mod mlp;
+mod names;
 mod norm;
 mod parameter;
 mod parse;
@@ -24,8 +25,9 @@ pub use config::{AttentionConfig, LayerKind, LinearConfig, ModelConfig};
 pub use family::{Biases, FAMILIES, Family, Windows};
 pub use layer::DecoderLayer;
 pub use linear::{Linear, Weight};
-pub use load::{BaseWeights, load, random};
+pub use load::{BaseWeights, load, load_from, random};
 pub use mlp::Mlp;
+pub(crate) use names::{module_path, prefix_of, text_path};
 pub use norm::RmsNorm;
 pub(crate) use parameter::join;
 pub use parameter::{Parameter, Shares};
@@ -54,6 +56,8 @@ pub struct Transformer<B: Backend> {
     pub head: Head<B>,
     /// How each kind of layer sees sequences.
     pub kinds: Vec<Kind>,
+    /// How the linear layers were asked to be held.
+    pub base_weights: BaseWeights,
 }
 
 /// What turns the top layer's output into logits.
@@ -159,7 +163,8 @@ impl<B: Ops> Transformer<B> {
         if self.head.tied {
             head.weight = embedding.clone();
         }
-        Transformer { config: self.config.clone(), embedding, layers, head, kinds: self.kinds.clone() }
+        let (config, kinds, base_weights) = (self.config.clone(), self.kinds.clone(), self.base_weights);
+        Transformer { config, embedding, layers, head, kinds, base_weights }
     }
 
     /// Calls `f(path, parameter)` for every parameter, the tied head left out.

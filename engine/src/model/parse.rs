@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::config::{AttentionConfig, LayerKind, ModelConfig};
 use super::family::{FAMILIES, Family, Windows};
+use super::names::{MULTIMODAL, Multimodal};
 use super::rope::{self, RopeConfig};
 use crate::ops::Activation;
 use crate::{Error, Result};
@@ -55,11 +56,6 @@ fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Op
     Option::deserialize(from).map(Some)
 }
 
-/// A family whose text model is part of a larger one: the class in `architectures`, `model_type`, that of the part, and what
-/// its tensors' names begin with.
-const MULTIMODAL: [(&str, &str, &str, &str); 1] =
-    [("Gemma3ForConditionalGeneration", "gemma3", "gemma3_text", "language_model.")];
-
 /// The family of a configuration, its keys, and what its tensors' names begin with in files.
 fn family<'a>(path: &Path, json: &'a Value) -> Result<(&'static Family, &'a Value, &'static str)> {
     let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
@@ -74,15 +70,15 @@ fn family<'a>(path: &Path, json: &'a Value) -> Result<(&'static Family, &'a Valu
     if let Some(family) = FAMILIES.iter().find(|family| is(family.architecture, family.model_type)) {
         return Ok((family, json, ""));
     }
-    let whole = MULTIMODAL.iter().find(|(architecture, of, ..)| is(architecture, of));
-    if let Some((_, _, part, prefix)) = whole
+    let whole = MULTIMODAL.iter().find(|whole| is(whole.architecture, whole.model_type));
+    if let Some(Multimodal { part, prefix, .. }) = whole
         && let (Some(family), Some(text)) = (FAMILIES.iter().find(|f| f.model_type == *part), json.get("text_config"))
     {
         return Ok((family, text, prefix));
     }
     let found = architectures.first().copied().unwrap_or(model_type);
     let known: Vec<&str> = FAMILIES.iter().map(|family| family.architecture).collect();
-    let parts: Vec<&str> = MULTIMODAL.iter().map(|(architecture, ..)| *architecture).collect();
+    let parts: Vec<&str> = MULTIMODAL.iter().map(|whole| whole.architecture).collect();
     let reason = format!(
         "`{found}` is not supported; supported are: {}, and the text models in: {}",
         known.join(", "),

@@ -166,7 +166,7 @@ pub(crate) fn backward_from<B: Backend, const D: usize>(
 fn frozen<B: Backend, C: CheckpointStrategy>(weight: &Frozen<Autodiff<B, C>>) -> Frozen<B> {
     match weight {
         Frozen::Dense(weight) => Frozen::Dense(weight.primitive.clone()),
-        Frozen::Nf4(weight) => Frozen::Nf4(inner(weight)),
+        Frozen::Nf4(weight) => Frozen::Nf4(weight.cast()),
     }
 }
 

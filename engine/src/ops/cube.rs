@@ -6,7 +6,7 @@ use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::server::{IoError, LaunchError, ServerError};
 use halfbyte_shaders::{Nf4, SourceRuntime};
 
-use super::{Nf4Primitive, Ops, Product, Variant};
+use super::{Nf4Primitive, Ops, Product, Update, Variant};
 use crate::nf4::NF4_TABLE;
 
 fn nf4<R, F, I, BT>(weight: &Nf4Primitive<CubeBackend<R, F, I, BT>>) -> Nf4<R>
@@ -44,6 +44,7 @@ impl From<Variant> for halfbyte_shaders::Variant {
             Variant::Skinny => Self::Skinny,
             Variant::SkinnyShared => Self::SkinnyShared,
             Variant::Tiled => Self::Tiled,
+            Variant::TiledF16 => Self::TiledF16,
             Variant::TiledBf16 => Self::TiledBf16,
         }
     }
@@ -56,6 +57,7 @@ impl From<halfbyte_shaders::Variant> for Variant {
             halfbyte_shaders::Variant::Skinny => Self::Skinny,
             halfbyte_shaders::Variant::SkinnyShared => Self::SkinnyShared,
             halfbyte_shaders::Variant::Tiled => Self::Tiled,
+            halfbyte_shaders::Variant::TiledF16 => Self::TiledF16,
             halfbyte_shaders::Variant::TiledBf16 => Self::TiledBf16,
         }
     }
@@ -80,11 +82,27 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         product: Product,
         variant: Option<Variant>,
     ) -> FloatTensor<Self> {
-        halfbyte_shaders::nf4_matmul(x, nf4(weight), product == Product::InputGradient, variant.map(Into::into))
+        let product = match product {
+            Product::Forward => halfbyte_shaders::Product::Forward(None),
+            Product::InputGradient => halfbyte_shaders::Product::InputGradient,
+        };
+        halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into))
     }
 
-    fn nf4_variants(_device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
-        let variants = halfbyte_shaders::variants::<R>(shape, rows, product == Product::InputGradient);
+    fn nf4_lora(
+        x: FloatTensor<Self>,
+        weight: &Nf4Primitive<Self>,
+        Update { low, b, scaling }: Update<Self>,
+        variant: Option<Variant>,
+    ) -> FloatTensor<Self> {
+        let update = halfbyte_shaders::Update { low, b, scaling: scaling as f32 };
+        let product = halfbyte_shaders::Product::Forward(Some(Box::new(update)));
+        halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into))
+    }
+
+    fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
+        let gradient = product == Product::InputGradient;
+        let variants = halfbyte_shaders::variants(&R::client(device), shape, rows, gradient);
         variants.into_iter().map(Into::into).collect()
     }
 
@@ -94,5 +112,9 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
 
     fn largest_tensor(device: &Self::Device) -> u64 {
         R::client(device).properties().memory.max_page_size
+    }
+
+    fn bytes_in_use(device: &Self::Device) -> Option<u64> {
+        R::client(device).memory_usage().ok().map(|usage| usage.bytes_in_use)
     }
 }

@@ -1,13 +1,13 @@
 //! Fusion passes products and the decode through as custom operations; what is elementwise around them is fused as usual.
 
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_fusion::client::GlobalFusionClient;
 use burn_fusion::stream::{Operation, OperationStreams};
 use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
-use super::{Nf4Primitive, Ops, Product, Variant};
+use super::{Nf4Primitive, Ops, Product, Update, Variant};
 
 /// What reaches the tensors when a fusion stream runs.
 type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
@@ -111,6 +111,28 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         })
     }
 
+    fn nf4_lora(
+        x: FloatTensor<Self>,
+        weight: &Nf4Primitive<Self>,
+        update: Update<Self>,
+        variant: Option<Variant>,
+    ) -> FloatTensor<Self> {
+        let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
+        let (rows, device) = (x.shape()[0], Self::float_device(&x));
+        // One kernel for few rows; what is added to many is fused with what follows.
+        if variant.is_none() && !Self::nf4_variants(&device, shape, rows, Product::Forward).contains(&Variant::Skinny) {
+            return update.added_to(Self::nf4_matmul(x, weight, Product::Forward, None));
+        }
+        let Update { low, b, scaling } = update;
+        let inputs = [x, low, b, codes, absmax, header];
+        register::<B, 6>("nf4_lora", inputs, [rows, shape[0]].into(), move |handles, inputs| {
+            let [x, low, b, buffers @ ..] = inputs;
+            let [x, low, b] = [x, low, b].map(|input| handles.get_float_tensor::<B>(input));
+            let weight = self::weight::<B>(handles, buffers.each_ref(), shape);
+            B::nf4_lora(x, &weight, Update { low, b, scaling }, variant)
+        })
+    }
+
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
         B::nf4_variants(device, shape, rows, product)
     }
@@ -121,5 +143,9 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
 
     fn largest_tensor(device: &Self::Device) -> u64 {
         B::largest_tensor(device)
+    }
+
+    fn bytes_in_use(device: &Self::Device) -> Option<u64> {
+        B::bytes_in_use(device)
     }
 }

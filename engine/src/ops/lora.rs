@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
 use super::fused::{primitive, tensor};
-use super::{Nf4Primitive, Nf4Weight, Ops, Product, matmul};
+use super::{Nf4Weight, Ops, Product, matmul};
 
 /// A weight `[out, in]` that is not trained.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub enum Frozen<B: Backend> {
     /// In f32.
     Dense(FloatTensor<B>),
     /// In 4 bits.
-    Nf4(Nf4Primitive<B>),
+    Nf4(Nf4Weight<B>),
 }
 
 impl<B: Backend> Branch<B> {
@@ -34,7 +34,7 @@ impl<B: Ops> Frozen<B> {
 
     /// A weight in 4 bits.
     pub fn nf4(weight: &Nf4Weight<B>) -> Self {
-        Self::Nf4(weight.0.clone())
+        Self::Nf4(weight.clone())
     }
 
     /// `x · Wᵀ`: `[rows, in] -> [rows, out]`.
@@ -45,7 +45,7 @@ impl<B: Ops> Frozen<B> {
     /// Either product of rows of activations with the weight.
     fn product(&self, x: FloatTensor<B>, product: Product) -> FloatTensor<B> {
         match (self, product) {
-            (Self::Nf4(weight), product) => B::nf4_matmul(x, weight, product, None),
+            (Self::Nf4(weight), product) => weight.product(x, product, None),
             (Self::Dense(weight), Product::Forward) => B::matmul(x, B::float_swap_dims(weight.clone(), 0, 1)),
             (Self::Dense(weight), Product::InputGradient) => B::matmul(x, weight.clone()),
         }
@@ -65,6 +65,26 @@ pub struct Branch<B: Backend> {
     pub scaling: f64,
 }
 
+/// What a branch adds to the output of the layer: `scaling · low · Bᵀ`.
+#[derive(Clone, Debug)]
+pub struct Update<B: Backend> {
+    /// `[tokens, r]`: the activations through `A`.
+    pub low: FloatTensor<B>,
+    /// `[out, r]`.
+    pub b: FloatTensor<B>,
+    /// Multiplies the branch.
+    pub scaling: f64,
+}
+
+impl<B: Ops> Update<B> {
+    /// The sum with the output of the frozen layer, by operations of their own.
+    pub(super) fn added_to(self, y: FloatTensor<B>) -> FloatTensor<B> {
+        let (y, low, b) = (tensor::<B, 2>(y), tensor::<B, 2>(self.low), tensor::<B, 2>(self.b));
+        // The scale is applied where the tensor is smallest.
+        primitive(y + matmul(low * self.scaling, b.transpose()))
+    }
+}
+
 /// The gradients of the operation.
 pub struct LoraGradients<B: Backend> {
     /// `[tokens, in]`, where it was asked for.
@@ -77,16 +97,17 @@ pub struct LoraGradients<B: Backend> {
 
 /// `x · Wᵀ + scaling · (x ∘ mask) · Aᵀ · Bᵀ`, and `(x ∘ mask) · Aᵀ`, which the backward pass takes.
 pub(super) fn forward<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: Branch<B>) -> [FloatTensor<B>; 2] {
-    let y = tensor::<B, 2>(weight.product(x.clone(), Product::Forward));
-    let x = tensor::<B, 2>(x);
-    let x = match branch.mask {
-        Some(mask) => x * tensor(mask),
-        None => x,
+    let kept = match branch.mask {
+        Some(mask) => tensor::<B, 2>(x.clone()) * tensor(mask),
+        None => tensor(x.clone()),
     };
-    let low = matmul(x, tensor::<B, 2>(branch.a).transpose());
-    // The scale is applied where the tensor is smallest.
-    let y = y + matmul(low.clone() * branch.scaling, tensor::<B, 2>(branch.b).transpose());
-    [primitive(y), primitive(low)]
+    let low = primitive(matmul(kept, tensor::<B, 2>(branch.a).transpose()));
+    let update = Update { low: low.clone(), b: branch.b, scaling: branch.scaling };
+    let y = match weight {
+        Frozen::Nf4(weight) => weight.product_with(x, update, None),
+        Frozen::Dense(_) => update.added_to(weight.product(x, Product::Forward)),
+    };
+    [y, low]
 }
 
 /// The gradients of [`forward`] from that of its first result.

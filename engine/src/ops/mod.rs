@@ -26,9 +26,10 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 pub use adam::{AdamStep, DynamicTables, MOMENT_BLOCK, Moments};
 pub use attention::{AttentionShape, Masking, Sequences, Span};
 pub(crate) use autodiff::backward_from;
-pub use lora::{Branch, Frozen, LoraGradients};
+pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
-    causal_attention, cross_entropy, gated, lora_linear, matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
+    causal_attention, cross_entropy, gated, lora_linear, matmul, nf4_lora_by, nf4_matmul, nf4_matmul_by, rms_norm,
+    rotate,
 };
 pub use weight::Nf4Weight;
 
@@ -86,6 +87,8 @@ pub enum Variant {
     SkinnyShared,
     /// Many rows, bound by arithmetic: decoded tile by tile on the way into the product.
     Tiled,
+    /// The same on a GPU through wgpu, activations and weights rounded to f16. Never chosen for f32 activations.
+    TiledF16,
     /// The same on CUDA's tensor cores, activations and weights rounded to bf16. Never chosen for f32 activations.
     TiledBf16,
 }
@@ -136,6 +139,16 @@ pub trait Ops: Backend {
         variant: Option<Variant>,
     ) -> FloatTensor<Self>;
 
+    /// The forward product of [`nf4_matmul`](Self::nf4_matmul), and what a branch beside the weight adds to it.
+    fn nf4_lora(
+        x: FloatTensor<Self>,
+        weight: &Nf4Primitive<Self>,
+        update: Update<Self>,
+        variant: Option<Variant>,
+    ) -> FloatTensor<Self> {
+        update.added_to(Self::nf4_matmul(x, weight, Product::Forward, variant))
+    }
+
     /// The variants by which a device can compute a product of `rows` rows with a weight of this shape; never none.
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant>;
 
@@ -151,6 +164,11 @@ pub trait Ops: Backend {
     /// Bytes that a tensor on this device can have at most.
     fn largest_tensor(_device: &Self::Device) -> u64 {
         u64::MAX
+    }
+
+    /// Bytes of tensors on this device, where its allocator says so.
+    fn bytes_in_use(_device: &Self::Device) -> Option<u64> {
+        None
     }
 
     /// [`rms_norm`].

@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 
 use super::fused::{primitive, tensor};
-use super::{Activation, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Variant};
+use super::{Activation, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Update, Variant};
 
 /// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
 ///
@@ -14,7 +14,7 @@ pub fn matmul<B: Ops, const D: usize>(lhs: Tensor<B, D>, rhs: Tensor<B, D>) -> T
 
 /// `x · Wᵀ`, `[rows, in] -> [rows, out]`, or `dy · W`, `[rows, out] -> [rows, in]`, with `W` in 4 bits.
 pub fn nf4_matmul<B: Ops>(x: Tensor<B, 2>, weight: &Nf4Weight<B>, product: Product) -> Tensor<B, 2> {
-    tensor(B::nf4_matmul(primitive(x), &weight.0, product, None))
+    tensor(weight.product(primitive(x), product, None))
 }
 
 /// [`nf4_matmul`] by a variant of one's own choice, for tests and measurements.
@@ -24,7 +24,20 @@ pub fn nf4_matmul_by<B: Ops>(
     weight: &Nf4Weight<B>,
     product: Product,
 ) -> Tensor<B, 2> {
-    tensor(B::nf4_matmul(primitive(x), &weight.0, product, Some(variant)))
+    tensor(weight.product(primitive(x), product, Some(variant)))
+}
+
+/// `x · Wᵀ + scaling · low · Bᵀ`, a 4-bit product and what a branch adds to it, by a variant of one's own choice: `x` `[rows,
+/// in]`, `low` `[rows, r]`, `b` `[out, r]`.
+pub fn nf4_lora_by<B: Ops>(
+    variant: Variant,
+    x: Tensor<B, 2>,
+    weight: &Nf4Weight<B>,
+    [low, b]: [Tensor<B, 2>; 2],
+    scaling: f64,
+) -> Tensor<B, 2> {
+    let update = Update { low: primitive(low), b: primitive(b), scaling };
+    tensor(weight.product_with(primitive(x), update, Some(variant)))
 }
 
 /// Root-mean-square normalisation, `x / sqrt(mean(x²) + eps) * weight` (arXiv:1910.07467): `x` `[tokens, hidden]`,

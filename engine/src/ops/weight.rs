@@ -1,36 +1,68 @@
-//! An NF4 weight on a device, as model code sees it, and its product with a tensor.
+//! An NF4 weight on a device, as model code sees it: in one piece, or where the device holds none that large in several, whose
+//! products are put together.
+
+use std::ops::Range;
 
 use burn::tensor::backend::{Backend, BackendTypes};
-use burn::tensor::ops::IntTensor;
-use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use super::fused::primitive;
-use super::{Nf4Primitive, Ops};
+use super::fused::{primitive, tensor};
+use super::{Nf4Primitive, Ops, Product, Update, Variant};
 use crate::files::read_words;
 use crate::nf4::{self, Absmax, Nf4Data, dynamic_map};
 use crate::{Error, Result};
 
 /// A frozen weight `[out, in]` in 4-bit NormalFloat on a device of backend `B`.
+///
+/// ```no_run
+/// use burn::tensor::Tensor;
+/// use halfbyte::backends::Cpu;
+/// use halfbyte::nf4;
+/// use halfbyte::ops::{Frozen, Nf4Weight};
+///
+/// # fn main() -> halfbyte::Result<()> {
+/// let device = Default::default();
+/// let data = nf4::quantize(&vec![0.5; 256 * 128], [256, 128], 64, true)?;
+/// let weight = Nf4Weight::<Cpu>::upload(&data, &device)?;
+/// let x = Tensor::ones([3, 128], &device);
+/// let y = Frozen::nf4(&weight).forward(x);
+/// assert_eq!(y.dims(), [3, 256]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
-pub struct Nf4Weight<B: Backend>(pub(super) Nf4Primitive<B>);
+pub struct Nf4Weight<B: Backend> {
+    /// `[out, in]`.
+    shape: [usize; 2],
+    /// Of consecutive output features; nearly always one.
+    parts: Vec<Nf4Primitive<B>>,
+}
 
-impl<B: Backend> Nf4Weight<B> {
+impl<B: Ops> Nf4Weight<B> {
     /// Uploads `data` as it is: the bytes that a bitsandbytes checkpoint holds are the bytes on the device.
     ///
     /// # Errors
     /// When the parts of `data` do not fit its shape.
     pub fn upload(data: &Nf4Data, device: &B::Device) -> Result<Self> {
+        Self::upload_within(data, B::largest_tensor(device), device)
+    }
+
+    /// [`upload`](Self::upload) in pieces of at most `most` bytes, as far as the blocks of the scales allow it.
+    ///
+    /// # Errors
+    /// When the parts of `data` do not fit its shape.
+    pub fn upload_within(data: &Nf4Data, most: u64, device: &B::Device) -> Result<Self> {
         data.validate()?;
-        let absmax = match &data.absmax {
-            Absmax::Plain(values) => values.iter().map(|v| v.to_bits()).collect(),
-            Absmax::Double { codes, .. } => words(codes),
+        let ([out, _], at_once) = (data.shape, data.features_within(most));
+        let parts = match at_once >= out {
+            true => vec![upload_part(data, device)],
+            false => {
+                let part = |first: usize| upload_part(&data.features(first..out.min(first + at_once)), device);
+                (0..out).step_by(at_once).map(part).collect()
+            }
         };
-        Ok(Self(Nf4Primitive {
-            codes: upload::<B>(words(&data.packed), device),
-            absmax: upload::<B>(absmax, device),
-            header: upload::<B>(header(data.shape, data.block_size, &data.absmax), device),
-            shape: data.shape,
-        }))
+        Ok(Self { shape: data.shape, parts })
     }
 
     /// Quantizes a row-major weight of `shape` `[out, in]` on the device, to the bits of [`nf4::quantize`]. The scales of the
@@ -44,10 +76,7 @@ impl<B: Backend> Nf4Weight<B> {
         block_size: usize,
         double_quant: bool,
         device: &B::Device,
-    ) -> Result<Self>
-    where
-        B: Ops,
-    {
+    ) -> Result<Self> {
         nf4::check_block_size(block_size)?;
         let count = weights.len();
         if count != nf4::checked_count(shape)? {
@@ -72,26 +101,96 @@ impl<B: Backend> Nf4Weight<B> {
             Absmax::Plain(_) => absmax,
             Absmax::Double { codes, .. } => upload::<B>(words(codes), device),
         };
-        Ok(Self(Nf4Primitive { codes, absmax, header, shape }))
+        Ok(Self { shape, parts: vec![Nf4Primitive { codes, absmax, header, shape }] })
     }
 
+    /// The weight decoded to f32 `[out, in]`.
+    pub fn dequantize(&self) -> Tensor<B, 2> {
+        tensor(self.joined(0, |part, _| B::nf4_dequantize(part)))
+    }
+
+    /// Either product of rows of activations with the weight, by the given variant or by the fastest.
+    pub(super) fn product(&self, x: FloatTensor<B>, product: Product, variant: Option<Variant>) -> FloatTensor<B> {
+        let of_part = |x, part: &_| B::nf4_matmul(x, part, product, variant);
+        match product {
+            Product::Forward => self.joined(1, |part, _| of_part(x.clone(), part)),
+            Product::InputGradient => {
+                let of_part = |(part, features): (&_, _)| {
+                    tensor::<B, 2>(of_part(narrowed::<B>(x.clone(), 1, (self.shape[0], features)), part))
+                };
+                let sum = self.parts().map(of_part).reduce(|sum, more| sum + more);
+                primitive(sum.expect("a weight has a part"))
+            }
+        }
+    }
+
+    /// The forward product, and what a branch beside the weight adds to it.
+    pub(super) fn product_with(
+        &self,
+        x: FloatTensor<B>,
+        update: Update<B>,
+        variant: Option<Variant>,
+    ) -> FloatTensor<B> {
+        self.joined(1, |part, features| {
+            let Update { low, b, scaling } = update.clone();
+            let b = narrowed::<B>(b, 0, (self.shape[0], features));
+            B::nf4_lora(x.clone(), part, Update { low, b, scaling }, variant)
+        })
+    }
+
+    /// The results of all parts, one after the other along a dimension.
+    fn joined(&self, dim: usize, of_part: impl Fn(&Nf4Primitive<B>, Range<usize>) -> FloatTensor<B>) -> FloatTensor<B> {
+        let mut results: Vec<_> = self.parts().map(|(part, features)| of_part(part, features)).collect();
+        match results.len() {
+            1 => results.swap_remove(0),
+            _ => primitive(Tensor::<B, 2>::cat(results.into_iter().map(tensor).collect(), dim)),
+        }
+    }
+}
+
+impl<B: Backend> Nf4Weight<B> {
     /// `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
-        self.0.shape
+        self.shape
+    }
+
+    /// The parts, each with its output features.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&Nf4Primitive<B>, Range<usize>)> {
+        self.parts.iter().scan(0, |end, part| {
+            let first = *end;
+            *end += part.shape[0];
+            Some((part, first..*end))
+        })
     }
 
     /// The same weight seen by a backend that shares this one's integer tensors, such as its autodiff decoration.
     pub fn cast<C: Backend<IntTensorPrimitive = <B as BackendTypes>::IntTensorPrimitive>>(&self) -> Nf4Weight<C> {
-        let Nf4Primitive { codes, absmax, header, shape } = self.0.clone();
-        Nf4Weight(Nf4Primitive { codes, absmax, header, shape })
+        let cast = |part: &Nf4Primitive<B>| {
+            let Nf4Primitive { codes, absmax, header, shape } = part.clone();
+            Nf4Primitive { codes, absmax, header, shape }
+        };
+        Nf4Weight { shape: self.shape, parts: self.parts.iter().map(cast).collect() }
     }
+}
 
-    /// The weight decoded to f32 `[out, in]`.
-    pub fn dequantize(&self) -> Tensor<B, 2>
-    where
-        B: Ops,
-    {
-        Tensor::from_primitive(TensorPrimitive::Float(B::nf4_dequantize(&self.0)))
+/// A range of a matrix's rows or columns, of which there are `all`.
+fn narrowed<B: Ops>(x: FloatTensor<B>, dim: usize, (all, range): (usize, Range<usize>)) -> FloatTensor<B> {
+    match range.len() == all {
+        true => x,
+        false => primitive(tensor::<B, 2>(x).narrow(dim, range.start, range.len())),
+    }
+}
+
+fn upload_part<B: Backend>(data: &Nf4Data, device: &B::Device) -> Nf4Primitive<B> {
+    let absmax = match &data.absmax {
+        Absmax::Plain(values) => values.iter().map(|v| v.to_bits()).collect(),
+        Absmax::Double { codes, .. } => words(codes),
+    };
+    Nf4Primitive {
+        codes: upload::<B>(words(&data.packed), device),
+        absmax: upload::<B>(absmax, device),
+        header: upload::<B>(header(data.shape, data.block_size, &data.absmax), device),
+        shape: data.shape,
     }
 }
 

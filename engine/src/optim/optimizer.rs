@@ -67,7 +67,7 @@ impl<B: Ops> Optimizer<B> {
         let step = self.steps + 1;
         let paths: BTreeSet<String> = self.last.keys().chain(gradients.keys()).cloned().collect();
         let mut paths: Vec<String> = paths.into_iter().collect();
-        if step.is_multiple_of(2) {
+        if halfbyte_memory::visits_backwards(step) {
             paths.reverse();
         }
         let mut after = BTreeMap::new();

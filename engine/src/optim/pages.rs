@@ -1,7 +1,7 @@
 //! Optimizer state in pages, one for each parameter: on the device up to a budget, beyond it in host memory.
 //!
-//! Pages are moved explicitly and not by a driver, so it works alike on every backend. The page that was used least
-//! recently goes first; the optimizer visits parameters back and forth, so that what was used last is what is needed next.
+//! Pages are moved explicitly and not by a driver, so it works alike on every backend. Which page goes is [`Residency`]'s
+//! rule; the optimizer visits parameters back and forth, so that what was used last is what is needed next.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -10,6 +10,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape, TensorMetadata};
 use bytesize::ByteSize;
+use halfbyte_memory::Residency;
 
 use super::state::{HostMoments, Layout};
 use crate::ops::{DynamicTables, Moments, Ops};
@@ -66,8 +67,6 @@ enum Place<B: Backend> {
 struct Page<B: Backend> {
     layout: Layout,
     place: Place<B>,
-    /// When it was last used.
-    used: u64,
 }
 
 /// The pages of an optimizer.
@@ -75,23 +74,19 @@ pub(super) struct Pages<B: Backend> {
     pages: BTreeMap<String, Page<B>>,
     tables: OnceLock<DynamicTables<B>>,
     device: B::Device,
-    budget: u64,
-    resident: u64,
-    clock: u64,
+    residency: Residency<String>,
     report: PagingReport,
 }
 
 impl<B: Ops> Pages<B> {
     /// Pages of zeros.
     pub(super) fn new(layouts: BTreeMap<String, Layout>, budget: Option<u64>, device: B::Device) -> Self {
-        let pages = layouts.into_iter().map(|(path, layout)| (path, Page { layout, place: Place::Unused, used: 0 }));
+        let pages = layouts.into_iter().map(|(path, layout)| (path, Page { layout, place: Place::Unused }));
         let mut this = Self {
             pages: pages.collect(),
             tables: OnceLock::new(),
             device,
-            budget: budget.unwrap_or(u64::MAX),
-            resident: 0,
-            clock: 0,
+            residency: Residency::new(budget),
             report: PagingReport { budget, ..PagingReport::default() },
         };
         this.report.pages = this.pages.len();
@@ -133,16 +128,14 @@ impl<B: Ops> Pages<B> {
     pub(super) async fn bring(&mut self, path: &str) -> Result<()> {
         let unknown = || Error::Invalid(format!("the optimizer was not made for the parameter `{path}`"));
         let bytes = self.pages.get(path).ok_or_else(unknown)?.layout.bytes();
-        if !matches!(self.pages.get(path), Some(Page { place: Place::Device(_), .. })) {
-            self.shrink(self.budget.saturating_sub(bytes)).await?;
-            self.resident += bytes;
+        if !self.residency.holds(path) {
+            self.make_room(bytes).await?;
         }
-        self.report.peak_device_bytes = self.report.peak_device_bytes.max(self.resident);
-        self.clock += 1;
+        self.residency.enter(path.to_owned(), bytes);
+        self.report.peak_device_bytes = self.report.peak_device_bytes.max(self.residency.bytes());
         let (device, tables) = (&self.device, &self.tables);
         let tables = || tables.get_or_init(|| DynamicTables::new(device)).clone();
         if let Some(page) = self.pages.get_mut(path) {
-            page.used = self.clock;
             page.place = match std::mem::replace(&mut page.place, Place::Unused) {
                 Place::Unused => Place::Device(Box::new(page.layout.zeros(device, tables))),
                 Place::Host(moments) => {
@@ -175,21 +168,22 @@ impl<B: Ops> Pages<B> {
 
     /// Spills pages until the budget holds.
     pub(super) async fn settle(&mut self) -> Result<()> {
-        self.shrink(self.budget).await
+        self.make_room(0).await
     }
 
-    async fn shrink(&mut self, limit: u64) -> Result<()> {
-        while self.resident > limit {
-            let resident = self.pages.iter_mut().filter(|(_, page)| matches!(page.place, Place::Device(_)));
-            let Some((_, page)) = resident.min_by_key(|(_, page)| page.used) else { break };
-            let Place::Device(moments) = &page.place else { break };
-            // Read from a clone that shares the buffers: a device that fails leaves the page where it is.
-            let moments = HostMoments::read((**moments).clone(), &self.device).await?;
-            page.place = Place::Host(Box::new(moments));
-            let bytes = page.layout.bytes();
-            self.resident -= bytes;
-            self.report.spilled.pages += 1;
-            self.report.spilled.bytes += bytes;
+    /// Spills pages until the budget holds with `incoming` bytes more.
+    async fn make_room(&mut self, incoming: u64) -> Result<()> {
+        while let Some(path) = self.residency.excess(incoming).cloned() {
+            if let Some(page) = self.pages.get_mut(&path)
+                && let Place::Device(moments) = &page.place
+            {
+                // Read from a clone that shares the buffers: a device that fails leaves the page where it is.
+                let moments = HostMoments::read((**moments).clone(), &self.device).await?;
+                page.place = Place::Host(Box::new(moments));
+                self.report.spilled.pages += 1;
+                self.report.spilled.bytes += page.layout.bytes();
+            }
+            self.residency.leave(&path);
         }
         Ok(())
     }
@@ -209,7 +203,7 @@ impl<B: Ops> Pages<B> {
     pub(super) fn replace(&mut self, moments: BTreeMap<String, HostMoments>, device: &B::Device) {
         self.device = device.clone();
         self.tables = OnceLock::new();
-        self.resident = 0;
+        self.residency.clear();
         for (path, moments) in moments {
             if let Some(page) = self.pages.get_mut(&path) {
                 page.place = Place::Host(Box::new(moments));

@@ -4,6 +4,7 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error as JinjaError, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
+use web_time::SystemTime;
 
 use crate::{Error, Result};
 
@@ -183,7 +184,7 @@ fn write_json(value: &serde_json::Value, indent: Option<usize>, depth: usize, ou
 
 /// Today in UTC, for the few formats that templates ask for.
 fn today(format: &str) -> String {
-    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let seconds = SystemTime::now().duration_since(web_time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (year, month, day) = civil_date((seconds / 86_400) as i64);
     let names = ["January", "February", "March", "April", "May", "June", "July"];
     let names = names.iter().chain(&["August", "September", "October", "November", "December"]);

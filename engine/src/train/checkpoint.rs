@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensorError;
 use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
@@ -14,16 +15,19 @@ use super::run::Run;
 use super::state::TrainerState;
 use super::trainer::Trainer;
 use crate::files::{
-    Checkpoint, Digest, adapter_files, load_adapter, remove_folder, replace_folder, sweep_folders, write_atomic,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFile, AdapterFiles, Checkpoint, Digest, adapter_files, attach_file,
+    remove_folder, replace_folder, sweep_folders, write_atomic,
 };
 use crate::ops::Ops;
 use crate::optim::StateTensor;
 use crate::{Error, Result};
 
 const PREFIX: &str = "checkpoint-";
-const OPTIMIZER: &str = "optimizer.safetensors";
-const STATE: &str = "trainer_state.json";
-const RUN: &str = "run.json";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const STATE: &str = "trainer_state.json";
+pub(super) const RUN: &str = "run.json";
+/// What `run.json` lists, at least.
+const FILES: [&str; 4] = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, OPTIMIZER, STATE];
 /// Version of the folder's layout.
 const FORMAT: u32 = 1;
 /// No `run.json` is longer.
@@ -74,25 +78,25 @@ impl CheckpointConfig {
 
 /// `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct RunFile {
+pub(super) struct RunFile {
     format: u32,
     /// The version that wrote it.
     halfbyte: String,
     #[serde(flatten)]
-    position: Position,
+    pub(super) position: Position,
     #[serde(flatten)]
-    run: Run,
+    pub(super) run: Run,
     /// The other files of the folder.
-    files: BTreeMap<String, Digest>,
+    pub(super) files: BTreeMap<String, Digest>,
 }
 
 /// Where a run stood. All of it follows from the step and the recipe; it is written so that a person can see it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Position {
+pub(super) struct Position {
     /// Optimizer steps that were done.
     step: usize,
     /// Steps of the whole run, which the schedule goes by.
-    total_steps: usize,
+    pub(super) total_steps: usize,
     /// Passes over the data that are behind, and the steps of the present one.
     epoch: usize,
     step_in_epoch: usize,
@@ -147,7 +151,7 @@ pub fn remove_checkpoints(output: &Path, limit: usize, keep: &[usize]) -> Result
 /// # Errors
 /// When the device cannot be read or the folder cannot be written; no checkpoint of before is touched then.
 pub async fn save_checkpoint<B: Ops>(trainer: &mut Trainer<B>, run: &Run, output: &Path) -> Result<PathBuf> {
-    let (step, per_epoch) = (trainer.state.global_step, trainer.steps_per_epoch());
+    let step = trainer.state.global_step;
     let folder = checkpoint_folder(output, step);
     let by_steps = |strategy, steps| if strategy == Strategy::Steps { steps } else { 0 };
     let (evaluation, saving) = (&run.recipe.evaluation, &run.recipe.checkpoints);
@@ -156,25 +160,52 @@ pub async fn save_checkpoint<B: Ops>(trainer: &mut Trainer<B>, run: &Run, output
     let best = trainer.state.best_global_step;
     let best_folder = best.map(|best| checkpoint_folder(output, best)).filter(|best| *best == folder || best.exists());
     trainer.state.best_model_checkpoint = best_folder.map(|best| best.display().to_string());
-    let adapter = adapter_files(trainer.model_mut(), &run.recipe.lora, &run.recipe.model).await?;
-    let optimizer = trainer.optimizer_state().await?;
-    let state = json(&trainer.state)?;
-    let position =
-        Position { step, total_steps: trainer.total_steps(), epoch: step / per_epoch, step_in_epoch: step % per_epoch };
+    let content = Content::read(trainer, run).await?;
     replace_folder(&folder, |temporary| {
         let mut files = BTreeMap::new();
-        for (name, bytes) in adapter.iter().map(|(name, bytes)| (*name, bytes)).chain([(STATE, &state)]) {
+        for (name, bytes) in content.encoded() {
             write_atomic(temporary.join(name), bytes)?;
             files.insert(name.to_string(), Digest::of(bytes));
         }
-        files.insert(OPTIMIZER.to_string(), write_optimizer(&optimizer, &temporary.join(OPTIMIZER))?);
-        let halfbyte = env!("CARGO_PKG_VERSION").to_string();
-        let file = RunFile { format: FORMAT, halfbyte, position, run: run.clone(), files };
-        write_atomic(temporary.join(RUN), &json(&file)?)
+        files.insert(OPTIMIZER.to_string(), write_optimizer(&content.optimizer, &temporary.join(OPTIMIZER))?);
+        write_atomic(temporary.join(RUN), &run_file(content.position, run, files)?)
     })?;
     let keep: Vec<usize> = best.into_iter().chain([step]).collect();
     remove_checkpoints(output, saving.save_total_limit, &keep)?;
     Ok(folder)
+}
+
+/// What a checkpoint holds, on the host.
+pub(super) struct Content {
+    adapter: AdapterFiles,
+    state: Vec<u8>,
+    pub(super) optimizer: BTreeMap<String, StateTensor>,
+    pub(super) position: Position,
+}
+
+impl Content {
+    /// Reads it from the device.
+    pub(super) async fn read<B: Ops>(trainer: &mut Trainer<B>, run: &Run) -> Result<Self> {
+        let (step, per_epoch) = (trainer.state.global_step, trainer.steps_per_epoch());
+        let total_steps = trainer.total_steps();
+        Ok(Self {
+            adapter: adapter_files(trainer.model_mut(), &run.recipe.lora, &run.recipe.model).await?,
+            optimizer: trainer.optimizer_state().await?,
+            state: json(&trainer.state)?,
+            position: Position { step, total_steps, epoch: step / per_epoch, step_in_epoch: step % per_epoch },
+        })
+    }
+
+    /// The files that are encoded already, by name: all but the optimizer's and `run.json`.
+    pub(super) fn encoded(&self) -> impl Iterator<Item = (&'static str, &Vec<u8>)> {
+        self.adapter.iter().map(|(name, bytes)| (*name, bytes)).chain([(STATE, &self.state)])
+    }
+}
+
+/// `run.json`, which is written last: it says what the other files are.
+pub(super) fn run_file(position: Position, run: &Run, files: BTreeMap<String, Digest>) -> Result<Vec<u8>> {
+    let halfbyte = env!("CARGO_PKG_VERSION").to_string();
+    json(&RunFile { format: FORMAT, halfbyte, position, run: run.clone(), files })
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {
@@ -184,13 +215,69 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
 /// Writes the optimizer's state tensor by tensor, so that it is not held twice.
 fn write_optimizer(state: &BTreeMap<String, StateTensor>, path: &Path) -> Result<Digest> {
     let failed = |e: &dyn std::fmt::Display| Error::file(path, format!("cannot write it: {e}"));
-    let views = state.iter().map(|(name, StateTensor { dtype, shape, bytes })| {
-        Ok((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| failed(&e))?))
-    });
-    let views = views.collect::<Result<Vec<_>>>()?;
+    let views = views(state).map_err(|e| failed(&e))?;
     safetensors::serialize_to_file(views, None, path).map_err(|e| failed(&e))?;
     std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(|e| failed(&e))?;
     Digest::of_file(path)
+}
+
+/// The optimizer's state as the tensors of a file.
+pub(super) fn views(
+    state: &BTreeMap<String, StateTensor>,
+) -> std::result::Result<Vec<(&String, TensorView<'_>)>, SafeTensorError> {
+    let views = state
+        .iter()
+        .map(|(name, StateTensor { dtype, shape, bytes })| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
+    views.collect()
+}
+
+/// Parses `run.json`; `path` is for messages.
+pub(super) fn parse_run(path: &Path, bytes: &[u8]) -> Result<RunFile> {
+    let broken = |e| Error::file(path, format!("not that of a whole checkpoint: {e}"));
+    let file: RunFile = serde_json::from_slice(bytes).map_err(broken)?;
+    if file.format != FORMAT {
+        let format = file.format;
+        return Err(Error::key(path, "format", format!("{format} is not known; this version reads {FORMAT}")));
+    }
+    if let Some(name) = file.files.keys().find(|name| name.contains(['/', '\\']) || name.starts_with('.')) {
+        return Err(Error::key(path, "files", format!("`{name}` is no file of this folder")));
+    }
+    match FILES.iter().find(|name| !file.files.contains_key(**name)) {
+        Some(name) => Err(Error::key(path, "files", format!("`{name}` is not listed"))),
+        None => Ok(file),
+    }
+}
+
+/// Parses `trainer_state.json`, which must be of the step that `run.json` at `run_path` is of.
+pub(super) fn parse_state(path: &Path, bytes: &[u8], run_path: &Path, position: &Position) -> Result<TrainerState> {
+    let state: TrainerState = serde_json::from_slice(bytes).map_err(|e| Error::file(path, e))?;
+    match (position.step, state.global_step) {
+        (file, state) if file != state => {
+            Err(Error::key(run_path, "step", format!("is {file}, but {STATE} was written at step {state}")))
+        }
+        _ => Ok(state),
+    }
+}
+
+/// Puts an adapter into the trainer's model; `path` is for messages.
+pub(super) fn put_adapter<B: Ops>(trainer: &mut Trainer<B>, adapter: &AdapterFile, path: &Path) -> Result<()> {
+    let before = trainer.model_mut().parameter_counts();
+    attach_file(trainer.model_mut(), adapter, true)?;
+    match trainer.model_mut().parameter_counts() == before {
+        true => Ok(()),
+        false => Err(Error::file(path, "its adapter does not have the parameters of this run's")),
+    }
+}
+
+/// Puts the optimizer's state and the position into a trainer.
+pub(super) fn put_state<B: Ops>(trainer: &mut Trainer<B>, state: TrainerState, file: &Checkpoint) -> Result<()> {
+    let mut optimizer = BTreeMap::new();
+    for name in file.names() {
+        let tensor = file.tensor(name)?;
+        let (shape, bytes) = (tensor.shape.to_vec(), tensor.bytes.to_vec());
+        optimizer.insert(name.to_string(), StateTensor { dtype: tensor.dtype, shape, bytes });
+    }
+    trainer.restore(state, optimizer).map_err(|e| Error::file(&file.path, e))
 }
 
 /// A checkpoint that was found whole.
@@ -219,27 +306,13 @@ impl SavedCheckpoint {
             return Err(broken(&format!("it has {length} bytes")));
         }
         let bytes = std::fs::read(&run_path).map_err(|e| broken(&e))?;
-        let RunFile { format, position, run, files, .. } = serde_json::from_slice(&bytes).map_err(|e| broken(&e))?;
-        if format != FORMAT {
-            return Err(Error::key(&run_path, "format", format!("{format} is not known; this version reads {FORMAT}")));
-        }
-        for name in files.keys() {
-            if name.contains(['/', '\\']) || name.starts_with('.') {
-                return Err(Error::key(&run_path, "files", format!("`{name}` is no file of this folder")));
-            }
-        }
-        for name in ["adapter_config.json", "adapter_model.safetensors", OPTIMIZER, STATE] {
-            let digest =
-                files.get(name).ok_or_else(|| Error::key(&run_path, "files", format!("`{name}` is not listed")))?;
+        let RunFile { position, run, files, .. } = parse_run(&run_path, &bytes)?;
+        for (name, digest) in files.iter().filter(|(name, _)| FILES.contains(&name.as_str())) {
             digest.check(&path.join(name))?;
         }
         let state_path = path.join(STATE);
         let bytes = std::fs::read(&state_path).map_err(|e| Error::file(&state_path, e))?;
-        let state: TrainerState = serde_json::from_slice(&bytes).map_err(|e| Error::file(&state_path, e))?;
-        if state.global_step != position.step {
-            let (file, state) = (position.step, state.global_step);
-            return Err(Error::key(&run_path, "step", format!("is {file}, but {STATE} was written at step {state}")));
-        }
+        let state = parse_state(&state_path, &bytes, &run_path, &position)?;
         Ok(Self { path: path.to_path_buf(), state, run, total_steps: position.total_steps })
     }
 
@@ -257,15 +330,7 @@ impl SavedCheckpoint {
     /// When a file does not fit the model.
     pub fn restore<B: Ops>(&self, trainer: &mut Trainer<B>) -> Result<()> {
         self.restore_adapter(trainer)?;
-        let path = self.path.join(OPTIMIZER);
-        let file = Checkpoint::open_file(&path)?;
-        let mut optimizer = BTreeMap::new();
-        for name in file.names() {
-            let tensor = file.tensor(name)?;
-            let (shape, bytes) = (tensor.shape.to_vec(), tensor.bytes.to_vec());
-            optimizer.insert(name.to_string(), StateTensor { dtype: tensor.dtype, shape, bytes });
-        }
-        trainer.restore(self.state.clone(), optimizer).map_err(|e| Error::file(&path, e))
+        put_state(trainer, self.state.clone(), &Checkpoint::open_file(self.path.join(OPTIMIZER))?)
     }
 
     /// Puts the adapter alone into the trainer's model.
@@ -273,11 +338,6 @@ impl SavedCheckpoint {
     /// # Errors
     /// When it does not fit the model.
     pub fn restore_adapter<B: Ops>(&self, trainer: &mut Trainer<B>) -> Result<()> {
-        let before = trainer.model_mut().parameter_counts();
-        load_adapter(trainer.model_mut(), &self.path, true)?;
-        match trainer.model_mut().parameter_counts() == before {
-            true => Ok(()),
-            false => Err(Error::file(&self.path, "its adapter does not have the parameters of this run's")),
-        }
+        put_adapter(trainer, &AdapterFile::open(&self.path)?, &self.path)
     }
 }

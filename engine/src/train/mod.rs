@@ -7,9 +7,11 @@ mod evaluation;
 mod loss;
 mod neftune;
 mod optimization;
+mod plan;
 mod recipe;
 mod run;
 mod schedule;
+mod snapshot;
 mod state;
 mod trainer;
 
@@ -25,5 +27,6 @@ pub use optimization::Optimization;
 pub use recipe::{PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe};
 pub use run::{Run, data_digest};
 pub use schedule::{LrSchedulerType, Schedule};
+pub use snapshot::{CheckpointFiles, Snapshot, checkpoint_files};
 pub use state::{Entry, Evaluated, TrainerState};
 pub use trainer::{Metrics, Trainer};

@@ -37,22 +37,38 @@ pub struct Run {
     pub model_digest: String,
     /// Of the tokens that are trained on: [`data_digest`].
     pub data_sha256: String,
+    /// The same of the held-out data. It may change; what was best by other data is then not.
+    #[serde(default)]
+    pub held_out_sha256: Option<String>,
 }
 
 impl Run {
-    /// The run of a recipe on this data; `folder` holds the model that it names.
+    /// The run of a recipe on this data, and what is held out of it; `folder` holds the model that it names.
     ///
     /// # Errors
     /// When the model's files cannot be read.
-    pub fn new(recipe: &Recipe, folder: &Path, data: &Dataset) -> Result<Self> {
+    pub fn new(recipe: &Recipe, folder: &Path, data: &Dataset, held_out: Option<&Dataset>) -> Result<Self> {
         let config = folder.join("config.json");
         let config = std::fs::read(&config).map_err(|e| Error::file(&config, e))?;
-        Ok(Self {
+        let digest = Checkpoint::open(folder)?.digest()?;
+        Ok(Self::of(recipe, &config, digest, data, held_out))
+    }
+
+    /// The run of a recipe on this data, from a model's `config.json` and the digest of its weights.
+    pub fn of(
+        recipe: &Recipe,
+        config: &[u8],
+        model_digest: String,
+        data: &Dataset,
+        held_out: Option<&Dataset>,
+    ) -> Self {
+        Self {
             recipe: recipe.clone(),
-            config_sha256: sha256([config.as_slice()]),
-            model_digest: Checkpoint::open(folder)?.digest(),
+            config_sha256: sha256([config]),
+            model_digest,
             data_sha256: data_digest(data),
-        })
+            held_out_sha256: held_out.map(data_digest),
+        }
     }
 
     /// Whether `self` continues what `saved`, read from the file `path`, began.
@@ -138,7 +154,8 @@ mod tests {
         let data = Dataset { examples, counts: Counts::default(), grouping: Grouping::default() };
         let recipe = Recipe::default();
         let [config_sha256, model_digest] = ["c", "m"].map(String::from);
-        let run = Run { recipe, config_sha256, model_digest, data_sha256: data_digest(&data) };
+        let data_sha256 = data_digest(&data);
+        let run = Run { recipe, config_sha256, model_digest, data_sha256, held_out_sha256: None };
         let refused = |change: &dyn Fn(&mut Run)| {
             let mut now = run.clone();
             change(&mut now);

@@ -178,6 +178,12 @@ impl TrainerState {
         best
     }
 
+    /// Forgets which evaluation was the best, and how long there was no better one: they are not comparable to what comes.
+    pub fn forget_best(&mut self) {
+        (self.best_metric, self.best_global_step, self.best_model_checkpoint) = (None, None, None);
+        self.stateful_callbacks.early_stopping = None;
+    }
+
     /// Whether there was no improvement for as long as was to be waited.
     pub fn has_stopped(&self, config: &EvaluationConfig) -> bool {
         let waited =

@@ -84,7 +84,7 @@ pub(super) fn svg(name: &str, line: &[(usize, f64)], held_out: &[(usize, f64)]) 
 }
 
 /// At most [`POINTS`] points: the mean of each stretch of a longer line.
-fn thinned(line: &[(usize, f64)]) -> Vec<(usize, f64)> {
+pub(super) fn thinned(line: &[(usize, f64)]) -> Vec<(usize, f64)> {
     let stretch = line.len().div_ceil(POINTS).max(1);
     let mean = |part: &[(usize, f64)]| part.iter().map(|p| p.1).sum::<f64>() / part.len() as f64;
     line.chunks(stretch).map(|part| (part[part.len() - 1].0, mean(part))).collect()

@@ -2,6 +2,7 @@
 //! and `run.json`, which says what the run was made of.
 
 mod chart;
+mod dashboard;
 mod hashes;
 mod manifest;
 mod report;
@@ -17,6 +18,7 @@ use halfbyte_memory::Plan;
 use crate::progress::Progress;
 use crate::source::Source;
 use chart::Curves;
+use dashboard::{Dashboard, Figures};
 use manifest::Manifest;
 use tensorboard::EventFile;
 
@@ -36,6 +38,8 @@ pub(crate) struct Start<'a> {
     pub(crate) steps: usize,
     /// Steps that an earlier process did; what it recorded of them is kept.
     pub(crate) done: usize,
+    /// Takes the whole terminal, in place of a bar.
+    pub(crate) dashboard: bool,
 }
 
 /// A question, and its answers before and after training.
@@ -49,6 +53,8 @@ pub(crate) struct Sample {
 pub(crate) struct Watch {
     output: PathBuf,
     progress: Progress,
+    dashboard: Option<Dashboard>,
+    title: String,
     events: EventFile,
     curves: Curves,
     manifest: Manifest,
@@ -61,15 +67,23 @@ impl Watch {
     /// Creates the output folder, writes the recipe and `run.json` there, and starts the clock.
     pub(crate) fn start(start: Start<'_>) -> Result<Self> {
         let output = Path::new(&start.recipe.output);
-        let (progress, lines) = Progress::resume(start.steps, output, start.done)?;
+        let (mut progress, lines) = Progress::resume(start.steps, output, start.done)?;
         let recipe = toml::to_string(start.recipe)?;
         write_atomic(output.join("recipe.toml"), recipe.as_bytes())?;
         let manifest = Manifest::start(&start, &recipe)?;
         manifest.write(output)?;
+        // Last of what can fail: an error message belongs on the ordinary screen.
+        let events = EventFile::create(output, start.done)?;
+        let dashboard = start.dashboard.then(Dashboard::open).transpose()?;
+        if dashboard.is_some() {
+            progress.hide();
+        }
         Ok(Self {
             output: output.into(),
             progress,
-            events: EventFile::create(output, start.done)?,
+            dashboard,
+            title: format!("{} on {}, into {}", start.recipe.model, start.device, start.recipe.output),
+            events,
             curves: Curves::from_metrics(&lines),
             manifest,
             recipe,
@@ -89,7 +103,26 @@ impl Watch {
             ("train/epoch", metrics.epoch),
             ("train/tokens_per_second", rate),
         ];
-        self.events.scalars(metrics.step, &values)
+        self.events.scalars(metrics.step, &values)?;
+        self.draw(metrics, rate)
+    }
+
+    /// Draws the dashboard, where there is one.
+    fn draw(&mut self, metrics: &Metrics, tokens_per_second: f64) -> Result<()> {
+        let Some(dashboard) = &mut self.dashboard else { return Ok(()) };
+        let mut lines = vec![
+            ("loss", format!("{:.4}", metrics.loss)),
+            ("gradient norm", format!("{:.3}", metrics.grad_norm)),
+            ("learning rate", format!("{:.2e}", metrics.learning_rate)),
+            ("epoch", format!("{:.2}", metrics.epoch)),
+        ];
+        lines.extend(self.curves.held_out.last().map(|(_, loss)| ("held-out loss", format!("{loss:.4}"))));
+        lines.extend(self.plan.as_ref().map(|plan| ("memory, planned", halfbyte_memory::bytes(plan.needed()))));
+        lines.push(("Ctrl-C", "saves and ends".into()));
+        let (steps, elapsed, left) = self.progress.clock();
+        let figures =
+            Figures { title: &self.title, step: metrics.step, steps, tokens_per_second, elapsed, left, lines: &lines };
+        dashboard.show(&self.curves, &figures)
     }
 
     /// Records an evaluation.
@@ -118,6 +151,7 @@ impl Watch {
     /// Stops the clock after the last step; seconds and tokens per second of the steps.
     pub(crate) fn stop_clock(&mut self) -> (f64, f64) {
         let (seconds, rate) = self.progress.finish();
+        self.dashboard = None;
         self.manifest.trained(seconds, rate);
         (seconds, rate)
     }
@@ -129,8 +163,9 @@ impl Watch {
         let _ = self.manifest.write(&self.output);
     }
 
-    /// Draws the loss, and writes the report and the final `run.json`.
-    pub(crate) fn finish(&mut self, samples: &[Sample]) -> Result<()> {
+    /// Draws the loss, and writes the report and the final `run.json`; `held_out` are the losses before the first step and of
+    /// the adapter that was kept.
+    pub(crate) fn finish(&mut self, held_out: Option<(f64, f64)>, samples: &[Sample]) -> Result<()> {
         self.manifest.finish(&self.curves);
         self.manifest.write(&self.output)?;
         chart::write(&self.output.join("loss.svg"), &self.curves)?;
@@ -140,6 +175,7 @@ impl Watch {
             trainable: &self.trainable,
             plan: self.plan.as_ref(),
             curves: &self.curves,
+            held_out,
             samples,
         })?;
         Ok(write_atomic(self.output.join("report.html"), page.as_bytes())?)

@@ -17,6 +17,7 @@ pub(super) struct Report<'a> {
     pub(super) trainable: &'a str,
     pub(super) plan: Option<&'a Plan>,
     pub(super) curves: &'a Curves,
+    pub(super) held_out: Option<(f64, f64)>,
     pub(super) samples: &'a [Sample],
 }
 
@@ -42,7 +43,6 @@ pub(super) fn page(report: &Report<'_>) -> Result<String> {
     let run = &report.manifest.written;
     let size = |hashed: &super::hashes::Hashed| json!({"size": bytes(hashed.bytes), "file": hashed});
     let files: Vec<_> = run.base.files.iter().chain(&run.data).map(size).collect();
-    let held_out = run.eval_loss.first().zip(run.eval_loss.last());
     let text = environment.get_template("report.html")?.render(context! {
         run => run,
         recipe => report.recipe,
@@ -51,7 +51,7 @@ pub(super) fn page(report: &Report<'_>) -> Result<String> {
         samples => samples,
         memory => memory,
         files => files,
-        held_out => held_out.map(|(before, after)| [before.1, after.1]),
+        held_out => report.held_out.map(|(before, after)| [before, after]),
     })?;
     Ok(text)
 }

@@ -60,8 +60,8 @@ pub fn nf4_dequantize<R: SourceRuntime>(weight: &Nf4<R>, features: Range<usize>,
     let end = (first + count).div_ceil(8);
     let bound = Nf4 { codes: view::rows(codes, begin..end), ..weight.clone() };
     let source = source(R::LANGUAGE, weight.table, dtype);
-    let range = Some([first as u32, count as u32, begin as u32, 0]);
+    let range = [first as u32, count as u32, begin as u32, 0];
     let words = (end - first / 8) as u32;
-    source.launch(grid(words.div_ceil(THREADS)), &bound.buffers(&[&dense]), range);
+    source.launch(grid(words.div_ceil(THREADS)), &bound.buffers(&[&dense]), &range);
     dense
 }

@@ -17,18 +17,25 @@ struct ProductKey {
     gradient: bool,
     out: usize,
     input: usize,
+    /// Of the branch beside the weight, where there is one.
+    rank: usize,
     #[autotune(anchor)]
     rows: usize,
 }
 
 fn key<R: SourceRuntime>(operands: &Operands<R>) -> ProductKey {
     let [out, input] = operands.weight.shape;
-    ProductKey::new(operands.gradient, out, input, operands.rows())
+    let rank = operands.update().map_or(0, |update| update.low.meta.shape()[1]);
+    ProductKey::new(operands.gradient(), out, input, rank, operands.rows())
 }
 
 /// What the kernels are made of: a choice on disk is not one between kernels that have changed since.
-const TEXTS: [&str; 3] =
-    [include_str!("kernel.wgsl"), include_str!("../nf4_skinny/kernel.wgsl"), include_str!("../weight.wgsl")];
+const TEXTS: [&str; 4] = [
+    include_str!("kernel.wgsl"),
+    include_str!("../nf4_skinny/kernel.wgsl"),
+    include_str!("../nf4_skinny/branch.wgsl"),
+    include_str!("../weight.wgsl"),
+];
 
 /// Runs the product by the fastest variant.
 pub(super) fn run<R: SourceRuntime>(operands: Operands<R>) {

@@ -1,5 +1,6 @@
 //! Products of activations with an NF4 weight: the ways to compute them, and which one is taken.
 
+#[cfg(not(target_arch = "wasm32"))]
 mod choose;
 mod tiled;
 
@@ -7,13 +8,14 @@ use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::ComputeClient;
 use cubecl::ir::features::Plane;
 
-pub use tiled::{bf16_source, source};
+pub use tiled::source;
 
 use crate::matmul::{matmul, matmul_into};
 use crate::nf4_skinny::{MAX_ROWS, nf4_skinny};
-use crate::{Language, Nf4, SourceRuntime, nf4_dequantize, view};
+use crate::{Language, Nf4, SourceRuntime, Update, nf4_dequantize, view};
 
 /// Bytes that are decoded at a time, where the device binds as many.
 const SCRATCH: usize = 256 << 20;
@@ -29,12 +31,19 @@ pub enum Variant {
     SkinnyShared,
     /// Many rows, decoded on the way into tiles in workgroup memory.
     Tiled,
-    /// The same on tensor cores, the activations rounded to bf16: only by its name.
+    /// The same in WGSL with both operands rounded to f16, the sums in f32: only by its name.
+    TiledF16,
+    /// The same on CUDA's tensor cores, both operands rounded to bf16, the sums in f32: only by its name.
     TiledBf16,
 }
 
-/// The variants by which the runtime can compute a product of `rows` rows; never none.
-pub fn variants<R: SourceRuntime>([out, input]: [usize; 2], rows: usize, gradient: bool) -> Vec<Variant> {
+/// The variants by which a device can compute a product of `rows` rows; never none.
+pub fn variants<R: SourceRuntime>(
+    client: &ComputeClient<R>,
+    [out, input]: [usize; 2],
+    rows: usize,
+    gradient: bool,
+) -> Vec<Variant> {
     // CUDA's kernels take any shape.
     let cuda = R::LANGUAGE == Language::Cuda;
     let words = cuda || input.is_multiple_of(8);
@@ -45,24 +54,48 @@ pub fn variants<R: SourceRuntime>([out, input]: [usize; 2], rows: usize, gradien
         (Variant::Skinny, skinny),
         (Variant::SkinnyShared, skinny && !cuda),
         (Variant::Tiled, tiled),
+        (Variant::TiledF16, tiled && !cuda && client.properties().supports_type(DType::F16)),
         (Variant::TiledBf16, cuda),
     ];
     all.into_iter().filter_map(|(variant, can)| can.then_some(variant)).collect()
 }
 
-/// `x` `[rows, in]` times the transposed weight, `[rows, out]`; or for the gradient of an input `x` `[rows, out]` times the
-/// weight, `[rows, in]`. By the given variant, or by the fastest one on this device.
+/// What is multiplied with a weight.
+#[derive(Clone, Debug)]
+pub enum Product<R: SourceRuntime> {
+    /// `x` `[rows, in]` times the transposed weight, `[rows, out]`, and what a branch beside the weight adds to it.
+    Forward(Option<Box<Update<R>>>),
+    /// For the gradient of an input: `x` `[rows, out]` times the weight, `[rows, in]`.
+    InputGradient,
+}
+
+impl<R: SourceRuntime> Product<R> {
+    fn contiguous(self) -> Self {
+        match self {
+            Self::Forward(Some(update)) => {
+                let Update { low, b, scaling } = *update;
+                Self::Forward(Some(Box::new(Update { low: into_contiguous(low), b: into_contiguous(b), scaling })))
+            }
+            other => other,
+        }
+    }
+}
+
+/// The product of `x` with a weight, by the given variant, or by the fastest f32 one on this device.
 ///
 /// # Panics
 /// When the shapes do not fit, or the variant can't compute them: see [`variants`].
 pub fn nf4_matmul<R: SourceRuntime>(
     x: CubeTensor<R>,
     weight: Nf4<R>,
-    gradient: bool,
+    product: Product<R>,
     variant: Option<Variant>,
 ) -> CubeTensor<R> {
     let [out, input] = weight.shape;
-    let (width, columns) = if gradient { (out, input) } else { (input, out) };
+    let (width, columns) = match product {
+        Product::Forward(_) => (input, out),
+        Product::InputGradient => (out, input),
+    };
     let rows = x.meta.shape()[0];
     assert_eq!(x.meta.shape()[1], width, "nf4_matmul: x has rows of another width than the weight takes");
     let shape = [rows, columns].into();
@@ -71,13 +104,13 @@ pub fn nf4_matmul<R: SourceRuntime>(
     }
     let x = into_contiguous(x);
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
-    let operands = Operands { x, weight, y: y.clone(), gradient };
+    let operands = Operands { x, weight, y: y.clone(), product: product.contiguous() };
     match (variant, R::PROVEN) {
         (Some(variant), _) => {
             assert!(operands.variants().contains(&variant), "nf4_matmul: {variant:?} can't compute this product");
             operands.run(variant);
         }
-        (None, true) => choose::run(operands),
+        (None, true) => operands.run_fastest(),
         (None, false) => operands.run(Variant::Decoded),
     }
     y
@@ -89,7 +122,7 @@ struct Operands<R: SourceRuntime> {
     x: CubeTensor<R>,
     weight: Nf4<R>,
     y: CubeTensor<R>,
-    gradient: bool,
+    product: Product<R>,
 }
 
 impl<R: SourceRuntime> Operands<R> {
@@ -97,22 +130,58 @@ impl<R: SourceRuntime> Operands<R> {
         self.x.meta.shape()[0]
     }
 
+    fn gradient(&self) -> bool {
+        matches!(self.product, Product::InputGradient)
+    }
+
+    fn update(&self) -> Option<&Update<R>> {
+        match &self.product {
+            Product::Forward(update) => update.as_deref(),
+            Product::InputGradient => None,
+        }
+    }
+
     fn variants(&self) -> Vec<Variant> {
-        variants::<R>(self.weight.shape, self.rows(), self.gradient)
+        variants(&self.x.client, self.weight.shape, self.rows(), self.gradient())
+    }
+
+    /// By the variant that was the fastest here at the first product of its kind.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn run_fastest(self) {
+        choose::run(self);
+    }
+
+    /// A browser's thread cannot wait for timings: by what was the fastest on the devices that were measured.
+    #[cfg(target_arch = "wasm32")]
+    fn run_fastest(self) {
+        let skinny = self.variants().contains(&Variant::Skinny);
+        self.run(if skinny { Variant::Skinny } else { Variant::Decoded });
     }
 
     /// Computes the product into `y`.
     fn run(&self, variant: Variant) {
+        let subgroups = self.x.client.properties().features.plane.contains(Plane::Ops);
         match variant {
             Variant::Decoded => self.run_decoded(),
-            Variant::Skinny => {
-                let subgroups = self.x.client.properties().features.plane.contains(Plane::Ops);
-                nf4_skinny(&self.x, &self.weight, &self.y, subgroups);
-            }
-            Variant::SkinnyShared => nf4_skinny(&self.x, &self.weight, &self.y, false),
-            Variant::Tiled => tiled::launch(&self.x, &self.weight, &self.y, self.gradient),
-            Variant::TiledBf16 => tiled::launch_bf16(&self.x, &self.weight, &self.y, self.gradient),
+            Variant::Skinny => return self.run_skinny(subgroups),
+            Variant::SkinnyShared => return self.run_skinny(false),
+            Variant::Tiled => self.run_tiled(DType::F32),
+            Variant::TiledF16 => self.run_tiled(DType::F16),
+            Variant::TiledBf16 => self.run_tiled(DType::BF16),
         }
+        if let Some(Update { low, b, scaling }) = self.update() {
+            let mut b = b.clone();
+            b.meta.swap(0, 1);
+            view::add(&self.y, &matmul(low.clone(), b), *scaling);
+        }
+    }
+
+    fn run_skinny(&self, subgroups: bool) {
+        nf4_skinny(&self.x, &self.weight, self.update(), &self.y, subgroups);
+    }
+
+    fn run_tiled(&self, dtype: DType) {
+        tiled::launch(&self.x, &self.weight, &self.y, dtype, self.gradient());
     }
 
     fn run_decoded(&self) {
@@ -123,13 +192,13 @@ impl<R: SourceRuntime> Operands<R> {
         for first in (0..out).step_by(at_once) {
             let features = first..out.min(first + at_once);
             let mut dense = nf4_dequantize(&self.weight, features.clone(), DType::F32);
-            if !self.gradient {
+            if !self.gradient() {
                 dense.meta.swap(0, 1);
                 matmul_into(&self.x, &dense, &view::columns(&self.y, features));
             } else if first == 0 {
                 matmul_into(&view::columns(&self.x, features), &dense, &self.y);
             } else {
-                view::add(&self.y, &matmul(view::columns(&self.x, features), dense));
+                view::add(&self.y, &matmul(view::columns(&self.x, features), dense), 1.0);
             }
         }
     }

@@ -1,4 +1,4 @@
-// f32 to NF4, bit for bit what engine/src/nf4/quantize.rs computes: the scale of each block, then a code per element.
+// f32 to NF4, bit for bit what engine/nf4/src/quantize.rs computes: the scale of each block, then a code per element.
 //
 // Grid: in x and y together at least ceil(blocks / (THREADS / min(32, block_size / 8))), where blocks is
 // ceil(count / block_size): a warp takes one block, or several of those that have fewer than 32 words. `codes` has

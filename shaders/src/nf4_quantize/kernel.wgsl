@@ -1,4 +1,4 @@
-// f32 to NF4, bit for bit what engine/src/nf4/quantize.rs computes. One invocation takes one block.
+// f32 to NF4, bit for bit what engine/nf4/src/quantize.rs computes. One invocation takes one block.
 //
 // WGSL lets a division be off and numbers below the smallest normal one be flushed, so bits are compared and divided here, as
 // integers; what is left to floats are products of numbers near one, whose rounding WGSL prescribes.

@@ -61,9 +61,9 @@ pub fn nf4_quantize<R: SourceRuntime>(
             // A warp, or a part of one, takes a block.
             Language::Cuda => threads(R::LANGUAGE) as usize / (block_size / 8).min(32),
         };
-        let info = Some([count as u32, block_size as u32, 0, 0]);
+        let info = [count as u32, block_size as u32, 0, 0];
         let grid = grid(blocks.div_ceil(at_once) as u32);
-        source(R::LANGUAGE, table).launch(grid, &[&weights, &codes, &absmax], info);
+        source(R::LANGUAGE, table).launch(grid, &[&weights, &codes, &absmax], &info);
     }
     [codes, absmax]
 }

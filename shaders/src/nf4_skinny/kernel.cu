@@ -1,4 +1,5 @@
-// y[rows, out] = x[rows, in] · Wᵀ for a handful of rows, as in decoding: each packed weight is read once.
+// y[rows, out] = x[rows, in] · Wᵀ for a handful of rows, as in decoding: each packed weight is read once. With a BRANCH
+// beside the weight, y = x · Wᵀ + scaling · low[rows, rank] · Bᵀ, B[out, rank].
 //
 // Grid: in x and y together at least ceil(out / (THREADS / 32 / SPLIT * FEATURES)): SPLIT warps take FEATURES output
 // features. With 256 threads a block has 8 of them for one or two rows, 16 for four and 32 for more.
@@ -19,6 +20,13 @@ constexpr u32 WORDS = ROWS <= 8 ? 4 : 2, PIECE = 8 * WORDS;
 constexpr u32 SPAN = 32 * PIECE, DEPTH = SPLIT * SPAN, STRIDE = PIECE + 4, ROW = DEPTH / PIECE * STRIDE;
 constexpr u32 SUMS = ROWS * FEATURES;
 static_assert(THREADS % (32 * SPLIT) == 0 && WARPS * SUMS <= ROWS * ROW, "no room for the sums of the warps");
+
+#define BRANCH {{ branch }}
+#if BRANCH
+struct SkinnyInfo : Info { u32 rank; float scaling; };
+#else
+typedef Info SkinnyInfo;
+#endif
 
 __device__ __forceinline__ u32 block_index() { return blockIdx.y * gridDim.x + blockIdx.x; }
 
@@ -120,6 +128,29 @@ __device__ __forceinline__ void accumulate(const float* x, const Weight& w, cons
     }
 }
 
+#if BRANCH
+// Adds this lane's part of the branch, which is as many more inner elements as its rank.
+__device__ __forceinline__ void add_branch(const float* low, const float* b, const SkinnyInfo& info,
+                                           float (&sum)[SUMS]) {
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % SPLIT;
+    const u32 feature = (block_index() * (WARPS / SPLIT) + warp / SPLIT) * FEATURES;
+#pragma unroll 1
+    for (u32 k = part * 32 + lane; k < info.rank; k += 32 * SPLIT) {
+        float factor[FEATURES];
+#pragma unroll
+        for (u32 f = 0; f < FEATURES; f++)
+            factor[f] = feature + f < info.out ? info.scaling * b[(size_t)(feature + f) * info.rank + k] : 0.0f;
+#pragma unroll
+        for (u32 r = 0; r < ROWS; r++) {
+            if (r >= info.rows) break;
+            const float value = low[(size_t)r * info.rank + k];
+#pragma unroll
+            for (u32 f = 0; f < FEATURES; f++) sum[r * FEATURES + f] += factor[f] * value;
+        }
+    }
+}
+#endif
+
 // Sums over the lanes: of WIDTH sums, lane i has the WIDTH / 32 from i * WIDTH / 32 on in the end. While there are
 // several, two lanes that are OFFSET apart halve them between each other instead of both adding all.
 template <u32 WIDTH, u32 OFFSET>
@@ -140,7 +171,11 @@ __device__ __forceinline__ void sum_lanes(float (&sum)[SUMS]) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 nf4_skinny(const u32* __restrict__ codes, const u32* __restrict__ absmax, const u32* __restrict__ header,
-           const float* __restrict__ x, float* __restrict__ y, const __grid_constant__ Info info) {
+           const float* __restrict__ x, float* __restrict__ y,
+#if BRANCH
+           const float* __restrict__ low, const float* __restrict__ b,
+#endif
+           const __grid_constant__ SkinnyInfo info) {
     __shared__ __align__(16) float tile[ROWS * ROW];
     __shared__ float map[256];
     const Weight w = { codes, absmax, header, map, __uint_as_float(header[3]), header[0], header[1], header[2] != 0 };
@@ -150,6 +185,9 @@ nf4_skinny(const u32* __restrict__ codes, const u32* __restrict__ absmax, const 
     }
 
     float sum[SUMS] = {};
+#if BRANCH
+    add_branch(low, b, info, sum);
+#endif
     // Buffers begin at aligned addresses, but a view of one need not.
     if (info.in % 32 == 0 && ((size_t)x | (size_t)codes) % 16 == 0) accumulate<true>(x, w, info, tile, sum);
     else accumulate<false>(x, w, info, tile, sum);

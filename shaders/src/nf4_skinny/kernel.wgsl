@@ -1,9 +1,20 @@
-// y = x · Wᵀ for a few rows of x, bound by reading W: every packed word is read once, by one invocation, for all rows.
+// y = x · Wᵀ for a few rows of x, bound by reading W: every packed word is read once, by one invocation, for all rows. With
+// a branch beside the weight, y = x · Wᵀ + scaling · low · Bᵀ.
 // A workgroup makes four output features; the grid is as many workgroups as that takes, in x and y.
 @group(0) @binding(3) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
-// Rows, output features, input features: a multiple of eight.
-@group(0) @binding(5) var<uniform> info: vec4<u32>;
+{{ branch_buffers }}
+struct Info {
+    rows: u32,
+    out: u32,
+    // A multiple of eight.
+    input: u32,
+    unused: u32,
+    // Of the branch.
+    rank: u32,
+    scaling: f32,
+}
+@group(0) @binding({{ info_binding }}) var<uniform> info: Info;
 
 const ROWS: u32 = {{ rows }}u;
 const THREADS: u32 = {{ threads }}u;
@@ -20,16 +31,16 @@ fn nf4_skinny(
 ) {
     load_levels(lane);
     workgroupBarrier();
-    let rows = info.x;
-    let words = info.z / 8u;
+    let rows = info.rows;
+    let words = info.input / 8u;
     let first = (group.y * groups.x + group.x) * 4u;
-    if first >= info.y {
+    if first >= info.out {
         return;
     }
     // The last workgroup may have less than four features; it computes the last one again and does not store it.
     var begin: array<u32, 4>;
     for (var f = 0u; f < 4u; f++) {
-        begin[f] = min(first + f, info.y - 1u) * words;
+        begin[f] = min(first + f, info.out - 1u) * words;
     }
     var sums: array<vec4<f32>, {{ rows }}>;
     for (var word = lane; word < words; word += THREADS) {
@@ -54,11 +65,12 @@ fn nf4_skinny(
             );
         }
     }
+    {{ branch }}
     for (var row = 0u; row < ROWS; row++) {
         {{ reduce }}
         if lane == 0u && row < rows {
-            for (var f = 0u; f < min(4u, info.y - first); f++) {
-                y[row * info.y + first + f] = total[f];
+            for (var f = 0u; f < min(4u, info.out - first); f++) {
+                y[row * info.out + first + f] = total[f];
             }
         }
         workgroupBarrier();

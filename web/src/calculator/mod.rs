@@ -21,6 +21,8 @@ use result::Summary;
 use settings::Settings;
 use share::Share;
 
+pub(crate) use model::groups as models;
+
 /// The page.
 #[component]
 pub(crate) fn Calculator() -> impl IntoView {

@@ -23,7 +23,7 @@ fn title(name: &str) -> String {
 }
 
 /// The known models by family.
-fn groups() -> Vec<Group> {
+pub(crate) fn groups() -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for name in names() {
         let family = title(name.split('-').next().unwrap_or(name));

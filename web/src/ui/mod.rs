@@ -3,6 +3,7 @@
 mod callout;
 mod choice;
 mod cite;
+pub(crate) mod download;
 mod query;
 mod select;
 mod site;

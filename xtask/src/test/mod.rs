@@ -69,6 +69,7 @@ fn checks(quick: bool) -> Vec<Check> {
             ("the wasm32 target", Box::new(|root: &Path| setup::wasm_target(root).map(|()| Outcome::Passed)) as Box<_>),
             command(wasm("the engine for wasm32", "-p halfbyte --no-default-features --features cpu")),
             command(wasm("the memory plan for wasm32", "-p halfbyte-memory")),
+            command(worker()),
             ("the web site in a browser", Box::new(web::check) as Box<_>),
             ("cargo-deny", Box::new(tools::cargo_deny) as Box<_>),
             command(Step::line("licences, bans, sources", "cargo deny check licenses bans sources")),
@@ -81,6 +82,13 @@ fn checks(quick: bool) -> Vec<Check> {
 /// A check that something compiles for the browser.
 fn wasm(name: &'static str, what: &str) -> Step {
     Step::line(name, &format!("cargo check --release --target wasm32-unknown-unknown {what}"))
+}
+
+/// The worker, and what of the engine is compiled into it: `web/worker/clippy.toml` lists what would block its only thread.
+fn worker() -> Step {
+    let packages = "-p halfbyte -p halfbyte-shaders -p halfbyte-worker --features halfbyte/wgpu";
+    let line = format!("cargo clippy --release --target wasm32-unknown-unknown {packages} -- -D warnings");
+    Step::line("the worker for wasm32: nothing blocks", &line).with("CLIPPY_CONF_DIR", "web/worker")
 }
 
 /// One line per check made.

@@ -13,8 +13,10 @@ mod stream;
 
 use std::path::PathBuf;
 
-use serde_json::Value;
-
+use super::held::HELD;
+use super::index::{INDEX, ShardIndex};
+use super::json::read_json;
+use super::shards::BESIDE;
 use crate::{Error, Result};
 use cache::RepoCache;
 use client::{Client, Failure, Info};
@@ -25,18 +27,9 @@ pub use name::{HubKind, HubName};
 pub use settings::HubSettings;
 pub use stream::ShardStream;
 
-/// Everything that a model or an adapter is described by, its weights left out.
-const DESCRIPTION: [&str; 7] = [
-    "config.json",
-    "adapter_config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-];
+/// What a model or an adapter is described by, beside what is [`BESIDE`] its weights.
+const DESCRIPTION: [&str; 3] = ["config.json", "adapter_config.json", HELD];
 const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 const ADAPTER: &str = "adapter_model.safetensors";
 /// How the names of weights end that run code when they are read.
 const PICKLES: [&str; 5] = [".bin", ".pt", ".pth", ".pkl", ".ckpt"];
@@ -177,7 +170,7 @@ impl Snapshot<'_> {
                 None => self.error(format!("its cache {} {reason}; download it while online", self.folder().display())),
             });
         }
-        for file in DESCRIPTION.into_iter().filter(|file| self.has(file)) {
+        for file in DESCRIPTION.into_iter().chain(BESIDE).filter(|file| self.has(file)) {
             self.file(file, progress)?;
         }
         Ok(self.folder())
@@ -206,21 +199,8 @@ impl Snapshot<'_> {
             }));
         }
         let path = self.file(INDEX, progress)?;
-        let wrong = |reason: String| Error::key(&path, "weight_map", reason);
-        let json = std::fs::read(&path).map_err(|e| Error::file(&path, e))?;
-        let index: Value = serde_json::from_slice(&json).map_err(|e| Error::file(&path, e))?;
-        let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| wrong("is missing".into()))?;
-        let mut shards = Vec::new();
-        for file in map.values() {
-            let file = file.as_str().ok_or_else(|| wrong(format!("{file} is not a file's name")))?;
-            if !name::is_safe_path(file) || file.contains('/') || !file.ends_with(".safetensors") {
-                return Err(wrong(format!("`{file}` is not a safetensors file of this repository")));
-            }
-            shards.push(file.to_string());
-        }
-        shards.sort();
-        shards.dedup();
-        Ok(shards)
+        let index = ShardIndex::parse(&path, &read_json(&path)?)?;
+        Ok(index.shards().into_iter().map(str::to_string).collect())
     }
 
     /// Fetches the weights of a model or an adapter.

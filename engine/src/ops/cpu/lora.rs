@@ -5,7 +5,7 @@ use burn_flex::Flex;
 use rayon::prelude::*;
 
 use super::matrix::{Threads, View, matmul, product};
-use super::{floats, nf4};
+use super::{floats, nf4, write};
 use crate::ops::{Frozen, Product};
 
 /// Floats that one task of an elementwise product handles.
@@ -31,7 +31,17 @@ fn rows_of(x: &[f32], width: usize) -> View<'_> {
 /// Either product of rows with a frozen weight.
 fn frozen(x: &[f32], weight: &Frozen<Flex>, [out, input]: [usize; 2], side: Product) -> Vec<f32> {
     match weight {
-        Frozen::Nf4(weight) => nf4::matmul(x, weight, side, None),
+        Frozen::Nf4(weight) => {
+            let mut parts = weight.parts();
+            match (parts.next(), parts.next()) {
+                (Some((whole, _)), None) => nf4::matmul(x, whole, side, None),
+                _ => {
+                    let (width, _) = side.widths(weight.shape());
+                    let y = weight.product(write(x.to_vec(), [x.len() / width, width]), side, None);
+                    floats(&y.to_contiguous()).to_vec()
+                }
+            }
+        }
         Frozen::Dense(weight) => {
             let weight = weight.to_contiguous();
             let dense = View::new(floats(&weight), 0, [out, input], [input, 1]);

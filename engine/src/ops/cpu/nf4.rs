@@ -135,7 +135,7 @@ pub(super) fn matmul(x: &[f32], weight: &Nf4Primitive<Flex>, product: Product, v
     };
     match (variant.unwrap_or(fastest), product) {
         (Variant::Skinny, Product::Forward) => host.skinny(x, rows),
-        (Variant::Skinny | Variant::SkinnyShared | Variant::TiledBf16, _) => {
+        (Variant::Skinny | Variant::SkinnyShared | Variant::TiledF16 | Variant::TiledBf16, _) => {
             panic!("nf4_matmul: the CPU has no such variant of this product")
         }
         // One tile, as large as the weight.
@@ -157,7 +157,8 @@ mod tests {
         let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
         let data = quantize(&(0..37 * 40).map(value).collect::<Vec<_>>(), shape, 64, true).unwrap();
         let weight = Nf4Weight::<Flex>::upload(&data, &Default::default()).unwrap();
-        let host = HostWeight::new(&weight.0);
+        let (part, _) = weight.parts().next().unwrap();
+        let host = HostWeight::new(part);
         for product in [Product::Forward, Product::InputGradient] {
             let x: Vec<f32> = (0..9 * product.widths(shape).0).map(value).collect();
             let whole = host.tiled(&x, 9, product, TILE);

@@ -1,7 +1,6 @@
 //! From f32 to NF4: a scale per block, then the nearest level for each element.
 
-use super::{Absmax, NF4_TABLE, Nf4Data, check_block_size, checked_count};
-use crate::{Error, Result};
+use super::{Absmax, Invalid, NF4_TABLE, Nf4Data, Result, check_block_size, checked_count};
 
 /// The smallest scale that is divided by, so that a block of zeros does not divide by zero.
 const TINY: f32 = 1e-38;
@@ -16,21 +15,21 @@ const TINY: f32 = 1e-38;
 pub fn quantize(weights: &[f32], shape: [usize; 2], block_size: usize, double_quant: bool) -> Result<Nf4Data> {
     check_block_size(block_size)?;
     if weights.len() != checked_count(shape)? {
-        return Err(Error::Invalid(format!("{} weights do not fill the shape {shape:?}", weights.len())));
+        return Err(Invalid(format!("{} weights do not fill the shape {shape:?}", weights.len())));
     }
     let (packed, absmax) = quantize_blocks(weights, block_size);
     if absmax.iter().any(|scale| !scale.is_finite()) {
         let (index, value) = weights.iter().enumerate().find(|(_, w)| !w.is_finite()).unwrap_or((0, &f32::NAN));
         let [row, column] = [index / shape[1].max(1), index % shape[1].max(1)];
         let reason = format!("weight [{row}, {column}] is {value}: only finite weights can be quantized");
-        return Err(Error::Invalid(reason));
+        return Err(Invalid(reason));
     }
     let absmax = if double_quant { Absmax::double(&absmax) } else { Absmax::Plain(absmax) };
     Ok(Nf4Data { shape, block_size, packed, absmax })
 }
 
 /// The packed codes and the scale of every block; NaN for a block with a weight that is NaN or infinite.
-pub(crate) fn quantize_blocks(weights: &[f32], block_size: usize) -> (Vec<u8>, Vec<f32>) {
+pub fn quantize_blocks(weights: &[f32], block_size: usize) -> (Vec<u8>, Vec<f32>) {
     let count = weights.len();
     let mut packed = vec![0u8; count.div_ceil(2)];
     let mut absmax = vec![0.0f32; count.div_ceil(block_size)];
@@ -71,13 +70,13 @@ fn for_each_block<F>(weights: &[f32], packed: &mut [u8], absmax: &mut [f32], blo
 where
     F: Fn(((&[f32], &mut [u8]), &mut f32)) + Sync + Send,
 {
-    #[cfg(feature = "cpu")]
+    #[cfg(feature = "threads")]
     {
         use rayon::prelude::*;
         let blocks = weights.par_chunks(block_size).zip(packed.par_chunks_mut(block_size / 2));
         blocks.zip(absmax.par_iter_mut()).with_min_len(256).for_each(block);
     }
-    #[cfg(not(feature = "cpu"))]
+    #[cfg(not(feature = "threads"))]
     {
         let blocks = weights.chunks(block_size).zip(packed.chunks_mut(block_size / 2));
         blocks.zip(absmax).for_each(block);
