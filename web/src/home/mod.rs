@@ -15,12 +15,15 @@ pub(crate) fn Home() -> impl IntoView {
                     "Halfbyte is a QLoRA engine in Rust. The base model is frozen in 4-bit NormalFloat, small adapters are trained on top, and the same code runs on CUDA, on any GPU that WebGPU or Vulkan reaches, on a plain CPU, and in this tab."
                 </p>
                 <div class="buttons">
-                    <Link to="calculator" attr:class="button main">"What will a run need?"</Link>
-                    <a class="button" href="https://github.com/halfbyte/halfbyte" rel="noopener external">"Source code"</a>
+                    <Link to="playground" attr:class="button main">"Train one now"</Link>
+                    <Link to="lessons" attr:class="button">"How it works"</Link>
                 </div>
             </header>
             <ul class="doors">
+                <Door to="lessons" title="Lessons" text="What QLoRA rests on, one idea to a page, with controls that the engine's own code answers."/>
+                <Door to="playground" title="Playground" text="Train a small model here: watch the loss, compare answers before and after, take the adapter with you."/>
                 <Door to="calculator" title="Calculator" text="Each byte of a fine-tuning run by its formula, for known models, a pasted config.json or a name of the hub, and the GPUs that hold it."/>
+                <Door to="gpu" title="GPU lab" text="Whether the kernels are right on your GPU, and how fast, as a report to compare."/>
             </ul>
             <div class="facts">
                 <section>

@@ -101,8 +101,9 @@ pub(crate) fn Model(play: Play, settings: Settings) -> impl IntoView {
     };
     let loaded = move || match (play.model.get(), play.progress.get()) {
         (_, Some(progress)) => {
-            let part =
-                |done: u64, total: u64| if total > 0 { format!(" {}%", 100 * done / total) } else { String::new() };
+            let part = |done: u64, total: u64| {
+                (100 * done).checked_div(total).map_or(String::new(), |share| format!(" {share}%"))
+            };
             format!("{}{}", progress.what, part(progress.done, progress.total))
         }
         (Some(model), None) => {
