@@ -205,9 +205,9 @@ const lessons = {
     },
     async solve(page) {
       await slide(page, "Tokens of the long sequence", 2);
-      await slide(page, "Budget for the optimizer's state", 0.5);
+      await slide(page, "Budget for the optimizer's state", 0.35);
     },
-    state: "budget=0.5",
+    state: "budget=0.35",
   },
   "training-loop": {
     right: 1,

@@ -274,7 +274,6 @@ mod tests {
     fn the_task_is_open_at_first_and_can_be_solved() {
         let solved = |name: &str, batch: u64, length: u64| {
             let both = ways(&shape(name), batch, length);
-            println!("{name} {batch} {length}: {} {}", bytes(both[0].peak), bytes(both[1].peak));
             goals(&both, batch * length).iter().all(|(_, met)| *met)
         };
         assert!(!solved("llama-3.2-1b", 1, 1024));

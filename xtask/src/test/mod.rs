@@ -62,7 +62,7 @@ fn checks(quick: bool) -> Vec<Check> {
             command(
                 Step::line(
                     "documentation",
-                    "cargo doc --release --no-deps -p halfbyte -p halfbyte-memory -p halfbyte-shaders",
+                    "cargo doc --release --no-deps -p halfbyte -p halfbyte-memory -p halfbyte-nf4 -p halfbyte-shaders",
                 )
                 .with("RUSTDOCFLAGS", "-D warnings"),
             ),

@@ -21,7 +21,7 @@ fn goals(outcome: &Outcome, memory: u64, long: u64) -> Vec<(String, bool)> {
             outcome.unpaged > memory,
         ),
         (format!("With paging it fits (it needs {})", bytes(outcome.peak)), outcome.peak <= memory),
-        (format!("At most half of the state moves in a step (now {:.0} %)", 100.0 * moved), moved <= 0.5),
+        (format!("At most 70 % of the state moves in a step (now {:.0} %)", 100.0 * moved), moved <= 0.7),
     ]
 }
 
@@ -179,14 +179,13 @@ mod tests {
         let run = Run { rank: 64, length: 1024, ..Run::default() };
         let setting = Setting { model: shape("llama-3.1-8b"), run, share, long };
         let outcome = simulate(&setting);
-        println!("{share} {long}: {} of {} without", bytes(outcome.peak), bytes(outcome.unpaged));
         goals(&outcome, memory << 30, long).iter().all(|(_, met)| *met)
     }
 
     #[test]
     fn the_task_is_open_at_first_and_can_be_solved() {
         assert!(!solved(1.0, 2048, 12), "not with what the page starts with");
-        assert!(!solved(1.0, 4096, 12) && !solved(0.0, 4096, 12));
-        assert!(solved(0.5, 4096, 12));
+        assert!(!solved(1.0, 4096, 12) && !solved(0.0, 4096, 12) && !solved(0.6, 4096, 12));
+        assert!(solved(0.35, 4096, 12));
     }
 }
