@@ -12,7 +12,7 @@ use halfbyte::files::save_adapter;
 use halfbyte::lora::attach;
 use halfbyte::model::{BaseWeights, load};
 use halfbyte::text::Tokenizer;
-use halfbyte::train::load_recipe;
+use halfbyte::train::{Recipe, load_recipe};
 use pollster::block_on;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
         bail!("use: start RECIPE --steps N OUTPUT");
     }
     let steps: usize = steps.parse().context("--steps")?;
-    let recipe = load_recipe(Path::new(recipe), &[])?;
+    let recipe: Recipe = load_recipe(Path::new(recipe), &[])?;
     let output = PathBuf::from(output);
     let folder = Path::new(&recipe.model);
     let base = match &recipe.quantization {

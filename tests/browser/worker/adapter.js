@@ -20,7 +20,8 @@ export function tensors(folder) {
   delete header.__metadata__;
   const tensor = ({ dtype, data_offsets: [from, to] }) => {
     if (dtype !== "F32") throw new Error(`a tensor is ${dtype}`);
-    return new Float32Array(bytes.subarray(8 + length + from, 8 + length + to).slice().buffer);
+    // Copied: a Buffer's own slices are views of memory that begins elsewhere.
+    return new Float32Array(Uint8Array.from(bytes.subarray(8 + length + from, 8 + length + to)).buffer);
   };
   return new Map(Object.entries(header).map(([name, info]) => [name, tensor(info)]));
 }
