@@ -83,7 +83,7 @@ impl Conformance {
 /// # async fn test() -> halfbyte::Result<()> {
 /// use halfbyte::{backends::Cpu, lab::conformance};
 ///
-/// let report = conformance::<Cpu>(&Default::default(), 7, |_| {}).await?;
+/// let report = conformance::<Cpu>(&Default::default(), 7, async |_| {}).await?;
 /// for (kernel, cases, failed, worst) in report.by_kernel() {
 ///     println!("{kernel}: {failed} of {cases} wrong, relative error at most {worst:.1e}");
 /// }
