@@ -77,7 +77,7 @@ fn About(device: DeviceReport) -> impl IntoView {
             <p class="help">{format!("Features: {}", features.join(", "))}</p>
             <details>
                 <summary>"Limits"</summary>
-                <div class="table"><table><tbody>{limits.into_iter().map(limit).collect_view()}</tbody></table></div>
+                <div class="table" tabindex="0" role="region" aria-label="Limits"><table><tbody>{limits.into_iter().map(limit).collect_view()}</tbody></table></div>
             </details>
         </section>
     }

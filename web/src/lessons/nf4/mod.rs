@@ -154,7 +154,7 @@ pub(crate) fn Nf4() -> impl IntoView {
                     y=Signal::derive(move || Axis::even("share of the weights", 0.0, drawn.with(|(top, _)| *top), 2, |v| format!("{v:.1} %")))
                     series=Signal::derive(move || drawn.with(|(_, series)| series.clone()))
                 />
-                <div class="table" aria-live="polite">
+                <div class="table" tabindex="0" role="region" aria-label="Error of each table of levels" aria-live="polite">
                     <table id="tables">
                         <thead><tr><th scope="col">"Table"</th><th scope="col" class="number">"Error"</th><th scope="col" class="number">"of the weights"</th><th scope="col" class="number">"Bits of a code"</th></tr></thead>
                         <tbody>{rows}</tbody>
