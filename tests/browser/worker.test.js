@@ -297,7 +297,7 @@ describe("a model of the hub", () => {
 });
 
 describe("the GPU lab", () => {
-  test("finds every kernel right on WebGPU", { timeout: 0 }, async () => {
+  test("finds every kernel right on WebGPU", async () => {
     const kernels = await inPage({ webgpu: true }, async () => {
       const client = await Client.open("webgpu");
       await client.ask({ do: "conformance", seed: 7 }, ["done"]);

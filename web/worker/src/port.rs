@@ -36,15 +36,25 @@ pub(crate) fn fail(error: Error) {
     post(&if error.is_final() { Event::Lost(error.0) } else { Event::Failed(error.0) });
 }
 
-/// A panic is a bug, and the end of the worker: the page hears it before WebAssembly stops.
+/// What the GPU's library panics with when it reads from a device that is gone, before the browser has told of its loss.
+const GONE: &str = "BufferAsyncError";
+
+/// A panic is a bug, but for that of a lost device, and the end of the worker: the page hears it before WebAssembly stops.
 pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or(String::new(), |place| format!(" ({}:{})", place.file(), place.line()));
         let payload = info.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-        let message = format!("{}{place}", text.unwrap_or("a panic without words"));
+        let text = text.unwrap_or("a panic without words");
+        let message = format!("{text}{place}");
         web_sys::console::error_1(&JsValue::from_str(&message));
-        post(&Event::Lost(Failure { kind: Kind::Bug, message }));
+        post(&Event::Lost(match text.contains(GONE) {
+            true => {
+                let message = format!("the GPU is gone: {text}; what was saved can be continued");
+                Failure { kind: Kind::Device, message }
+            }
+            false => Failure { kind: Kind::Bug, message },
+        }));
     }));
 }
 
