@@ -23,7 +23,7 @@ pub(crate) fn GpuLab() -> impl IntoView {
     };
     view! {
         <article class="page playground">
-            <header>
+            <header class="page-head">
                 <h1>"GPU lab"</h1>
                 <p class="lede">
                     "Whether the engine's kernels are right on your GPU, on shapes that are meant to break them, and how fast they are on the layers of a small model, against your CPU. Nothing is sent; the report is yours."

@@ -43,7 +43,7 @@ pub(crate) fn Playground() -> impl IntoView {
     };
     view! {
         <article class="page playground">
-            <header>
+            <header class="page-head">
                 <h1>"Playground"</h1>
                 <p class="lede">
                     "Fine-tune a language model in this tab. The base stays frozen in 4 bits; a small LoRA adapter is trained on top. Nothing leaves your machine."
