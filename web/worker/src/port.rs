@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use halfbyte_protocol::{Event, Failure, Kind};
-use js_sys::{Array, ArrayBuffer, Object, Reflect, Uint8Array};
+use js_sys::{Array, Object, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::DedicatedWorkerGlobalScope;
 
@@ -23,7 +23,7 @@ pub(crate) fn post_with(event: &Event, parts: &[Vec<u8>]) {
     let json = serde_json::to_string(event).unwrap_or_else(|error| {
         format!(r#"{{"is":"failed","kind":"bug","message":"an event cannot be encoded: {error}"}}"#)
     });
-    let parts: Array = parts.iter().map(|bytes| ArrayBuffer::from(Uint8Array::from(&bytes[..]).buffer())).collect();
+    let parts: Array = parts.iter().map(|bytes| Uint8Array::from(&bytes[..]).buffer()).collect();
     let message = Object::new();
     // Setting a key of a fresh object does not fail; posting strings and buffers does not either.
     let _ = Reflect::set(&message, &"json".into(), &json.into());
