@@ -65,6 +65,10 @@ fn a_template_that_never_ends_is_stopped() {
     let template = ChatTemplate::new(endless).expect("Jinja");
     assert!(template.render(&[Message::new("user", "?")], true, "", "").is_err());
     assert!(ChatTemplate::new("{% for %}").is_err());
+    // Found by fuzzing: a tag's beginning and end that share their `%`.
+    for source in ["{%}", "{%}\u{6d}-", "{%}%}", "{% generation %}a{%- endgeneration -%}"] {
+        let _ = ChatTemplate::new(source);
+    }
 }
 
 #[test]

@@ -138,7 +138,8 @@ const lessons = {
       assert.equal(await figure(page, "Saved per weight"), "0.373 bits");
       await slide(page, "Weights of a block", 0);
       await slide(page, "Scales that share a scale", 0);
-      assert.equal(await page.textContent("#double"), `${(4 + 8 / 32 + 32 / (32 * 32)).toFixed(4)} bits`);
+      // 4.28125 lies between two numbers of four places.
+      assert.ok(Math.abs(parseFloat(await page.textContent("#double")) - (4 + 8 / 32 + 32 / (32 * 32))) < 5.1e-5);
       await choose(page, "Model", "llama-3.1-8b");
       assert.equal(await figure(page, "Saved on this model"), bytes((frozen(big) * (24 / 32 - 32 / 1024)) / 8));
     },
@@ -378,6 +379,8 @@ for (const [name, lesson] of Object.entries(lessons)) {
     assert.match(await page.locator(".task .verdict").textContent(), /^Solved\./);
 
     await page.waitForURL((url) => url.search.includes(lesson.state) && url.search.includes(`guess=${lesson.right + 1}`));
+    // The address follows the controls after a pause.
+    await page.waitForTimeout(600);
     const [link, before] = [page.url(), await seen(page)];
     await page.reload();
     await page.waitForSelector("html[data-ready] .task.done");

@@ -125,14 +125,15 @@ fn without_generation_tags(source: &str) -> String {
         let mut from = 0;
         while let Some(found) = out[from..].find("{%") {
             let start = from + found;
-            let Some(length) = out[start..].find("%}") else { break };
-            let inside = &out[start + 2..start + length];
+            // `{%}` does not close itself.
+            let Some(length) = out[start + 2..].find("%}") else { break };
+            let inside = &out[start + 2..start + 2 + length];
             let name = inside.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
             if name == tag {
                 // A comment takes part in the trimming of blanks as a block does.
                 let (left, right) =
                     (if inside.starts_with('-') { "-" } else { "" }, if inside.ends_with('-') { "-" } else { "" });
-                out.replace_range(start..start + length + 2, &format!("{comment}{left} {right}#}}"));
+                out.replace_range(start..start + length + 4, &format!("{comment}{left} {right}#}}"));
             }
             from = start + 2;
         }
