@@ -72,20 +72,23 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::preset;
+    use super::{names, preset};
 
     #[test]
     fn parameters_are_those_that_the_models_have() {
         let published = [
             ("llama-3.1-8b", 8_030_261_248),
             ("llama-3.1-70b", 70_553_706_496),
+            ("llama-3.1-405b", 405_853_388_800),
             ("llama-3.2-1b", 1_235_814_400),
+            ("llama-3.2-3b", 3_212_749_824),
             ("llama-7b", 6_738_415_616),
             ("llama-13b", 13_015_864_320),
             ("llama-33b", 32_528_943_616),
             ("llama-65b", 65_285_660_672),
             ("codellama-34b", 33_743_970_304),
             ("llama-2-7b", 6_738_415_616),
+            ("llama-2-13b", 13_015_864_320),
             ("llama-2-70b", 68_976_648_192),
             ("mistral-7b-v0.3", 7_248_023_552),
             ("qwen2.5-0.5b", 494_032_768),
@@ -112,6 +115,9 @@ mod tests {
         ];
         for (name, count) in published {
             assert_eq!(preset(name).map(|shape| shape.parameters()), Some(count), "{name}");
+        }
+        for name in names() {
+            assert!(published.iter().any(|(known, _)| *known == name), "{name} is compared with nothing");
         }
         assert!(preset("Llama-3.1-8B").is_some() && preset("llama-9").is_none());
     }
