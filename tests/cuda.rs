@@ -7,7 +7,8 @@ use std::process::Command;
 use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, PTX, Source, nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
+    Language, PTX, Pass, Source, attention_source, nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source,
+    nf4_skinny_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -60,6 +61,18 @@ fn products_and_gradients_are_those_in_f64() {
 fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
     for (gradient, what) in [(false, "forward"), (true, "gradient")] {
         run("products.cpp", &nf4_matmul_source(Language::Cuda, &NF4_TABLE, DType::BF16, gradient), what);
+    }
+}
+
+#[test]
+fn attention_is_that_in_f64_of_rounded_operands() {
+    let widths = [5, 16, 64, 96, 128, 168, 256].map(|width| (width, false));
+    for (pass, (head_dim, capped)) in Pass::ALL
+        .into_iter()
+        .flat_map(|pass| widths.into_iter().chain([(16, true), (128, true), (256, true)]).map(move |of| (pass, of)))
+    {
+        let what = format!("of heads of {head_dim}{}", if capped { ", capped" } else { "" });
+        run("attention.cpp", &attention_source(Language::Cuda, pass, head_dim, capped), &what);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The GPU kernels of Halfbyte: each kernel's WGSL and CUDA C++ side by side, and the code that launches them through
 //! Burn's CubeCL runtimes, in the same memory and on the same stream as everything else.
 
+mod attention;
 mod matmul;
 mod nf4_dequantize;
 mod nf4_matmul;
@@ -10,6 +11,7 @@ mod source;
 mod view;
 mod weight;
 
+pub use attention::{Heads, Pass, attention, attention_backward, source as attention_source};
 pub use matmul::matmul;
 pub use nf4_dequantize::{dequantized_types, nf4_dequantize, source as nf4_dequantize_source};
 pub use nf4_matmul::{Product, Variant, nf4_matmul, source as nf4_matmul_source, variants};

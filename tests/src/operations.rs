@@ -336,10 +336,7 @@ pub fn attention_matches<B: Ops>(device: &B::Device) {
         of(Sequences::new(&[150]), [1, 1, 2], Some(9), Some(2.0)),
     ];
     for shape in shapes {
-        let masking = match B::MASKED_ATTENTION {
-            true => Masking::new(&shape.sequences, shape.window, device),
-            false => Masking::none(),
-        };
+        let masking = Masking::new(&shape.sequences, shape.window, device);
         let keys = shape.sequences.spans().map(|span| span.total).sum();
         let widths = [shape.heads, shape.kv_heads, shape.kv_heads].map(|heads| heads * shape.head_dim);
         let rows = [shape.sequences.tokens(), keys, keys];

@@ -11,7 +11,10 @@ use web_time::Instant;
 use crate::Result;
 use crate::files::read;
 use crate::nf4::{Absmax, NESTED_BLOCK_SIZE, Nf4Data};
-use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_lora_by, nf4_matmul_by};
+use crate::ops::{
+    AttentionForm, AttentionShape, Masking, Nf4Weight, Ops, Product, Sequences, Variant, attention_with_gradients,
+    causal_attention, matmul, nf4_lora_by, nf4_matmul_by,
+};
 
 /// How long one measurement runs at least, after one run that is not counted.
 const LEAST: Duration = Duration::from_millis(300);
@@ -157,6 +160,49 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
         })
         .await?;
         add(format!("matmul {product:?}, f32"), 4 * out * input, seconds);
+    }
+    Ok(measurements)
+}
+
+/// Measures causal attention over one sequence of `tokens`, alone and with its gradients, in every form of the backend that the
+/// device can hold. `heads` are those of the queries, those of the keys, and how wide they are. A key that a query does not see is no
+/// arithmetic.
+///
+/// # Errors
+/// When a kernel fails on the device.
+pub async fn measure_attention<B: Ops>(
+    device: &B::Device,
+    heads: [usize; 3],
+    tokens: usize,
+) -> Result<Vec<Measurement>> {
+    let [heads, kv_heads, head_dim] = heads;
+    let (sequences, scale) = (Sequences::new(&[tokens]), (head_dim as f32).powf(-0.5));
+    let shape = AttentionShape { sequences, window: None, heads, kv_heads, head_dim, scale, softcap: None };
+    let random = |heads: usize| Tensor::<B, 2>::random([tokens, heads * head_dim], Distribution::Default, device);
+    let (qkv, grad) = ([heads, kv_heads, kv_heads].map(random), random(heads));
+    let [q, k, v] = &qkv;
+    let product = (tokens * (tokens + 1) * heads * head_dim) as f64;
+    let mut measurements = Vec::new();
+    for form in B::ATTENTION_FORMS {
+        if *form == AttentionForm::Composed && 4 * (heads * tokens * tokens) as u64 > B::largest_tensor(device) {
+            continue;
+        }
+        let masking = Masking::of(*form, &shape.sequences, None, device);
+        let forward =
+            time::<B, _>(device, || causal_attention(q.clone(), k.clone(), v.clone(), &masking, &shape)).await?;
+        let both =
+            time::<B, _>(device, || attention_with_gradients(qkv.clone(), grad.clone(), &masking, &shape)).await?;
+        // Two products forward; five backward, of which the fused forms make seven.
+        for (what, seconds, products) in [("forward", forward, 2.0), ("forward and backward", both, 7.0)] {
+            measurements.push(Measurement {
+                kernel: format!("attention {form:?} {what}"),
+                shape: [heads * head_dim, kv_heads * head_dim],
+                rows: tokens,
+                seconds,
+                bandwidth: (8 * tokens * (heads + kv_heads) * head_dim) as f64 / seconds / 1e9,
+                arithmetic: products * product / seconds / 1e9,
+            });
+        }
     }
     Ok(measurements)
 }

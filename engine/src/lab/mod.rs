@@ -5,6 +5,6 @@ mod bench;
 mod conformance;
 mod trace;
 
-pub use bench::{Ceilings, Measurement, ceilings, measure_products, measure_storage};
+pub use bench::{Ceilings, Measurement, ceilings, measure_attention, measure_products, measure_storage};
 pub use conformance::{Case, Conformance, conformance};
 pub use trace::{relative_error, trace};

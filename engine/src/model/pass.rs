@@ -35,7 +35,7 @@ pub struct View<B: Backend> {
     pub window: Option<usize>,
     /// cos and signed sin of the positions' angles, each `[tokens, 1, 2, rotary_dim / 2]`.
     pub rotation: [Tensor<B, 4>; 2],
-    /// For backends whose attention is composed.
+    /// What attention needs on the device.
     pub masking: Masking<B>,
 }
 
@@ -45,10 +45,7 @@ impl<B: Ops> Pass<B> {
         let views = kinds.iter().map(|kind| {
             let rotation = kind.rope.rotation(&sequences, device);
             let held = Sequences { cached: kept(sequences.cached, kind.window), ..sequences.clone() };
-            let masking = match B::MASKED_ATTENTION {
-                true => Masking::new(&held, kind.window, device),
-                false => Masking::none(),
-            };
+            let masking = Masking::new(&held, kind.window, device);
             View { sequences: held, window: kind.window, rotation, masking }
         });
         Self { views: views.collect(), dropout: None }

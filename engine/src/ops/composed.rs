@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use burn_flex::Flex;
 
 use super::fused::{self, primitive, tensor};
-use super::{Activation, AttentionShape, Masking, Ops, Sequences, attention};
+use super::{Activation, AttentionShape, Composed, Masking, Ops, Sequences, attention};
 
 /// Values between -1 and 1 with no pattern that an operation could miss.
 fn rows(count: usize, width: usize, seed: u32) -> FloatTensor<Flex> {
@@ -35,18 +35,18 @@ fn attention_is_the_same() {
     let kinds = [(None, None), (Some(3), None), (Some(1), None), (None, Some(0.5)), (Some(4), Some(0.7))];
     for (sequences, (window, softcap)) in sequences.iter().flat_map(|s| kinds.map(|kind| (s.clone(), kind))) {
         let (tokens, keys) = (sequences.tokens(), sequences.spans().map(|span| span.total).sum());
-        let masking = Masking::new(&sequences, window, &Default::default());
+        let (masking, none) = (Composed::new(&sequences, window, &Default::default()), Masking::Sequences);
         let shape = AttentionShape { sequences, window, heads: 4, kv_heads: 2, head_dim: 6, scale: 0.8, softcap };
         let qkv = || [rows(tokens, 24, 1), rows(keys, 12, 2), rows(keys, 12, 3)];
         let what = format!("{shape:?}");
         assert_same(
             &what,
-            attention::forward::<Flex>(qkv(), &masking, &shape),
-            Flex::causal_attention(qkv(), &masking, &shape),
+            attention::forward::<Flex>(qkv(), &masking, &shape).y,
+            Flex::causal_attention(qkv(), &none, &shape).y,
         );
         let gradient = || rows(tokens, 24, 4);
         let found = attention::backward::<Flex>(qkv(), &masking, gradient(), &shape);
-        let expected = Flex::causal_attention_backward(qkv(), &masking, gradient(), &shape);
+        let expected = Flex::causal_attention_backward(qkv(), None, &none, gradient(), &shape);
         // Through a window of one token no score matters: only the values have a gradient.
         let from = if window == Some(1) { 2 } else { 0 };
         for (found, expected) in found.into_iter().zip(expected).skip(from) {

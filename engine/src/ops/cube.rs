@@ -1,12 +1,13 @@
 //! The operations on CubeCL's GPU runtimes, by the kernels of `halfbyte-shaders`.
 
-use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Tensor};
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::server::{IoError, LaunchError, ServerError};
-use halfbyte_shaders::{Nf4, SourceRuntime};
+use halfbyte_shaders::{Heads, Language, Nf4, SourceRuntime};
 
-use super::{Nf4Primitive, Ops, Product, Update, Variant};
+use super::fused::{primitive, tensor};
+use super::{Attended, AttentionForm, AttentionShape, Masking, Nf4Primitive, Ops, Product, Update, Variant, attention};
 use crate::nf4::NF4_TABLE;
 
 fn nf4<R, F, I, BT>(weight: &Nf4Primitive<CubeBackend<R, F, I, BT>>) -> Nf4<R>
@@ -18,6 +19,13 @@ where
 {
     let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
     Nf4 { codes, absmax, header, shape, table: &NF4_TABLE }
+}
+
+fn heads(shape: &AttentionShape) -> Heads {
+    let AttentionShape { heads, kv_heads, head_dim, scale, softcap, .. } = *shape;
+    let longest = shape.sequences.cached + shape.sequences.longest();
+    let seen = shape.window.map_or(longest, |window| window.min(longest));
+    Heads { heads, kv_heads, head_dim, scale, softcap, seen }
 }
 
 /// What an error says, without the stack that it was made on.
@@ -106,6 +114,52 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         variants.into_iter().map(Into::into).collect()
     }
 
+    const ATTENTION_FORMS: &'static [AttentionForm] = match R::LANGUAGE {
+        Language::Wgsl => &[AttentionForm::Fused, AttentionForm::Composed],
+        Language::Cuda => &[AttentionForm::Composed, AttentionForm::FusedBf16],
+    };
+    const BOUNDED_ATTENTION: bool = true;
+
+    fn causal_attention(
+        qkv: [FloatTensor<Self>; 3],
+        masking: &Masking<Self>,
+        shape: &AttentionShape,
+    ) -> Attended<Self> {
+        match masking {
+            Masking::Composed(composed) => attention::forward::<Self>(qkv, composed, shape),
+            masking => {
+                let [y, lse] = halfbyte_shaders::attention(qkv, attention::bounds(masking), &heads(shape));
+                Attended { y, lse: Some(lse) }
+            }
+        }
+    }
+
+    fn causal_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        attended: Option<[FloatTensor<Self>; 2]>,
+        masking: &Masking<Self>,
+        grad: FloatTensor<Self>,
+        shape: &AttentionShape,
+    ) -> [FloatTensor<Self>; 3] {
+        match (masking, attended) {
+            (Masking::Composed(composed), _) => attention::backward::<Self>(qkv, composed, grad, shape),
+            (masking, attended) => {
+                let [y, lse] = attended.expect("the kernel's forward pass gave logarithms");
+                let size = [shape.sequences.tokens() * shape.heads, shape.head_dim];
+                let product = tensor::<Self, 2>(grad.clone()) * tensor(y);
+                let delta = product.reshape(size).sum_dim(1).reshape([1, size[0]]);
+                let sums = Tensor::cat(vec![tensor::<Self, 2>(lse).reshape([1, size[0]]), delta], 0);
+                halfbyte_shaders::attention_backward(
+                    qkv,
+                    attention::bounds(masking),
+                    grad,
+                    primitive(sums),
+                    &heads(shape),
+                )
+            }
+        }
+    }
+
     fn check(device: &Self::Device) -> Result<(), String> {
         R::client(device).flush().map_err(|error| words(&error))
     }
@@ -116,5 +170,9 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
 
     fn bytes_in_use(device: &Self::Device) -> Option<u64> {
         R::client(device).memory_usage().ok().map(|usage| usage.bytes_in_use)
+    }
+
+    fn bytes_reserved(device: &Self::Device) -> Option<u64> {
+        R::client(device).memory_usage().ok().map(|usage| usage.bytes_reserved)
     }
 }

@@ -1,13 +1,14 @@
 //! Fusion passes products and the decode through as custom operations; what is elementwise around them is fused as usual.
 
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
-use burn::tensor::{DType, Shape, TensorMetadata};
+use burn::tensor::{DType, Shape, Tensor, TensorMetadata};
 use burn_fusion::client::GlobalFusionClient;
 use burn_fusion::stream::{Operation, OperationStreams};
 use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
-use super::{Nf4Primitive, Ops, Product, Update, Variant};
+use super::attention::{self, bounds};
+use super::{Attended, AttentionForm, AttentionShape, Masking, Nf4Primitive, Ops, Product, Update, Variant};
 
 /// What reaches the tensors when a fusion stream runs.
 type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
@@ -137,6 +138,60 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         B::nf4_variants(device, shape, rows, product)
     }
 
+    const ATTENTION_FORMS: &'static [AttentionForm] = B::ATTENTION_FORMS;
+    const BOUNDED_ATTENTION: bool = B::BOUNDED_ATTENTION;
+
+    fn causal_attention(
+        qkv: [FloatTensor<Self>; 3],
+        masking: &Masking<Self>,
+        shape: &AttentionShape,
+    ) -> Attended<Self> {
+        let bounds = match masking {
+            Masking::Composed(composed) => return attention::forward::<Self>(qkv, composed, shape),
+            masking => bounds(masking),
+        };
+        let results = [qkv[0].shape(), [shape.sequences.tokens(), shape.heads].into()].map(|shape| (shape, DType::F32));
+        let ([q, k, v], shape) = (qkv, shape.clone());
+        let run = move |handles: &mut Handles<B>, inputs: &[TensorIr; 4], outputs: &[TensorIr; 2]| {
+            let [qkv @ .., bounds] = inputs;
+            let masking = Masking::Bounds(Tensor::from_primitive(handles.get_int_tensor::<B>(bounds)));
+            let qkv = qkv.each_ref().map(|x| handles.get_float_tensor::<B>(x));
+            let Attended { y, lse } = B::causal_attention(qkv, &masking, &shape);
+            let lse = lse.expect("a kernel gives logarithms of sums");
+            for (out, result) in outputs.iter().zip([y, lse]) {
+                handles.register_float_tensor::<B>(&out.id, result);
+            }
+        };
+        let [y, lse] = enqueue::<B, 4, 2>("attention", [q, k, v, bounds], results, run);
+        Attended { y, lse: Some(lse) }
+    }
+
+    fn causal_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        attended: Option<[FloatTensor<Self>; 2]>,
+        masking: &Masking<Self>,
+        grad: FloatTensor<Self>,
+        shape: &AttentionShape,
+    ) -> [FloatTensor<Self>; 3] {
+        let bounds = match masking {
+            Masking::Composed(composed) => return attention::backward::<Self>(qkv, composed, grad, shape),
+            masking => bounds(masking),
+        };
+        let [y, lse] = attended.expect("a kernel gave logarithms of sums");
+        let results = qkv.each_ref().map(|x| (x.shape(), DType::F32));
+        let ([q, k, v], shape) = (qkv, shape.clone());
+        let run = move |handles: &mut Handles<B>, inputs: &[TensorIr; 7], outputs: &[TensorIr; 3]| {
+            let [tensors @ .., bounds] = inputs;
+            let masking = Masking::Bounds(Tensor::from_primitive(handles.get_int_tensor::<B>(bounds)));
+            let [q, k, v, y, lse, grad] = tensors.each_ref().map(|x| handles.get_float_tensor::<B>(x));
+            let results = B::causal_attention_backward([q, k, v], Some([y, lse]), &masking, grad, &shape);
+            for (out, result) in outputs.iter().zip(results) {
+                handles.register_float_tensor::<B>(&out.id, result);
+            }
+        };
+        enqueue::<B, 7, 3>("attention_backward", [q, k, v, y, lse, grad, bounds], results, run)
+    }
+
     fn check(device: &Self::Device) -> Result<(), String> {
         B::check(device)
     }
@@ -147,5 +202,9 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
 
     fn bytes_in_use(device: &Self::Device) -> Option<u64> {
         B::bytes_in_use(device)
+    }
+
+    fn bytes_reserved(device: &Self::Device) -> Option<u64> {
+        B::bytes_reserved(device)
     }
 }

@@ -15,8 +15,8 @@ use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
 use super::{
-    Activation, AdamStep, AttentionShape, Branch, Frozen, LoraGradients, Masking, Moments, Nf4Primitive, Ops, Product,
-    Variant,
+    Activation, AdamStep, Attended, AttentionForm, AttentionShape, Branch, Frozen, LoraGradients, Masking, Moments,
+    Nf4Primitive, Ops, Product, Variant,
 };
 use crate::nf4::quantize_blocks;
 
@@ -147,15 +147,17 @@ impl Ops for Flex {
         LoraGradients { x: d_x.map(|d_x| write(d_x, of_x)), a: write(d_a, of_a), b: write(d_b, of_b) }
     }
 
-    const MASKED_ATTENTION: bool = false;
+    const ATTENTION_FORMS: &'static [AttentionForm] = &[AttentionForm::Fused];
+    const BOUNDED_ATTENTION: bool = false;
 
-    fn causal_attention(qkv: [FloatTensor<Self>; 3], _: &Masking<Self>, shape: &AttentionShape) -> FloatTensor<Self> {
+    fn causal_attention(qkv: [FloatTensor<Self>; 3], _: &Masking<Self>, shape: &AttentionShape) -> Attended<Self> {
         let dims = qkv[0].shape().to_vec();
-        write(read(qkv, |[q, k, v]| attention::forward(q, k, v, shape)), dims)
+        Attended { y: write(read(qkv, |[q, k, v]| attention::forward(q, k, v, shape)), dims), lse: None }
     }
 
     fn causal_attention_backward(
         qkv: [FloatTensor<Self>; 3],
+        _: Option<[FloatTensor<Self>; 2]>,
         _: &Masking<Self>,
         grad: FloatTensor<Self>,
         shape: &AttentionShape,

@@ -1,5 +1,7 @@
-//! Whether a backend's products and decode are right: every variant on adversarial shapes against the plain code of
-//! [`crate::nf4`] in f64.
+//! Whether a backend's kernels are right: every variant on adversarial shapes against the plain code of
+//! [`crate::nf4`] in f64; and attention.
+
+mod attention;
 
 use burn::tensor::{Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
@@ -110,6 +112,7 @@ pub async fn conformance<B: Ops>(
     }
     suite.weight([40, 72], 64, true, &[4097]).await?;
     suite.parts().await?;
+    suite.attention().await?;
     Ok(suite.report)
 }
 

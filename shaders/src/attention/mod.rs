@@ -1,0 +1,153 @@
+//! Causal attention that never holds its scores: forward, and the gradients from the weights computed again.
+
+mod cuda;
+mod wgsl;
+
+use burn_backend::DType;
+use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::{Language, Source, SourceRuntime};
+
+/// Multiplications of one dispatch at most: about 50 ms at 1 TFLOP/s, far from a browser's watchdog.
+const DISPATCH: usize = 1 << 34;
+
+/// The three kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// The result, and the logarithm of each query's sum of exponentials.
+    Forward,
+    /// The gradient of the queries.
+    Queries,
+    /// The gradients of the keys and values.
+    Keys,
+}
+
+impl Pass {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Forward, Self::Queries, Self::Keys];
+
+    /// Rows that a workgroup takes, and columns at a time.
+    fn tile(self, language: Language, shape: &Heads) -> [usize; 2] {
+        match language {
+            Language::Wgsl => wgsl::tile(self),
+            Language::Cuda => cuda::tile(self, shape.head_dim, shape.softcap.is_some()),
+        }
+    }
+
+    /// Workgroups that each write a part of a head.
+    fn parts(self, language: Language, head_dim: usize) -> usize {
+        match (language, self) {
+            (Language::Cuda, Self::Keys) => head_dim.div_ceil(cuda::WIDTH),
+            _ => 1,
+        }
+    }
+
+    /// Products of tiles for each tile of scores.
+    fn products(self) -> usize {
+        match self {
+            Self::Forward => 2,
+            Self::Queries => 3,
+            Self::Keys => 4,
+        }
+    }
+}
+
+/// The geometry of an attention, without who sees whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Of the queries.
+    pub heads: usize,
+    /// Of the keys and values, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Width of one.
+    pub head_dim: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Scores are then bounded by `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
+    /// Keys that a query sees at most: how long a workgroup runs.
+    pub seen: usize,
+}
+
+/// The source of a kernel for heads of this width, and for scores with or without a cap. WGSL takes f32; CUDA C++ bf16, on tensor
+/// cores, and heads of at most 256.
+pub fn source(language: Language, pass: Pass, head_dim: usize, capped: bool) -> Source {
+    match language {
+        Language::Wgsl => wgsl::source(pass, head_dim),
+        Language::Cuda => cuda::source(pass, head_dim, capped),
+    }
+}
+
+/// Operands as the kernels take them.
+fn operand<R: SourceRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
+    match R::LANGUAGE {
+        Language::Wgsl => into_contiguous(x),
+        Language::Cuda => cast(into_contiguous(x), DType::BF16),
+    }
+}
+
+/// A dispatch for each range of blocks, none of them long.
+fn launch<R: SourceRuntime>(pass: Pass, shape: &Heads, rows: [usize; 2], buffers: &[&CubeTensor<R>]) {
+    let [tokens, keys] = rows;
+    let [rows, columns] = pass.tile(R::LANGUAGE, shape);
+    // For keys: the queries that see one are about as many as the keys that a query sees.
+    let (blocks, heads, shared_by) = match pass {
+        Pass::Keys => (keys.div_ceil(rows), shape.kv_heads, shape.heads / shape.kv_heads),
+        _ => (tokens.div_ceil(rows), shape.heads, 1),
+    };
+    let of_block = heads * shared_by * rows * shape.seen.next_multiple_of(columns) * shape.head_dim * pass.products();
+    let at_once = (DISPATCH / of_block.max(1)).clamp(1, 65_535);
+    for first in (0..blocks).step_by(at_once) {
+        let words = [tokens, keys, shape.heads, shape.kv_heads].map(|count| count as u32);
+        let floats = [shape.scale, shape.softcap.unwrap_or(0.0)].map(f32::to_bits);
+        let info = [&words[..], &floats, &[first as u32, 0]].concat();
+        let across = heads * pass.parts(R::LANGUAGE, shape.head_dim);
+        let grid = [across as u32, at_once.min(blocks - first) as u32, 1];
+        source(R::LANGUAGE, pass, shape.head_dim, shape.softcap.is_some()).launch(grid, buffers, &info);
+    }
+}
+
+fn empty<R: SourceRuntime>(like: &CubeTensor<R>, shape: [usize; 2]) -> CubeTensor<R> {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.into(), DType::F32)
+}
+
+/// Attention of `q` `[tokens, heads * head_dim]` over `k` and `v` `[keys, kv_heads * head_dim]`, all f32: the result, shaped like `q`,
+/// and the logarithm of each query's sum of exponentials, `[tokens, heads]`. On CUDA the operands are rounded to bf16.
+///
+/// `bounds` holds two `U32` per query: the first key that it sees and the last; neither falls from one query to the next, and the
+/// last one rises.
+pub fn attention<R: SourceRuntime>(
+    qkv: [CubeTensor<R>; 3],
+    bounds: CubeTensor<R>,
+    shape: &Heads,
+) -> [CubeTensor<R>; 2] {
+    let [q, k, v] = qkv.map(operand);
+    let [tokens, width] = [q.meta.shape()[0], q.meta.shape()[1]];
+    let (y, lse) = (empty(&q, [tokens, width]), empty(&q, [tokens, shape.heads]));
+    if tokens > 0 {
+        launch(Pass::Forward, shape, [tokens, k.meta.shape()[0]], &[&q, &k, &v, &bounds, &y, &lse]);
+    }
+    [y, lse]
+}
+
+/// The gradients of `q`, `k` and `v` of [`attention`] from that of its result. `sums` `[2, tokens * heads]` holds the logarithms
+/// that it returned, then for each query and head the sum over its elements of the result times its gradient.
+pub fn attention_backward<R: SourceRuntime>(
+    qkv: [CubeTensor<R>; 3],
+    bounds: CubeTensor<R>,
+    grad: CubeTensor<R>,
+    sums: CubeTensor<R>,
+    shape: &Heads,
+) -> [CubeTensor<R>; 3] {
+    let [q, k, v] = qkv.map(operand);
+    let (grad, sums) = (operand(grad), into_contiguous(sums));
+    let rows = [q.meta.shape()[0], k.meta.shape()[0]];
+    let [d_q, d_k, d_v] = [&q, &k, &v].map(|x| empty(x, [x.meta.shape()[0], x.meta.shape()[1]]));
+    if rows[0] > 0 {
+        launch(Pass::Queries, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_q]);
+        launch(Pass::Keys, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_k, &d_v]);
+    }
+    [d_q, d_k, d_v]
+}
