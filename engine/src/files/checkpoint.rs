@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -12,6 +14,7 @@ use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 
+use super::ahead;
 use super::digest::Sha256Of;
 use super::index::{INDEX, ShardIndex};
 use super::json::read_json;
@@ -27,6 +30,8 @@ struct Shard {
     metadata: Metadata,
     /// Where the tensors begin.
     start: usize,
+    /// The part that was asked for last.
+    last: Mutex<Option<Range<usize>>>,
 }
 
 enum Bytes {
@@ -83,6 +88,8 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     /// Which shard holds a tensor.
     places: HashMap<String, usize>,
+    /// Bytes of the tensors that were asked for.
+    read: AtomicU64,
 }
 
 /// One tensor's bytes as they lie in the file.
@@ -106,7 +113,17 @@ impl Shard {
         let (header, metadata) = parsed.map_err(|e| {
             Error::file(&path, format!("not a whole safetensors file ({e}); download or write it again"))
         })?;
-        Ok(Self { path, bytes, metadata, start: header + 8 })
+        Ok(Self { path, bytes, metadata, start: header + 8, last: Mutex::new(None) })
+    }
+
+    /// A part, which is read once, before or after its neighbours.
+    fn read(&self, part: Range<usize>) -> std::io::Result<Cow<'_, [u8]>> {
+        if let Bytes::Mapped(map) = &self.bytes {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            ahead::turn_to(map, &part, last.as_ref());
+            *last = Some(part.clone());
+        }
+        self.bytes.part(part)
     }
 
     fn map(path: PathBuf) -> Result<Self> {
@@ -199,7 +216,13 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Self { path: path.to_path_buf(), shards, places })
+        Ok(Self { path: path.to_path_buf(), shards, places, read: AtomicU64::new(0) })
+    }
+
+    /// Bytes of the tensors that were asked for so far, and of all.
+    pub fn progress(&self) -> [u64; 2] {
+        let all = self.shards.iter().map(|shard| shard.bytes.len() - shard.start as u64).sum();
+        [self.read.load(Ordering::Relaxed), all]
     }
 
     /// Every tensor's name, in order.
@@ -255,9 +278,9 @@ impl Checkpoint {
         let info = shard.metadata.info(name).ok_or_else(missing)?;
         let (from, to) = info.data_offsets;
         let bytes = shard
-            .bytes
-            .part(shard.start + from..shard.start + to)
+            .read(shard.start + from..shard.start + to)
             .map_err(|e| Error::file(&shard.path, format!("tensor `{name}`: {e}")))?;
+        self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(TensorBytes { dtype: info.dtype, shape: &info.shape, bytes })
     }
 

@@ -3,6 +3,7 @@
 //! that dies leaves nothing half-written.
 
 mod adapter;
+mod ahead;
 mod atomic;
 mod bnb;
 mod checkpoint;

@@ -1,5 +1,7 @@
 //! Modules that are trained in full beside the adapters: PEFT's `modules_to_save`.
 
+use burn::tensor::FloatDType;
+
 use crate::model::{EMBEDDING, Parameter, Transformer, Weight};
 use crate::ops::Ops;
 use crate::{Error, Result};
@@ -42,9 +44,12 @@ pub(crate) fn set_trainable<B: Ops>(model: &mut Transformer<B>, names: &[String]
     if [HEAD, EMBEDDING].iter().any(|path| is_saved(path, names)) {
         model.head.tied = false;
     }
-    *model = model.map(|path, parameter| Parameter {
-        value: parameter.value.clone(),
-        trainable: if is_saved(path, names) && !path.contains(".lora_") { trainable } else { parameter.trainable },
+    *model = model.map(|path, parameter| {
+        let saved = is_saved(path, names) && !path.contains(".lora_");
+        // What is trained is f32, whatever it was held in.
+        let value = parameter.value.clone();
+        let value = if saved && trainable { value.cast(FloatDType::F32) } else { value };
+        Parameter { value, trainable: if saved { trainable } else { parameter.trainable } }
     });
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burn::tensor::FloatDType;
 use burn::tensor::backend::Backend;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -30,25 +31,75 @@ pub enum BaseWeights {
     Full,
 }
 
+/// How a frozen model is held on the device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Base {
+    /// The linear layers of the decoder.
+    pub linears: BaseWeights,
+    /// Embedding and head: f32, or 16 bits of which parts are widened for each use.
+    pub tables: FloatDType,
+}
+
+impl From<BaseWeights> for Base {
+    fn from(linears: BaseWeights) -> Self {
+        Self { linears, tables: FloatDType::F32 }
+    }
+}
+
+impl Base {
+    /// # Errors
+    /// When the device computes nothing in the tables' type.
+    pub(super) fn check<B: Backend>(&self, device: &B::Device) -> Result<()> {
+        let dtype = self.tables.into();
+        match B::supports_dtype(device, dtype) {
+            true => Ok(()),
+            false => Err(Error::Device {
+                device: format!("{device:?}"),
+                reason: format!("it has no {dtype:?}; hold embedding and head in f32 (quantization.embedding_dtype)"),
+            }),
+        }
+    }
+}
+
 /// Where the values of a model come from.
-trait Values<B: Backend> {
+pub(super) trait Values<B: Backend> {
     /// A parameter of this shape; `dims` is the shape in the file.
     fn parameter(&mut self, path: &str, shape: [usize; 2], dims: &[usize]) -> Result<Parameter<B>>;
 
     /// The weight of a linear layer.
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>>;
+
+    /// The type of embedding and head.
+    fn tables(&self) -> FloatDType;
+
+    /// Embedding or head.
+    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
+        let table = self.parameter(path, shape, &shape)?;
+        Ok(Parameter { value: table.value.cast(self.tables()), ..table })
+    }
+}
+
+/// How far loading has come, before the tensor at `path`.
+#[derive(Clone, Copy, Debug)]
+pub struct Loading<'a> {
+    /// Of the tensor that comes next.
+    pub path: &'a str,
+    /// Bytes of tensors that were read so far.
+    pub read: u64,
+    /// Bytes of all tensors of the files.
+    pub all: u64,
 }
 
 /// Loads the model of a Hugging Face folder. Each tensor is read, quantized and uploaded before the next is touched, so
-/// the host never holds more than one of them in f32. `progress` gets the path of each tensor.
+/// the host never holds more than one of them in f32; the system reads ahead meanwhile. `progress` is told of each tensor.
 ///
 /// # Errors
 /// When a file is missing or broken, or a tensor does not have the shape that the configuration asks for.
 pub fn load<B: Ops>(
     folder: &Path,
-    base: BaseWeights,
+    base: impl Into<Base>,
     device: &B::Device,
-    progress: &mut dyn FnMut(&str),
+    progress: &mut dyn FnMut(Loading),
 ) -> Result<Transformer<B>> {
     let path = folder.join("config.json");
     let json = std::fs::read(&path)
@@ -64,12 +115,14 @@ pub fn load<B: Ops>(
 pub fn load_from<B: Ops>(
     config: ModelConfig,
     file: &Checkpoint,
-    base: BaseWeights,
+    base: impl Into<Base>,
     device: &B::Device,
-    progress: &mut dyn FnMut(&str),
+    progress: &mut dyn FnMut(Loading),
 ) -> Result<Transformer<B>> {
+    let base = base.into();
+    base.check::<B>(device)?;
     let (names, quantized) = (config.clone(), is_quantized(file));
-    build(config, base, &mut FromFile { file, names, quantized, base, device, progress })
+    build(config, base.linears, &mut FromFile { file, names, quantized, base, device, progress })
 }
 
 /// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, biases zero, norms as
@@ -88,12 +141,17 @@ struct FromFile<'a, B: Backend> {
     names: ModelConfig,
     /// The file holds 4-bit weights: those that are not in 4 bits stay as they are, as `llm_int8_skip_modules` asked.
     quantized: bool,
-    base: BaseWeights,
+    base: Base,
     device: &'a B::Device,
-    progress: &'a mut dyn FnMut(&str),
+    progress: &'a mut dyn FnMut(Loading),
 }
 
 impl<B: Backend> FromFile<'_, B> {
+    fn tell(&mut self, path: &str) {
+        let [read, all] = self.file.progress();
+        (self.progress)(Loading { path, read, all });
+    }
+
     /// The name of the parameter at `path` in the file.
     fn name(&self, path: &str) -> String {
         let [older, newer] = self.names.names_in_files(path);
@@ -103,7 +161,7 @@ impl<B: Backend> FromFile<'_, B> {
 
 impl<B: Ops> Values<B> for FromFile<'_, B> {
     fn parameter(&mut self, path: &str, shape: [usize; 2], dims: &[usize]) -> Result<Parameter<B>> {
-        (self.progress)(path);
+        self.tell(path);
         let name = self.name(path);
         Ok(Parameter::frozen(self.file.floats(&name, dims)?, shape, self.device))
     }
@@ -111,18 +169,18 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
         let name = self.name(path);
         let stored = nf4_weight(self.file, &name, shape)?;
-        let data = match (stored, self.base) {
+        let data = match (stored, self.base.linears) {
             (None, BaseWeights::Nf4 { .. }) if self.quantized => {
                 return Ok(Weight::Dense(self.parameter(path, shape, &shape)?));
             }
             (None, BaseWeights::Full) => return Ok(Weight::Dense(self.parameter(path, shape, &shape)?)),
             (Some(data), BaseWeights::Full) => {
-                (self.progress)(path);
+                self.tell(path);
                 return Ok(Weight::Dense(Parameter::frozen(data.dequantize(), shape, self.device)));
             }
             (Some(data), BaseWeights::Nf4 { .. }) => data,
             (None, BaseWeights::Nf4 { block_size, double_quant }) => {
-                (self.progress)(path);
+                self.tell(path);
                 let values = self.file.floats(&name, &shape)?;
                 let weight = quantize(values, shape, (block_size, double_quant), self.device);
                 return weight.map(Weight::Nf4).map_err(|error| match error {
@@ -131,8 +189,12 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
                 });
             }
         };
-        (self.progress)(path);
+        self.tell(path);
         Ok(Weight::Nf4(Nf4Weight::upload(&data, self.device)?))
+    }
+
+    fn tables(&self) -> FloatDType {
+        self.base.tables
     }
 }
 
@@ -174,6 +236,10 @@ impl<B: Ops> Values<B> for Random<'_, B> {
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
         Ok(Weight::Dense(self.parameter(path, shape, &shape)?))
     }
+
+    fn tables(&self) -> FloatDType {
+        FloatDType::F32
+    }
 }
 
 impl<B: Backend> Random<'_, B> {
@@ -185,19 +251,19 @@ impl<B: Backend> Random<'_, B> {
 }
 
 /// Puts a model together, bottom to top.
-fn build<B: Ops>(
+pub(super) fn build<B: Ops>(
     config: ModelConfig,
     base_weights: BaseWeights,
     values: &mut impl Values<B>,
 ) -> Result<Transformer<B>> {
     let hidden = config.hidden_size;
-    let embedding = values.parameter(EMBEDDING, [config.vocab_size, hidden], &[config.vocab_size, hidden])?;
+    let embedding = values.table(EMBEDDING, [config.vocab_size, hidden])?;
     let kinds = config.layer_kinds.iter().enumerate();
     let layers = kinds.map(|(i, kind)| layer(&config, &layer_path(i), *kind, values)).collect::<Result<_>>()?;
     let norm = norm(&config, "model.norm", hidden, values)?;
     let weight = match config.tied {
         true => embedding.clone(),
-        false => values.parameter("lm_head.weight", [config.vocab_size, hidden], &[config.vocab_size, hidden])?,
+        false => values.table("lm_head.weight", [config.vocab_size, hidden])?,
     };
     let head = Head { norm, weight, tied: config.tied, softcap: config.final_logit_softcapping };
     let kinds = config.kinds.iter().map(|kind| Kind { window: kind.window, rope: Rope::new(&kind.rope) }).collect();

@@ -16,16 +16,17 @@ mod pass;
 mod projections;
 mod rope;
 mod save;
+mod synthetic;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
 
 pub use attention::{Attention, LayerCache};
 pub use config::{AttentionConfig, LayerKind, LinearConfig, ModelConfig};
 pub use family::{Biases, FAMILIES, Family, Windows};
 pub use layer::DecoderLayer;
 pub use linear::{Linear, Weight};
-pub use load::{BaseWeights, load, load_from, random};
+pub use load::{Base, BaseWeights, Loading, load, load_from, random};
 pub use mlp::Mlp;
 pub(crate) use names::{module_path, prefix_of, text_path};
 pub use norm::RmsNorm;
@@ -36,9 +37,10 @@ pub use projections::Projections;
 pub use rope::{Llama3Scaling, LongRope, Rope, RopeConfig, Scaling, Yarn};
 pub use save::save_dense;
 pub(crate) use save::stored_shape;
+pub use synthetic::synthetic;
 
 use crate::lora::SQUARES;
-use crate::ops::{Ops, Sequences, matmul};
+use crate::ops::{Ops, Sequences, half_matmul, matmul};
 
 /// The path of the embedding, and of the tied head.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -79,7 +81,11 @@ pub type Cache<B> = Vec<Option<LayerCache<B>>>;
 impl<B: Ops> Head<B> {
     /// `[tokens, hidden] -> [tokens, vocab]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let logits = matmul(self.norm.forward(x), self.weight.value.clone().transpose());
+        let (x, weight) = (self.norm.forward(x), self.weight.value.clone());
+        let logits = match weight.dtype() {
+            DType::F32 => matmul(x, weight.transpose()),
+            _ => half_matmul(x, weight),
+        };
         match self.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
@@ -107,7 +113,7 @@ impl<B: Ops> Transformer<B> {
     /// The rows of the embedding for `tokens`: `[tokens, hidden]`.
     pub fn embed(&self, tokens: &[u32]) -> Tensor<B, 2> {
         let rows = indices(tokens.iter().map(|t| *t as i32), &self.device());
-        self.scaled(self.embedding.value.clone().select(0, rows))
+        self.scaled(self.embedding.value.clone().select(0, rows).cast(FloatDType::F32))
     }
 
     /// The embedding's gradient `[vocab, hidden]` from that of [`embed`](Self::embed)'s result.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use burn::tensor::FloatDType;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -28,7 +29,7 @@ pub async fn save_dense<B: Ops>(model: &Transformer<B>, path: &Path) -> Result<(
     let mut tensors = Vec::new();
     for (name, parameter) in parameters {
         let shape = stored_shape(&name, parameter.value.dims());
-        tensors.push((name, shape, encode_bf16(&read(parameter.value).await?)));
+        tensors.push((name, shape, encode_bf16(&read(parameter.value.cast(FloatDType::F32)).await?)));
     }
     let failed = |e: safetensors::SafeTensorError| Error::file(path, e);
     let views: Result<Vec<_>> = tensors

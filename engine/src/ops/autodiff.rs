@@ -13,7 +13,10 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 
 use super::fused::primitive;
-use super::{Activation, AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops, Product, Variant};
+use super::{
+    Activation, Attended, AttentionForm, AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops,
+    Product, Variant,
+};
 
 #[derive(Debug)]
 struct Matmul;
@@ -99,6 +102,19 @@ impl<B: Ops> Backward<B, 2> for Gated {
     }
 }
 
+/// The graph keeps the weight as it is, not what was widened of it.
+#[derive(Debug)]
+struct HalfMatmul;
+
+impl<B: Ops> Backward<B, 1> for HalfMatmul {
+    type State = (FloatTensor<B>, Product);
+
+    fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (weight, product) = step.state;
+        unary::<B, _>(step.parents, step.node, grads, |grad| B::half_matmul(grad, weight, product.flipped()));
+    }
+}
+
 #[derive(Debug)]
 struct LoraLinear;
 
@@ -122,12 +138,12 @@ impl<B: Ops> Backward<B, 3> for LoraLinear {
 struct Attention;
 
 impl<B: Ops> Backward<B, 3> for Attention {
-    type State = ([FloatTensor<B>; 3], Masking<B>, AttentionShape);
+    type State = ([FloatTensor<B>; 3], Option<[FloatTensor<B>; 2]>, Masking<B>, AttentionShape);
 
     fn backward(self, step: Step<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (qkv, masking, shape) = step.state;
+        let (qkv, attended, masking, shape) = step.state;
         let grad = grads.consume::<B>(&step.node);
-        let gradients = B::causal_attention_backward(qkv, &masking, grad, &shape);
+        let gradients = B::causal_attention_backward(qkv, attended, &masking, grad, &shape);
         for (node, gradient) in step.parents.into_iter().zip(gradients) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -209,6 +225,15 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
+    fn half_matmul(x: FloatTensor<Self>, weight: FloatTensor<Self>, product: Product) -> FloatTensor<Self> {
+        let weight = weight.primitive;
+        let y = B::half_matmul(x.primitive, weight.clone(), product);
+        match HalfMatmul.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((weight, product), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
         B::nf4_variants(device, shape, rows, product)
     }
@@ -259,20 +284,37 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         [y, <Self as AutodiffBackend>::from_inner(low)]
     }
 
-    const MASKED_ATTENTION: bool = B::MASKED_ATTENTION;
+    const ATTENTION_FORMS: &'static [AttentionForm] = B::ATTENTION_FORMS;
+    const BOUNDED_ATTENTION: bool = B::BOUNDED_ATTENTION;
 
     fn causal_attention(
         qkv: [FloatTensor<Self>; 3],
         masking: &Masking<Self>,
         shape: &AttentionShape,
-    ) -> FloatTensor<Self> {
+    ) -> Attended<Self> {
         let nodes = qkv.each_ref().map(|x| x.node.clone());
         let qkv = qkv.map(|x| x.primitive);
         let masking = masking.inner();
-        let y = B::causal_attention(qkv.clone(), &masking, shape);
-        match Attention.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((qkv, masking, shape.clone()), y),
+        let Attended { y, lse } = B::causal_attention(qkv.clone(), &masking, shape);
+        let attended = lse.clone().map(|lse| [y.clone(), lse]);
+        let y = match Attention.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((qkv, attended, masking, shape.clone()), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        };
+        Attended { y, lse: lse.map(<Self as AutodiffBackend>::from_inner) }
+    }
+
+    fn causal_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        attended: Option<[FloatTensor<Self>; 2]>,
+        masking: &Masking<Self>,
+        grad: FloatTensor<Self>,
+        shape: &AttentionShape,
+    ) -> [FloatTensor<Self>; 3] {
+        // A gradient of a gradient is asked for by no one.
+        let attended = attended.map(|attended| attended.map(|x| x.primitive));
+        let qkv = qkv.map(|x| x.primitive);
+        B::causal_attention_backward(qkv, attended, &masking.inner(), grad.primitive, shape)
+            .map(<Self as AutodiffBackend>::from_inner)
     }
 }

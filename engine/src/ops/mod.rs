@@ -15,6 +15,7 @@ mod cube;
 mod fused;
 #[cfg(feature = "gpu")]
 mod fusion;
+mod half;
 mod lora;
 mod tensors;
 mod weight;
@@ -24,12 +25,12 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 pub use adam::{AdamStep, DynamicTables, MOMENT_BLOCK, Moments};
-pub use attention::{AttentionShape, Masking, Sequences, Span};
+pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, Sequences, Span};
 pub(crate) use autodiff::backward_from;
 pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
-    causal_attention, cross_entropy, gated, lora_linear, matmul, nf4_lora_by, nf4_matmul, nf4_matmul_by, rms_norm,
-    rotate,
+    attention_with_gradients, causal_attention, cross_entropy, gated, half_matmul, lora_linear, matmul, nf4_lora_by,
+    nf4_matmul, nf4_matmul_by, rms_norm, rotate,
 };
 pub use weight::Nf4Weight;
 
@@ -171,6 +172,16 @@ pub trait Ops: Backend {
         None
     }
 
+    /// Bytes that its allocator has taken from this device, which it keeps: the most that was needed so far.
+    fn bytes_reserved(_device: &Self::Device) -> Option<u64> {
+        None
+    }
+
+    /// Either product of f32 rows with a frozen weight in 16 bits; [`half_matmul`].
+    fn half_matmul(x: FloatTensor<Self>, weight: FloatTensor<Self>, product: Product) -> FloatTensor<Self> {
+        half::product::<Self>(x, weight, product)
+    }
+
     /// [`rms_norm`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         fused::rms_norm::<Self>(x, weight, eps)
@@ -223,27 +234,24 @@ pub trait Ops: Backend {
         lora::backward::<Self>(inputs, weight, branch, grad, for_x)
     }
 
-    /// Whether attention is the composed form, which reads a [`Masking`].
-    const MASKED_ATTENTION: bool = true;
+    /// The forms in which the backend computes attention, the one to prefer first; never none.
+    const ATTENTION_FORMS: &'static [AttentionForm];
 
-    /// [`causal_attention`].
-    fn causal_attention(
-        qkv: [FloatTensor<Self>; 3],
-        masking: &Masking<Self>,
-        shape: &AttentionShape,
-    ) -> FloatTensor<Self> {
-        attention::forward::<Self>(qkv, masking, shape)
-    }
+    /// Whether its fused form reads [`Masking::Bounds`].
+    const BOUNDED_ATTENTION: bool;
 
-    /// For `q`, `k` and `v`.
+    /// [`causal_attention`], in the form that `masking` is for.
+    fn causal_attention(qkv: [FloatTensor<Self>; 3], masking: &Masking<Self>, shape: &AttentionShape)
+    -> Attended<Self>;
+
+    /// For `q`, `k` and `v`; `attended` is what the forward pass gave, where it gave logarithms of sums.
     fn causal_attention_backward(
         qkv: [FloatTensor<Self>; 3],
+        attended: Option<[FloatTensor<Self>; 2]>,
         masking: &Masking<Self>,
         grad: FloatTensor<Self>,
         shape: &AttentionShape,
-    ) -> [FloatTensor<Self>; 3] {
-        attention::backward::<Self>(qkv, masking, grad, shape)
-    }
+    ) -> [FloatTensor<Self>; 3];
 
     /// [`cross_entropy`].
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {

@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 
 use super::fused::{primitive, tensor};
-use super::{Activation, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Update, Variant};
+use super::{Activation, Attended, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Update, Variant};
 
 /// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
 ///
@@ -72,7 +72,27 @@ pub fn causal_attention<B: Ops>(
     masking: &Masking<B>,
     shape: &AttentionShape,
 ) -> Tensor<B, 2> {
-    tensor(B::causal_attention([q, k, v].map(primitive), masking, shape))
+    tensor(B::causal_attention([q, k, v].map(primitive), masking, shape).y)
+}
+
+/// [`causal_attention`], and the gradients of `q`, `k` and `v` from that of its result.
+pub fn attention_with_gradients<B: Ops>(
+    qkv: [Tensor<B, 2>; 3],
+    grad: Tensor<B, 2>,
+    masking: &Masking<B>,
+    shape: &AttentionShape,
+) -> (Tensor<B, 2>, [Tensor<B, 2>; 3]) {
+    let qkv = qkv.map(primitive);
+    let Attended { y, lse } = B::causal_attention(qkv.clone(), masking, shape);
+    let attended = lse.map(|lse| [y.clone(), lse]);
+    let gradients = B::causal_attention_backward(qkv, attended, masking, primitive(grad), shape);
+    (tensor(y), gradients.map(tensor))
+}
+
+/// `x · Wᵀ` of f32 rows with a weight `[out, in]` in 16 bits, which is not trained: in f32, the weight widened a part at a time and,
+/// for the gradient of `x`, once more.
+pub fn half_matmul<B: Ops>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
+    tensor(B::half_matmul(primitive(x), primitive(weight), Product::Forward))
 }
 
 /// Cross entropy of `logits` `[n, vocab]` against the tokens `targets` `[n, 1]`: the sum of the losses `[1]`, and its

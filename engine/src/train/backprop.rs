@@ -2,9 +2,9 @@
 //!
 //! The forward pass keeps each layer's input. Going back, a layer is computed again with a graph, gives up the gradients
 //! of its adapters and of its input, and the graph is dropped; the peak is one layer, whatever the depth (recomputation
-//! at every layer boundary: Chen et al., arXiv:1604.06174).
+//! at every layer boundary: Chen et al., arXiv:1604.06174). The inputs may wait in host memory.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +19,11 @@ use crate::optim::{Gradients, accumulate};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recompute {
-    /// Keep only the layers' inputs and compute each layer again: least memory.
+    /// Keep only the layers' inputs and compute each layer again: memory of one layer.
     Layers,
+    /// The same with the layers' inputs in host memory until they are asked for: the device's memory does not grow with the number
+    /// of layers but for the adapters. A backend must be able to wait for a tensor, which a browser's cannot.
+    LayersFromHost,
     /// Keep every layer's graph: fastest, for models that fit.
     None,
 }
@@ -64,6 +67,8 @@ impl<B: Ops> Graph<B> {
 /// What the forward pass keeps of a layer.
 enum Kept<B: Ops> {
     Input(Tensor<B, 2>),
+    /// The input, in host memory.
+    Away(TensorData),
     Graph(Box<Graph<B>>),
 }
 
@@ -107,6 +112,10 @@ pub(super) fn backpropagate_from<B: Ops>(
                 kept.push(Kept::Input(x.clone()));
                 x = layer.forward(x, &pass, None);
             }
+            Recompute::LayersFromHost => {
+                kept.push(Kept::Away(x.to_data()));
+                x = layer.forward(x, &pass, None);
+            }
             Recompute::None => {
                 let graph = Graph::new(layer, &layer_path(i), x, &graph_pass, below(i));
                 x = graph.output.clone().inner();
@@ -122,6 +131,10 @@ pub(super) fn backpropagate_from<B: Ops>(
         let graph = match kept {
             Kept::Graph(graph) => *graph,
             Kept::Input(input) => Graph::new(&trained[i], &path, input, &graph_pass, below(lowest + i)),
+            Kept::Away(input) => {
+                let input = Tensor::from_data(input, &model.device());
+                Graph::new(&trained[i], &path, input, &graph_pass, below(lowest + i))
+            }
         };
         gradient = graph.backward(&path, d_output, &mut gradients);
     }

@@ -110,6 +110,9 @@ impl TrainerConfig {
         if self.loss_chunk == 0 {
             return wrong("loss_chunk", "must be at least 1");
         }
+        if self.recompute == Recompute::LayersFromHost && cfg!(target_arch = "wasm32") {
+            return wrong("recompute", "a browser's worker cannot wait for its GPU; use layers");
+        }
         if self.epochs == 0 && self.max_steps == 0 {
             return wrong("epochs", "0 epochs train nothing unless max_steps is set");
         }

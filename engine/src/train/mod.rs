@@ -24,7 +24,9 @@ pub use evaluation::{BestMetric, Evaluation, EvaluationConfig, Strategy, evaluat
 pub use loss::{Targets, head_loss, loss_and_hits};
 pub use neftune::noise;
 pub use optimization::Optimization;
-pub use recipe::{PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe};
+pub use recipe::{
+    EmbeddingDtype, PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe,
+};
 pub use run::{Run, data_digest};
 pub use schedule::{LrSchedulerType, Schedule};
 pub use snapshot::{CheckpointFiles, Snapshot, checkpoint_files};

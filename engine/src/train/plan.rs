@@ -3,7 +3,7 @@
 use halfbyte_memory::{Device, Method, ModelShape, Optimizer, Run};
 
 use super::backprop::Recompute;
-use super::recipe::Recipe;
+use super::recipe::{EmbeddingDtype, Recipe};
 use crate::lora::Targets;
 
 impl Recipe {
@@ -28,10 +28,16 @@ impl Recipe {
             batch: training.batch_size as u64,
             length: self.data.max_length as u64,
             accumulation: training.gradient_accumulation_steps as u64,
-            recompute: training.recompute == Recompute::Layers,
+            recompute: training.recompute != Recompute::None,
+            inputs_on_host: training.recompute == Recompute::LayersFromHost,
             optimizer: if training.optim.is_8bit() { Optimizer::AdamW8bit } else { Optimizer::AdamW },
             optimizer_budget: training.optim_device_budget.0.filter(|_| training.optim.is_paged()),
-            weight_bytes: 4,
+            // What is not in 4 bits: embedding and head, or in f32 all that there is.
+            weight_bytes: match quantization.embedding_dtype {
+                EmbeddingDtype::F32 => 4,
+                _ if quantization.load_in_4bit => 2,
+                _ => 4,
+            },
             activation_bytes: 4,
             block_size: quantization.block_size as u64,
             double_quant: quantization.double_quant,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burn::tensor::FloatDType;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -11,6 +12,8 @@ use super::config::TrainerConfig;
 use super::evaluation::EvaluationConfig;
 use crate::data::DataConfig;
 use crate::lora::LoraConfig;
+use crate::model::{Base, BaseWeights};
+use crate::optim::DeviceBudget;
 use crate::{Error, Result};
 
 /// A fine-tuning run.
@@ -25,6 +28,8 @@ pub struct Recipe {
     pub seed: u64,
     /// `auto`, `cuda`, `wgpu` or `cpu`.
     pub device: String,
+    /// Memory that the run may take from the device, or of the host on the CPU: `"unlimited"`, or a size such as `"48GiB"`.
+    pub memory_limit: DeviceBudget,
     /// What is trained on.
     pub data: DataConfig,
     /// How the base model is held.
@@ -51,6 +56,37 @@ pub struct QuantizationConfig {
     pub double_quant: bool,
     /// Elements that share a scale.
     pub block_size: usize,
+    /// Type of the embedding and the head on the device.
+    pub embedding_dtype: EmbeddingDtype,
+}
+
+/// What embedding and head are held in. In 16 bits, parts of them are widened for each use, so that all arithmetic is f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmbeddingDtype {
+    /// As fast as it gets.
+    #[default]
+    F32,
+    /// Half the memory, and nothing lost of a model that comes in bf16, where the device has the type.
+    Bf16,
+    /// The same for one that comes in f16.
+    F16,
+}
+
+impl QuantizationConfig {
+    /// How the model is held.
+    pub fn base(&self) -> Base {
+        let linears = match self.load_in_4bit {
+            true => BaseWeights::Nf4 { block_size: self.block_size, double_quant: self.double_quant },
+            false => BaseWeights::Full,
+        };
+        let tables = match self.embedding_dtype {
+            EmbeddingDtype::F32 => FloatDType::F32,
+            EmbeddingDtype::Bf16 => FloatDType::BF16,
+            EmbeddingDtype::F16 => FloatDType::F16,
+        };
+        Base { linears, tables }
+    }
 }
 
 /// What a run shows of its effect.
@@ -92,6 +128,7 @@ impl Default for Recipe {
             output: "out".into(),
             seed: 42,
             device: "auto".into(),
+            memory_limit: DeviceBudget::default(),
             data: DataConfig::default(),
             quantization: QuantizationConfig::default(),
             lora: LoraConfig::default(),
@@ -105,7 +142,8 @@ impl Default for Recipe {
 
 impl Default for QuantizationConfig {
     fn default() -> Self {
-        Self { load_in_4bit: true, double_quant: true, block_size: crate::nf4::BLOCK_SIZE }
+        let embedding_dtype = EmbeddingDtype::default();
+        Self { load_in_4bit: true, double_quant: true, block_size: crate::nf4::BLOCK_SIZE, embedding_dtype }
     }
 }
 

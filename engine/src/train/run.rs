@@ -12,10 +12,11 @@ use crate::{Error, Result};
 
 /// Keys, or sections, of a recipe that a continued run may change. What is trained on and what model, and so the paths of
 /// both, are told by their content. All others would make it another run.
-const FREE: [&str; 11] = [
+const FREE: [&str; 12] = [
     "model",
     "output",
     "device",
+    "memory_limit",
     "data.train",
     "data.test",
     "training.epochs",

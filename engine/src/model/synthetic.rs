@@ -1,0 +1,119 @@
+//! A model of any shape whose weights are made up, for tests and measurements without a download.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::{Distribution, FloatDType, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::load::{Values, build};
+use super::{Base, BaseWeights, ModelConfig, Parameter, Transformer, Weight};
+use crate::Result;
+use crate::nf4::{self, Absmax, NESTED_BLOCK_SIZE, Nf4Data};
+use crate::ops::{Nf4Weight, Ops};
+
+/// Standard deviation of the weights (transformers, `initializer_range`).
+const DEVIATION: f64 = 0.02;
+/// The scale under which codes that are all as frequent have that deviation: it over the root mean square of the 16 levels.
+const ABSMAX: f32 = 0.0387;
+/// How far scales are from it at most.
+const SPREAD: f32 = 0.004;
+
+/// A model of `config` whose weights are random and frozen, made on `device`: a linear layer in 4 bits is random codes under
+/// scales that are nearly alike, so that nothing is quantized and the host never holds a weight in f32. NF4's levels are chosen so
+/// that normal weights give every code as often (arXiv:2305.14314, section 3). The same seed gives the same model on one backend.
+///
+/// # Errors
+/// When the block size is none, or the device fails.
+pub fn synthetic<B: Ops>(
+    config: ModelConfig,
+    base: impl Into<Base>,
+    seed: u64,
+    device: &B::Device,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Transformer<B>> {
+    let base = base.into();
+    base.check::<B>(device)?;
+    if let BaseWeights::Nf4 { block_size, .. } = base.linears {
+        nf4::check_block_size(block_size)?;
+    }
+    B::seed(device, seed);
+    let norm = 1.0 - config.family.norm_offset;
+    let random = ChaCha8Rng::seed_from_u64(seed);
+    build(config, base.linears, &mut Synthetic::<B> { base, random, norm, device, progress })
+}
+
+struct Synthetic<'a, B: Backend> {
+    base: Base,
+    random: ChaCha8Rng,
+    /// The norms' weights.
+    norm: f64,
+    device: &'a B::Device,
+    progress: &'a mut dyn FnMut(&str),
+}
+
+impl<B: Ops> Values<B> for Synthetic<'_, B> {
+    fn parameter(&mut self, path: &str, shape: [usize; 2], _dims: &[usize]) -> Result<Parameter<B>> {
+        (self.progress)(path);
+        let value = match path {
+            path if path.contains("norm") => Tensor::full(shape, self.norm, self.device),
+            path if path.ends_with("bias") => Tensor::zeros(shape, self.device),
+            _ => Tensor::random(shape, Distribution::Normal(0.0, DEVIATION), self.device),
+        };
+        Ok(Parameter { value, trainable: false })
+    }
+
+    fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
+        let BaseWeights::Nf4 { block_size, double_quant } = self.base.linears else {
+            return Ok(Weight::Dense(self.parameter(path, shape, &shape)?));
+        };
+        (self.progress)(path);
+        let count = nf4::checked_count(shape)?;
+        let blocks = count.div_ceil(block_size);
+        let mut packed = vec![0u8; count.div_ceil(2)];
+        self.random.fill_bytes(&mut packed);
+        let absmax = match double_quant {
+            true => {
+                let mut codes = vec![0u8; blocks];
+                self.random.fill_bytes(&mut codes);
+                Absmax::Double { codes, nested: vec![SPREAD; blocks.div_ceil(NESTED_BLOCK_SIZE)], offset: ABSMAX }
+            }
+            false => Absmax::Plain(vec![ABSMAX; blocks]),
+        };
+        let data = Nf4Data { shape, block_size, packed, absmax };
+        Ok(Weight::Nf4(Nf4Weight::upload(&data, self.device)?))
+    }
+
+    fn tables(&self) -> FloatDType {
+        self.base.tables
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use crate::backends::Cpu;
+    use crate::model::{BaseWeights, ModelConfig, Weight, synthetic};
+
+    #[test]
+    fn weights_have_the_deviation_of_new_ones() {
+        let json =
+            br#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 64, "hidden_size": 128,
+            "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4, "rms_norm_eps": 1e-5}"#;
+        for double_quant in [false, true] {
+            let config = ModelConfig::parse("config.json", json).expect("a model");
+            let base = BaseWeights::Nf4 { block_size: 64, double_quant };
+            let make = || synthetic::<Cpu>(config.clone(), base, 3, &Default::default(), &mut |_| {}).expect("a model");
+            let values = || {
+                let model = make();
+                let Weight::Nf4(weight) = &model.layers[0].mlp.down_proj.weight else { panic!("a weight in 4 bits") };
+                weight.dequantize().into_data().to_vec::<f32>().expect("f32")
+            };
+            let weights = values();
+            let deviation = (weights.iter().map(|w| w * w).sum::<f32>() / weights.len() as f32).sqrt();
+            assert!((deviation - 0.02).abs() < 1e-3, "{deviation}");
+            assert_eq!(weights, values());
+            assert!(
+                make().logits(&[1, 2, 3], &[3]).into_data().to_vec::<f32>().expect("f32").iter().all(|x| x.is_finite())
+            );
+        }
+    }
+}
