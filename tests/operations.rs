@@ -52,3 +52,8 @@ fn recomputation_drops_the_same_elements() {
 fn an_adapter_may_sit_on_the_upper_layer_alone() {
     consistency::an_adapter_may_sit_on_the_upper_layer_alone::<Cpu>(&Default::default());
 }
+
+#[test]
+fn tables_in_16_bits_are_their_values() {
+    consistency::tables_in_16_bits_are_their_values::<Cpu>(&Default::default());
+}

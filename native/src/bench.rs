@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use halfbyte::files::write_atomic;
-use halfbyte::lab::{Ceilings, Measurement, ceilings, measure_products, measure_storage};
+use halfbyte::lab::{Ceilings, Measurement, ceilings, measure_attention, measure_products, measure_storage};
 use halfbyte::ops::Ops;
 use halfbyte_memory::{names, preset};
 use pollster::block_on;
@@ -36,19 +36,22 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let mut shapes: Vec<[usize; 2]> = model.linears().iter().map(|l| [l.out as usize, l.input as usize]).collect();
     shapes.sort_unstable();
     shapes.dedup();
-    device::run(arguments.device, Bench { arguments, shapes })
+    let heads = [model.heads, model.kv(), model.head()].map(|n| n as usize);
+    device::run(arguments.device, Bench { arguments, shapes, heads })
 }
 
 struct Bench {
     arguments: Arguments,
     shapes: Vec<[usize; 2]>,
+    /// Of queries, of keys, and their width.
+    heads: [usize; 3],
 }
 
 impl Job for Bench {
     type Output = ();
 
     fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
-        let Bench { arguments, shapes } = self;
+        let Bench { arguments, shapes, heads } = self;
         let most = arguments.rows.iter().copied().max().unwrap_or(1).max(1);
         let ceilings = block_on(ceilings::<B>(&device, shapes[0], most))?;
         println!("{name}; {}", arguments.model);
@@ -68,6 +71,10 @@ impl Job for Bench {
             for rows in &arguments.rows {
                 add(block_on(measure_products::<B>(&device, shape, (*rows).max(1)))?);
             }
+        }
+        // Decoding attends to a cache, which is another measurement.
+        for tokens in arguments.rows.iter().filter(|rows| **rows >= 64) {
+            add(block_on(measure_attention::<B>(&device, heads, *tokens))?);
         }
         if let Some(path) = arguments.json {
             let report = json!({"device": name, "model": arguments.model, "ceilings": ceilings, "measurements": all});

@@ -1,6 +1,7 @@
 //! The `halfbyte` command: QLoRA fine-tuning on CUDA, wgpu or the CPU, without Python.
 
 mod bench;
+mod bench_training;
 mod data;
 mod device;
 mod devices;
@@ -9,6 +10,7 @@ mod generate;
 mod held;
 mod inspect;
 mod interrupt;
+mod limit;
 mod memory;
 mod merge;
 mod plan;
@@ -68,6 +70,8 @@ enum Command {
     Selftest(selftest::Arguments),
     /// Measure a device's kernels on the layers of a model
     Bench(bench::Arguments),
+    /// Measure training steps of a model of any size, its weights made up
+    BenchTraining(bench_training::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -104,6 +108,7 @@ fn run(command: Command) -> Result<()> {
         Command::Devices => devices::run(),
         Command::Selftest(arguments) => selftest::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::BenchTraining(arguments) => bench_training::run(arguments),
     }
 }
 

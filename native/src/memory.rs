@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         optimizer: if arguments.adamw_8bit { Optimizer::AdamW8bit } else { Optimizer::AdamW },
         weight_bytes: arguments.dtype_bytes,
         activation_bytes: arguments.dtype_bytes,
-        device: Device::Gpu { page: 0 },
+        device: Device::Gpu { page: 0, fused_attention: false },
         ..Run::default()
     };
     let table = Table::load(against.gpus.as_deref())?;

@@ -124,10 +124,13 @@ pub(crate) struct Estimate {
 }
 
 /// The device as the plan sees it; `memory` is what it has, where that is known.
-fn device_of(place: &Place, memory: Option<u64>) -> Device {
+pub(crate) fn device_of(place: &Place, memory: Option<u64>) -> Device {
     match place.gpu {
-        // CUDA's allocator takes pages of up to a quarter of the memory; other GPUs' limits are not known here.
-        true => Device::Gpu { page: if place.pages { memory.unwrap_or(0) / 4 } else { 0 } },
+        // CUDA's allocator takes pages of up to a quarter of the memory; other GPUs' limits are not known here. CUDA's kernels for
+        // attention round to bf16, and a run computes in f32.
+        true => {
+            Device::Gpu { page: if place.pages { memory.unwrap_or(0) / 4 } else { 0 }, fused_attention: !place.pages }
+        }
         false => Device::Cpu { threads: place.threads, cache: 1 << 20 },
     }
 }
@@ -215,13 +218,7 @@ pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
         Some(memory) => println!("does NOT fit {}", bytes(memory)),
     }
     for p in &proposals {
-        let recompute = if p.recompute { "layers" } else { "none" };
-        let (steps, needs) = (p.accumulation, bytes(p.bytes));
-        println!(
-            "  fits: --set training.batch_size={} --set training.gradient_accumulation_steps={steps} --set \
-             data.max_length={} --set training.recompute={recompute} ({needs})",
-            p.batch, p.length
-        );
+        println!("  fits: {}", proposed(p));
     }
     if let Some(longest) = longest {
         let bound = if longest == LONGEST { "at least " } else { "" };
@@ -232,6 +229,17 @@ pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
     }
     table.print(&gpus);
     Ok(())
+}
+
+/// A proposal as flags, and what it needs.
+pub(crate) fn proposed(p: &Proposal) -> String {
+    let recompute = if p.recompute { "layers" } else { "none" };
+    let (steps, needs) = (p.accumulation, bytes(p.bytes));
+    format!(
+        "--set training.batch_size={} --set training.gradient_accumulation_steps={steps} --set data.max_length={} --set \
+         training.recompute={recompute} ({needs})",
+        p.batch, p.length
+    )
 }
 
 /// The phases of a run in their order, and what they are called.

@@ -19,6 +19,12 @@ pub(crate) fn spinner(message: &str) -> ProgressBar {
     bar
 }
 
+/// A bar of bytes, with how many there are a second and the time that is left.
+pub(crate) fn bytes_bar(message: &str) -> Result<ProgressBar> {
+    let style = "{msg} {bar:24} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+    Ok(ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?).with_message(message.to_string()))
+}
+
 /// The bar of a training run, and the file that its metrics go to.
 pub(crate) struct Progress {
     bar: ProgressBar,

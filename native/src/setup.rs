@@ -6,7 +6,6 @@ use anyhow::Result;
 use clap::ValueEnum;
 use halfbyte::data::{Dataset, Splits};
 use halfbyte::lora::attach;
-use halfbyte::model::BaseWeights;
 use halfbyte::ops::Ops;
 use halfbyte::text::Tokenizer;
 use halfbyte::train::{Recipe, Run, Trainer, load_recipe, parse_override};
@@ -54,6 +53,9 @@ pub(crate) struct RecipeArguments {
     /// Device to run on
     #[arg(long, value_enum)]
     device: Option<Choice>,
+    /// Memory that the run may take, such as 48GiB
+    #[arg(long)]
+    memory_limit: Option<String>,
     /// Any key of the recipe, for example training.warmup_ratio=0.1
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
@@ -74,6 +76,7 @@ impl RecipeArguments {
             ("data.test", &self.test),
             ("output", &self.output),
             ("device", &device),
+            ("memory_limit", &self.memory_limit),
         ];
         let integers = [
             ("lora.r", self.rank),
@@ -120,12 +123,8 @@ impl Setup {
     /// The model with a new adapter, at step 0.
     pub(crate) fn trainer<B: Ops>(&self, device: &B::Device) -> Result<Trainer<B>> {
         let recipe = &self.run.recipe;
-        let base = match &recipe.quantization {
-            q if q.load_in_4bit => BaseWeights::Nf4 { block_size: q.block_size, double_quant: q.double_quant },
-            _ => BaseWeights::Full,
-        };
         // The weights were fetched when the setup was read.
-        let mut model = load_base::<B>(self.base.folder(), base, device)?;
+        let mut model = load_base::<B>(self.base.folder(), recipe.quantization.base(), device)?;
         attach(&mut model, &recipe.lora, recipe.seed)?;
         Ok(Trainer::new(model, self.train.clone(), recipe.training.clone(), recipe.seed)?)
     }

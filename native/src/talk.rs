@@ -4,15 +4,18 @@ use std::path::Path;
 
 use anyhow::Result;
 use halfbyte::files::load_adapter;
-use halfbyte::model::{BaseWeights, Transformer, load};
+use halfbyte::model::{Base, Loading, Transformer, load};
 use halfbyte::ops::Ops;
 
-use crate::progress::spinner;
+use crate::progress::bytes_bar;
 
-/// Loads a base model with a spinner that names each tensor.
-pub(crate) fn load_base<B: Ops>(folder: &Path, base: BaseWeights, device: &B::Device) -> Result<Transformer<B>> {
-    let bar = spinner(&format!("loading {}", folder.display()));
-    let model = load(folder, base, device, &mut |path| bar.set_message(path.to_string()));
+/// Loads a base model under a bar of bytes.
+pub(crate) fn load_base<B: Ops>(folder: &Path, base: impl Into<Base>, device: &B::Device) -> Result<Transformer<B>> {
+    let bar = bytes_bar(&format!("loading {}", folder.display()))?;
+    let model = load(folder, base, device, &mut |now: Loading| {
+        bar.set_length(now.all);
+        bar.set_position(now.read);
+    });
     bar.finish_and_clear();
     Ok(model?)
 }

@@ -14,6 +14,7 @@ use pollster::block_on;
 
 use crate::device::{self, Choice, Job};
 use crate::interrupt::{self, Interrupted};
+use crate::limit;
 use crate::setup::{RecipeArguments, Setup};
 use crate::watch::{Sample, Start, Watch};
 
@@ -36,11 +37,15 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let recipe = arguments.recipe.recipe()?;
+    let mut recipe = arguments.recipe.recipe()?;
     if arguments.plan {
         return crate::plan::show(&recipe, &arguments.against);
     }
     arguments.against.refuse_without_plan()?;
+    if recipe.memory_limit.0.is_some() {
+        let shape = crate::memory::shape(&recipe.model)?;
+        limit::fit(&mut recipe, &shape)?;
+    }
     let (resume, dashboard) = (arguments.resume, arguments.dashboard);
     device::run(Choice::parse(&recipe.device)?, Train { recipe, resume, dashboard })
 }
@@ -222,6 +227,7 @@ impl<B: Ops> Session<B> {
             && let Some(metrics) = block_on(self.trainer.step())?
         {
             self.watch.step(&metrics)?;
+            limit::check::<B>(&self.run.recipe, &self.trainer.model().device())?;
             let (step, stop) = (metrics.step, interrupt::asked());
             let evaluate = step == total || evaluation.eval_strategy.due(step, evaluation.eval_steps, per_epoch);
             let best = evaluate && self.evaluate()? && evaluation.load_best_model_at_end;

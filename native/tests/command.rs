@@ -55,6 +55,34 @@ fn training<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
+fn a_model_is_measured_that_has_no_weights() {
+    let folder = folder();
+    let json = folder.path().join("figures.json");
+    let figures = ["--length", "32,48", "--steps", "2", "--device", "cpu", "--json", name(&json)];
+    let table = works(&[&["bench-training", "--model", MODEL], &figures[..]].concat());
+    assert!(table.contains("| 32 | 1 |") && table.contains("| 48 | 1 |"), "{table}");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(json).expect("the figures")).expect("JSON");
+    let measured = &report["measurements"][1];
+    assert_eq!(measured["seconds"].as_array().map(Vec::len), Some(2));
+    let (rate, seconds) = (measured["tokens_per_second"].as_f64(), &measured["seconds"]);
+    let (first, second) = (seconds[0].as_f64().expect("a time"), seconds[1].as_f64().expect("a time"));
+    assert!((rate.expect("a rate") * (first + second) / 2.0 - 48.0).abs() < 1e-3, "{report}");
+    assert!(refuses(&["bench-training", "--model", MODEL, "--steps", "0"]).contains("at least 1"));
+    let little = ["bench-training", "--model", MODEL, "--device", "cpu", "--memory-limit", "1MiB"];
+    assert!(refuses(&little).contains("memory_limit is 1.00 MiB"));
+}
+
+#[test]
+fn a_run_beyond_its_memory_limit_does_not_begin() {
+    let folder = folder();
+    let output = folder.path().join("run");
+    let said = refuses(&training(name(&output), &["--max-steps", "1", "--memory-limit", "1MiB"]));
+    assert!(said.contains("the run needs") && said.contains("memory_limit is 1.00 MiB"), "{said}");
+    assert!(!output.exists());
+    works(&training(name(&output), &["--max-steps", "1", "--memory-limit", "64GiB"]));
+}
+
+#[test]
 fn a_run_leaves_an_adapter_its_metrics_and_a_chart_and_can_be_repeated() {
     let folder = folder();
     let outputs: Vec<PathBuf> = ["a", "b"].iter().map(|name| folder.path().join(name)).collect();

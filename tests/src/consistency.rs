@@ -1,15 +1,16 @@
 //! What has to be equal however a step is computed: alone or in a batch, from stored or from recomputed graphs, with
 //! adapters on every layer or on some.
 
+use burn::tensor::{DType, FloatDType};
 use halfbyte::data::Batch;
 use halfbyte::lora::{Dropout, LoraConfig, Targets, attach};
-use halfbyte::model::Transformer;
+use halfbyte::model::{Base, Transformer, load};
 use halfbyte::ops::Ops;
 use halfbyte::optim::{Gradients, accumulate};
 use halfbyte::train::{Recompute, Step, backpropagate, whole_graph};
 
-use crate::assert_close;
 use crate::reference::{NF4, expected, golden_batch, model, values, with_adapter};
+use crate::{assert_close, golden};
 
 const MODEL: &str = "llama-untied";
 
@@ -87,10 +88,42 @@ pub fn recomputation_drops_the_same_elements<B: Ops>(device: &B::Device) {
     let key = |step| Some(Dropout { seed: 3, step, micro: 1 });
     let stored = step(Recompute::None, key(0));
     assert_same("recomputed", step(Recompute::Layers, key(0)), &stored);
+    assert_same("from the host", step(Recompute::LayersFromHost, key(0)), &stored);
     let loss = |step: Step<B>| values(step.loss_sum)[0];
     let [first, other, without] =
         [loss(stored), loss(step(Recompute::Layers, key(1))), loss(step(Recompute::Layers, None))];
     assert!(first != other && first != without && other != without, "{first}, {other}, {without}");
+}
+
+/// Embedding and head in 16 bits give what the same values in f32 give, gradients too; a type that the device does not have is
+/// refused by its name.
+pub fn tables_in_16_bits_are_their_values<B: Ops>(device: &B::Device) {
+    let batch = golden_batch(&expected(MODEL));
+    let mut compared = 0;
+    for tables in [FloatDType::BF16, FloatDType::F16] {
+        let held = load::<B>(&golden(MODEL), Base { linears: NF4, tables }, device, &mut |_| {});
+        let mut held = match (B::supports_dtype(device, tables.into()), held) {
+            (true, held) => held.expect("a type that the device has"),
+            (false, Err(error)) => {
+                assert!(error.to_string().contains("quantization.embedding_dtype"), "{error}");
+                continue;
+            }
+            (false, Ok(_)) => panic!("{tables:?} is no type of the device"),
+        };
+        let mut wide: Transformer<B> = model(MODEL, NF4, device);
+        for parameter in [&mut wide.embedding, &mut wide.head.weight] {
+            parameter.value = parameter.value.clone().cast(tables).cast(FloatDType::F32);
+        }
+        assert_ne!(held.embedding.value.dtype(), wide.embedding.value.dtype());
+        let step = |model: &mut Transformer<B>| {
+            attach(model, &LoraConfig { r: 4, ..Default::default() }, 1).expect("an adapter");
+            backpropagate(model, &batch, 0.1, 16, Recompute::Layers, None)
+        };
+        let expected = step(&mut wide);
+        assert_same(&format!("{tables:?}"), step(&mut held), &expected);
+        compared += 1;
+    }
+    assert!(compared > 0 || !B::supports_dtype(device, DType::F16));
 }
 
 /// Adapters on the upper layer only: nothing below is kept or given a gradient, and the rest is what the whole graph says.

@@ -79,7 +79,7 @@ pub fn gradients_match<B: Ops>(device: &B::Device) {
         let model = with_adapter::<B>(name, device);
         let batch = golden_batch(&expected);
         let weight = 1.0 / batch.targets.len() as f64;
-        for recompute in [Recompute::Layers, Recompute::None] {
+        for recompute in [Recompute::Layers, Recompute::LayersFromHost, Recompute::None] {
             let step = backpropagate(&model, &batch, weight, 7, recompute, None);
             let loss = f64::from(values(step.loss_sum)[0]) * weight;
             let expected_loss = f64::from(expected.floats("lora_loss")[0]);

@@ -34,6 +34,11 @@ impl Walk<'_> {
         Tracked { input, heads, attention, middle, gate, up, down: gate || up || self.trains(DOWN) }
     }
 
+    /// Whether a graph keeps the result of attention for the gradients of attention itself.
+    fn keeps_attended(&self, tracked: &Tracked) -> bool {
+        self.fused() && tracked.attention
+    }
+
     /// What a graph keeps of a result is part of the graph, anything else is work.
     fn place(kept: bool) -> Component {
         if kept { Component::Graph } else { Component::Work }
@@ -60,7 +65,8 @@ impl Walk<'_> {
         let keeps = |yes: bool| graph && yes;
         let trains = |linear| self.keeps_input(linear);
         let normal_kept = keeps(trains(Q) || trains(K) || trains(V));
-        let (heads_kept, attention_kept) = (keeps(tracked.attention), keeps(trains(O)));
+        let heads_kept = keeps(tracked.attention);
+        let attention_kept = keeps(trains(O) || self.keeps_attended(&tracked));
         let second_kept = keeps(trains(GATE) || trains(UP));
         let (gate_kept, product_kept) = (keeps(tracked.gate || tracked.up), keeps(trains(DOWN)));
         let middle_kept = keeps(tracked.middle);
@@ -82,7 +88,7 @@ impl Walk<'_> {
             self.free(normal, hidden);
         }
         let attention = Self::place(attention_kept);
-        self.attention(attention);
+        self.attention(heads_kept, attention);
         if !heads_kept {
             self.free(heads, q.saturating_add(k).saturating_add(k));
         }
@@ -162,7 +168,7 @@ impl Walk<'_> {
         self.free(flow, of_second.saturating_add(hidden));
 
         self.linear_backward(O, tracked.attention);
-        if self.keeps_input(O) {
+        if self.keeps_input(O) && !self.keeps_attended(&tracked) {
             self.free(Component::Graph, q);
         }
         if !tracked.input {
@@ -172,6 +178,10 @@ impl Walk<'_> {
             return;
         }
         self.attention_backward();
+        if self.keeps_attended(&tracked) {
+            let logarithms = self.logarithms();
+            self.free(Component::Graph, q.saturating_add(logarithms));
+        }
         self.free(Component::Graph, q.saturating_add(k).saturating_add(k));
         self.free(flow, q);
         for (head, bytes) in [(K, k), (Q, q)] {

@@ -104,7 +104,7 @@ pub fn plan(model: &ModelShape, run: &Run) -> Plan {
         add(phase, &parts);
     }
     let mut plan = Plan { lines, slack: 0, paged_out: optimizer_places(model, run).1 };
-    if let Device::Gpu { page } = run.device {
+    if let Device::Gpu { page, .. } = run.device {
         plan.slack = pages::slack(model, run, page, plan.peak());
     }
     plan

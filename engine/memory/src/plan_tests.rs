@@ -103,13 +103,26 @@ fn composed_attention_holds_three_tensors_of_scores() {
     let device = Device::Cpu { threads: 4, cache: 1 << 20 };
     let on_cpu = plan(&model, &Run { length: 4096, device, ..Run::default() });
     assert_eq!(part(&on_cpu, Phase::Layers, Component::Scores), 0);
+    let device = Device::Gpu { page: 0, fused_attention: true };
+    let fused = plan(&model, &Run { length: 4096, device, ..Run::default() });
+    assert_eq!(part(&fused, Phase::Layers, Component::Scores), 0);
     assert_eq!(on_cpu.slack, 0);
+}
+
+#[test]
+fn inputs_on_the_host_cost_the_device_two_of_them() {
+    let model = preset("llama-3.1-8b").unwrap();
+    let inputs = |inputs_on_host| {
+        part(&plan(&model, &Run { inputs_on_host, ..Run::default() }), Phase::Layers, Component::Inputs)
+    };
+    let one = 2048 * 4096 * 2;
+    assert_eq!((inputs(false), inputs(true)), (33 * one, 2 * one));
 }
 
 #[test]
 fn pages_are_counted_where_their_size_is_known() {
     let model = preset("llama-3.1-8b").unwrap();
-    let with = plan(&model, &Run { device: Device::Gpu { page: 20 << 30 }, ..Run::default() });
+    let with = plan(&model, &Run { device: Device::Gpu { page: 20 << 30, fused_attention: false }, ..Run::default() });
     let without = plan(&model, &Run::default());
     assert_eq!((without.slack, without.needed()), (0, without.peak()));
     assert!(with.slack > 0 && with.needed() == with.peak() + with.slack && with.peak() == without.peak());

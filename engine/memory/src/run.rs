@@ -34,12 +34,14 @@ pub enum Optimizer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
-    /// A GPU: attention is composed of dense products over padded sequences, and a weight may be decoded whole for a
-    /// product.
+    /// A GPU: a weight may be decoded whole for a product.
     Gpu {
         /// The largest page that CubeCL's allocator takes: a quarter of the memory on CUDA, the largest storage binding on
         /// wgpu. 0 leaves the allocator's pages out of the plan.
         page: u64,
+        /// Whether kernels compute attention without its scores in memory, as on wgpu; else it is composed of dense products
+        /// over padded sequences, as on CUDA in f32.
+        fused_attention: bool,
     },
     /// The CPU: attention goes block by block, weights are decoded into a scratch that is kept.
     Cpu {
@@ -76,6 +78,8 @@ pub struct Run {
     pub accumulation: u64,
     /// Layers are computed again in the backward pass.
     pub recompute: bool,
+    /// Layers that are computed again have their inputs in host memory until then. On the CPU it is the same memory.
+    pub inputs_on_host: bool,
     /// The optimizer.
     pub optimizer: Optimizer,
     /// Bytes of the optimizer's state that may stay on the device, the rest being paged out to host memory; none where it is
@@ -111,6 +115,7 @@ impl Default for Run {
             sequences: vec![],
             accumulation: 1,
             recompute: true,
+            inputs_on_host: false,
             optimizer: Optimizer::AdamW,
             optimizer_budget: None,
             weight_bytes: 2,
@@ -119,7 +124,7 @@ impl Default for Run {
             block_size: 64,
             double_quant: true,
             loss_chunk: 512,
-            device: Device::Gpu { page: 0 },
+            device: Device::Gpu { page: 0, fused_attention: false },
         }
     }
 }

@@ -69,6 +69,9 @@ fn scratch(model: &ModelShape, run: &Run) -> u64 {
     product([F32, main.saturating_add(shared)]).saturating_add(product([threads, cache]))
 }
 
+/// Bytes of a head in 16 bits that are widened at a time (`ops/half.rs`).
+const SCRATCH: u64 = 256 << 20;
+
 impl Walk<'_> {
     fn held(&mut self, parts: &Parts, of: &[Component]) {
         for component in of {
@@ -98,8 +101,10 @@ impl Walk<'_> {
             let micro = product([4, self.tokens]).saturating_add(product([16, targets]));
             product([run.accumulation, micro]).saturating_add(product([12, self.tokens])).saturating_add(tables)
         } else {
-            // The mask that hides what comes later.
-            tables.saturating_add(product([run.longest(), run.longest(), F32]))
+            // Two numbers a query, or the mask that hides what comes later.
+            let seen =
+                if self.fused() { product([8, self.tokens]) } else { product([run.longest(), run.longest(), F32]) };
+            tables.saturating_add(seen)
         };
         self.hold(Component::Batch, bytes);
         bytes
@@ -124,6 +129,11 @@ impl Walk<'_> {
         self.hold(Component::Work, some);
         self.hold(Component::Work, some);
         self.hold(Component::Logits, logits);
+        if self.run.weight_bytes < F32 {
+            // A part of the head, widened, and the logits in parts until they are put together (`ops/half.rs`).
+            let widened = SCRATCH.min(self.table());
+            self.touch(Component::Work, widened.saturating_add(if widened < self.table() { logits } else { 0 }));
+        }
         let packed = self.packing(self.model.vocab_size, self.model.hidden_size, true).min(product([512, rows, F32]));
         self.touch(Component::Work, packed);
         self.free(Component::Work, some);
@@ -161,6 +171,7 @@ impl Walk<'_> {
         let (layers, embedding) = (self.model.layers, self.run.method == Method::Full || self.run.saves_embedding());
         let batch = self.batch();
         let mut moments = Vec::new();
+        let away = self.run.recompute && self.run.inputs_on_host && !self.cpu();
         self.ledger.begin();
         self.hold(Inputs, hidden);
         for layer in 0..layers {
@@ -168,6 +179,7 @@ impl Walk<'_> {
                 true => self.forward(Forward::InputKept, Inputs),
                 false => self.forward(Forward::Graph(layer > 0 || embedding), Graph),
             }
+            self.free(Inputs, if away { hidden } else { 0 });
             self.ends(Stretch::Forward(layer), &mut moments);
         }
         self.loss(true);
@@ -178,6 +190,7 @@ impl Walk<'_> {
         self.ends(Stretch::Loss, &mut moments);
         for layer in (0..layers).rev() {
             if self.run.recompute {
+                self.hold(Inputs, if away { hidden } else { 0 });
                 self.forward(Forward::Graph(layer > 0 || embedding), Graph);
             }
             self.backward(layer > 0 || embedding);

@@ -56,6 +56,16 @@ impl<'a> Walk<'a> {
         matches!(self.run.device, Device::Cpu { .. })
     }
 
+    /// Whether a GPU's kernels compute attention without its scores in memory.
+    pub(crate) fn fused(&self) -> bool {
+        matches!(self.run.device, Device::Gpu { fused_attention: true, .. })
+    }
+
+    /// Bytes of what such kernels give for the backward pass: the logarithm of every query's sum of exponentials.
+    pub(crate) fn logarithms(&self) -> u64 {
+        product([self.tokens, self.model.heads, F32])
+    }
+
     pub(crate) fn hold(&mut self, component: Component, bytes: u64) {
         self.ledger.hold(component, bytes);
     }
@@ -233,8 +243,9 @@ impl<'a> Walk<'a> {
         (bytes, if ragged { bytes } else { 0 })
     }
 
-    /// Attention; its result is held as `result` (`ops/cpu/attention.rs`, `ops/attention.rs`).
-    pub(crate) fn attention(&mut self, result: Component) {
+    /// Attention; its result is held as `result` (`ops/cpu/attention.rs`, `ops/attention/composed.rs`, `attention` of
+    /// `halfbyte-shaders`). With a graph, what kernels give for the backward pass is kept.
+    pub(crate) fn attention(&mut self, graph: bool, result: Component) {
         let (q, k) = self.heads();
         let bytes = self.wide(q);
         if self.cpu() {
@@ -242,6 +253,12 @@ impl<'a> Walk<'a> {
             self.hold(Component::Work, bytes);
             self.hold(result, bytes);
             return self.free(Component::Work, bytes);
+        }
+        if self.fused() {
+            let logarithms = self.logarithms();
+            self.hold(result, bytes);
+            self.hold(Component::Graph, logarithms);
+            return self.free(Component::Graph, if graph { 0 } else { logarithms });
         }
         let ((q, q_copy), (_, k_copy)) = (self.padded(q), self.padded(k));
         // Queries by groups, and padded copies of all three where lengths differ.
@@ -264,6 +281,15 @@ impl<'a> Walk<'a> {
             self.hold(Component::Work, gradients);
             self.hold(Component::Backward, gradients);
             return self.free(Component::Work, gradients);
+        }
+        if self.fused() {
+            // The gradient times the result, of which the sums over heads are taken.
+            let (along, logarithms) = (self.wide(q), self.logarithms());
+            self.touch(Component::Work, along);
+            let sums = product([2, logarithms]);
+            self.hold(Component::Work, sums);
+            self.hold(Component::Backward, gradients);
+            return self.free(Component::Work, sums);
         }
         let ((q, q_copy), (k, k_copy)) = (self.padded(q), self.padded(k));
         let scores = self.scores();

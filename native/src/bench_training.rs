@@ -1,0 +1,234 @@
+//! `halfbyte bench-training`: how fast a model of any size trains on this device, and what memory that takes, with weights that are
+//! made up.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use halfbyte::data::{Dataset, Example};
+use halfbyte::files::write_atomic;
+use halfbyte::lab::ceilings;
+use halfbyte::lora::{LoraConfig, Targets, attach};
+use halfbyte::model::{BaseWeights, ModelConfig, synthetic};
+use halfbyte::ops::Ops;
+use halfbyte::optim::{DeviceBudget, Optim};
+use halfbyte::train::{Recipe, Recompute, Trainer, TrainerConfig};
+use halfbyte_memory::{ModelShape, bytes, grouped, plan};
+use pollster::block_on;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::device::{self, Choice, Job};
+use crate::limit;
+use crate::plan::device_of;
+use crate::progress::spinner;
+use crate::source;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// A known model, such as llama-3.1-8b, or a folder with config.json: only its shape is used
+    #[arg(long, default_value = "llama-3.2-1b")]
+    model: String,
+    /// Tokens of a sequence; several lengths are measured one after another
+    #[arg(long, value_delimiter = ',', default_value = "512,2048")]
+    length: Vec<usize>,
+    /// Sequences of a micro-batch
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Rank of the adapters on all linear layers
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    /// Steps that are timed, after one that is not
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Optimizer
+    #[arg(long, default_value = "adamw", value_parser = parse_optimizer)]
+    optim: Optim,
+    /// What the backward pass finds of each layer: its input (layers), its input in host memory (layers-from-host), its graph (none)
+    #[arg(long, default_value = "layers", value_parser = parse_recompute)]
+    recompute: Recompute,
+    /// Memory that a run may take, such as 48GiB: a paged optimizer keeps as much of its state on the device as that leaves room for
+    #[arg(long, value_parser = crate::plan::parse_bytes)]
+    memory_limit: Option<u64>,
+    /// Device to measure
+    #[arg(long, value_enum, default_value = "auto")]
+    device: Choice,
+    /// File for all figures
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// A name as recipes spell it.
+fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
+fn parse_optimizer(text: &str) -> Result<Optim, String> {
+    parse(text)
+}
+
+fn parse_recompute(text: &str) -> Result<Recompute, String> {
+    parse(text)
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    if arguments.steps == 0 || arguments.batch == 0 || arguments.length.contains(&0) {
+        bail!("--steps, --batch and --length are at least 1");
+    }
+    let shape = crate::memory::shape(&arguments.model)?;
+    let config = match halfbyte_memory::preset(&arguments.model) {
+        Some(_) => ModelConfig::parse("config.json", &serde_json::to_vec(&as_llama(&shape))?)?,
+        None => {
+            let path = source::configuration(&arguments.model)?.context("no config.json")?;
+            ModelConfig::parse(&path, &std::fs::read(&path).with_context(|| path.display().to_string())?)?
+        }
+    };
+    device::run(arguments.device, Bench { arguments, shape, config })
+}
+
+/// A known model's shape as the configuration of a Llama: what differs between families costs no time worth speaking of.
+fn as_llama(shape: &ModelShape) -> serde_json::Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv(),
+        "head_dim": shape.head(), "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "tie_word_embeddings": shape.tied,
+        "max_position_embeddings": 1 << 20, "attention_bias": shape.attention_bias, "mlp_bias": shape.mlp_bias,
+    })
+}
+
+/// What was measured at one length.
+#[derive(Serialize)]
+struct Measurement {
+    length: usize,
+    batch: usize,
+    /// Of each timed step, in the order in which they were made.
+    seconds: Vec<f64>,
+    tokens_per_second: f64,
+    /// 6 x parameters of the linear layers and the head x tokens: forward, forward again, and the gradients of activations.
+    gflops: f64,
+    /// Bytes that the process took from the device, or that it occupied at most on the CPU.
+    peak: Option<u64>,
+    /// Bytes by which that, on the CPU what the process occupies, grew from the second timed step to the last.
+    grown: Option<u64>,
+    /// What the memory plan says.
+    planned: u64,
+}
+
+struct Bench {
+    arguments: Arguments,
+    shape: ModelShape,
+    config: ModelConfig,
+}
+
+impl Job for Bench {
+    type Output = ();
+
+    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+        let Bench { arguments, shape, config } = self;
+        let ceiling = block_on(ceilings::<B>(&device, [4096, 4096], 512))?.dense;
+        println!("{name}; {} ({} parameters), made-up weights", arguments.model, grouped(shape.parameters()));
+        println!("the backend's dense f32 product, 512 rows, [4096, 4096]: {ceiling:.1} GFLOP/s");
+        println!("| length | batch | s a step | tokens/s | GFLOP/s | of dense | peak | planned |");
+        println!("|---|---|---|---|---|---|---|---|");
+        let mut all = Vec::new();
+        for length in &arguments.length {
+            let measured = measure::<B>(&arguments, &shape, &config, *length, &device)?;
+            let Measurement { batch, tokens_per_second, gflops, planned, .. } = measured;
+            println!(
+                "| {length} | {batch} | {:.3} | {tokens_per_second:.1} | {gflops:.1} | {:.0} % | {} | {} |",
+                median(&measured.seconds),
+                100.0 * gflops / ceiling,
+                measured.peak.map_or("not known".into(), bytes),
+                bytes(planned),
+            );
+            all.push(measured);
+        }
+        if let Some(path) = &arguments.json {
+            let report = json!({
+                "device": name, "model": arguments.model, "rank": arguments.rank, "optim": arguments.optim,
+                "recompute": arguments.recompute, "dense_gflops": ceiling, "measurements": all,
+            });
+            write_atomic(path, serde_json::to_string_pretty(&report)?.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn median(seconds: &[f64]) -> f64 {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+}
+
+fn measure<B: Ops>(
+    arguments: &Arguments,
+    shape: &ModelShape,
+    config: &ModelConfig,
+    length: usize,
+    device: &B::Device,
+) -> Result<Measurement> {
+    let Arguments { batch, steps, .. } = *arguments;
+    let mut recipe = Recipe::default();
+    let targets = shape.linears().iter().map(|linear| linear.name.to_string()).collect();
+    recipe.lora = LoraConfig { r: arguments.rank, target_modules: Targets::Names(targets), ..LoraConfig::default() };
+    recipe.data.max_length = length;
+    recipe.training = TrainerConfig {
+        batch_size: batch,
+        max_steps: steps + 1,
+        optim: arguments.optim,
+        recompute: arguments.recompute,
+        ..TrainerConfig::default()
+    };
+    recipe.device = arguments.device.to_possible_value().map_or("auto".into(), |value| value.get_name().to_string());
+    recipe.memory_limit = DeviceBudget(arguments.memory_limit);
+    limit::fit(&mut recipe, shape)?;
+    let base = BaseWeights::Nf4 { block_size: halfbyte::nf4::BLOCK_SIZE, double_quant: true };
+    let bar = spinner("making weights up");
+    let mut model = synthetic::<B>(config.clone(), base, 1, device, &mut |path| bar.set_message(path.to_string()))?;
+    attach(&mut model, &recipe.lora, 1)?;
+    let mut random = ChaCha8Rng::seed_from_u64(length as u64);
+    let mut example = |_| Example {
+        tokens: (0..length).map(|_| random.random_range(0..shape.vocab_size as u32)).collect(),
+        trained: vec![true; length],
+    };
+    let examples = (0..batch * (steps + 1)).map(&mut example).collect();
+    let data = Dataset { examples, ..Dataset::default() };
+    let mut trainer = Trainer::new(model, data, recipe.training.clone(), 1)?;
+    let taken = || limit::taken::<B>(device);
+    let (mut seconds, mut early) = (Vec::new(), None);
+    for step in 0..=steps {
+        bar.set_message(format!("length {length}, step {step} of {steps}"));
+        let started = Instant::now();
+        // A step ends with the loss on the host: the device has done everything by then.
+        block_on(trainer.step())?;
+        limit::check::<B>(&recipe, device)?;
+        if step > 0 {
+            seconds.push(started.elapsed().as_secs_f64());
+            if step <= 2 {
+                early = taken();
+            }
+        }
+    }
+    bar.finish_and_clear();
+    let place = device::place(arguments.device);
+    let planned = plan(shape, &recipe.memory(shape, device_of(&place, place.memory))).needed();
+    let products = shape.linears().iter().map(|linear| linear.elements()).sum::<u64>() * shape.layers
+        + shape.vocab_size * shape.hidden_size;
+    let tokens = (batch * length) as f64;
+    let once = median(&seconds);
+    Ok(Measurement {
+        length,
+        batch,
+        tokens_per_second: tokens / once,
+        gflops: 6.0 * products as f64 * tokens / once / 1e9,
+        seconds,
+        grown: taken().zip(early).map(|(late, early)| late.saturating_sub(early)),
+        peak: B::bytes_reserved(device).or_else(limit::most_resident),
+        planned,
+    })
+}

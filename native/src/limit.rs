@@ -1,0 +1,127 @@
+//! `--memory-limit`: a run is made to fit before it starts, by pages of the optimizer where it has some, and ends with its work saved
+//! should it take more all the same.
+
+use anyhow::{Result, bail};
+use halfbyte::ops::Ops;
+use halfbyte::train::Recipe;
+use halfbyte_memory::{ModelShape, Run, bytes, plan, proposals};
+
+use crate::device::{self, Choice};
+use crate::plan::{device_of, proposed};
+
+/// Sets what a paged optimizer keeps on the device, unless the recipe says it, so that the run fits its limit.
+///
+/// # Errors
+/// When it does not fit: what would.
+pub(crate) fn fit(recipe: &mut Recipe, shape: &ModelShape) -> Result<()> {
+    let Some(limit) = recipe.memory_limit.0 else { return Ok(()) };
+    let place = device::place(Choice::parse(&recipe.device)?);
+    let run = recipe.memory(shape, device_of(&place, place.memory));
+    let needed = |run: &Run| plan(shape, run).needed();
+    if needed(&run) <= limit {
+        return Ok(());
+    }
+    let training = &mut recipe.training;
+    if training.optim.is_paged() && training.optim_device_budget.0.is_none() {
+        let without = needed(&Run { optimizer_budget: Some(0), ..run.clone() });
+        if without <= limit {
+            training.optim_device_budget.0 = Some(limit - without);
+            println!(
+                "{} of the optimizer's state stay on the device, to keep within {}",
+                bytes(limit - without),
+                bytes(limit)
+            );
+            return Ok(());
+        }
+    }
+    let fitting: Vec<String> = proposals(shape, &run, limit).iter().map(proposed).collect();
+    let cure = match fitting.is_empty() {
+        true => "nothing that a recipe can change makes it fit; take a smaller model or a larger limit".to_string(),
+        false => format!("these would fit:\n  {}", fitting.join("\n  ")),
+    };
+    bail!("the run needs {} by its plan, and memory_limit is {}; {cure}", bytes(needed(&run)), bytes(limit))
+}
+
+/// # Errors
+/// When more than the limit was taken from the device, or on the CPU by the process.
+pub(crate) fn check<B: Ops>(recipe: &Recipe, device: &B::Device) -> Result<()> {
+    let Some(limit) = recipe.memory_limit.0 else { return Ok(()) };
+    match taken::<B>(device) {
+        Some(taken) if taken > limit => {
+            bail!("the run has taken {} of memory, and memory_limit is {}", bytes(taken), bytes(limit))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that were taken from the device and are kept, or on the CPU that the process occupies.
+pub(crate) fn taken<B: Ops>(device: &B::Device) -> Option<u64> {
+    B::bytes_reserved(device).or_else(resident)
+}
+
+/// Bytes of memory of its own that the process occupies, where the system says so. Files that are mapped are left out: their pages
+/// can be taken away at any time.
+fn resident() -> Option<u64> {
+    of_status("RssAnon:")
+}
+
+/// Bytes of memory that the process occupied at most, where the system says so.
+pub(crate) fn most_resident() -> Option<u64> {
+    of_status("VmHWM:")
+}
+
+fn of_status(key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(all(test, feature = "cpu"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use halfbyte::backends::Cpu;
+    use halfbyte::optim::{DeviceBudget, Optim};
+    use halfbyte_memory::preset;
+
+    use super::*;
+
+    fn recipe(optim: Optim, limit: u64) -> Recipe {
+        let mut recipe = Recipe { device: "cuda".into(), memory_limit: DeviceBudget(Some(limit)), ..Recipe::default() };
+        recipe.training.optim = optim;
+        recipe
+    }
+
+    #[test]
+    fn a_paged_optimizer_gets_what_is_left() {
+        let shape = preset("llama-3.1-8b").unwrap();
+        let needed = |recipe: &Recipe| {
+            let place = device::place(Choice::Cuda);
+            plan(&shape, &recipe.memory(&shape, device_of(&place, place.memory))).needed()
+        };
+        let whole = needed(&recipe(Optim::PagedAdamW32bit, 0));
+        let mut fitting = recipe(Optim::PagedAdamW32bit, whole);
+        fit(&mut fitting, &shape).unwrap();
+        assert_eq!(fitting.training.optim_device_budget.0, None);
+        let mut paged = recipe(Optim::PagedAdamW32bit, whole - (8 << 20));
+        fit(&mut paged, &shape).unwrap();
+        assert!(paged.training.optim_device_budget.0.is_some());
+        assert!(needed(&paged) <= whole - (8 << 20));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_would() {
+        let shape = preset("llama-3.1-8b").unwrap();
+        let said = fit(&mut recipe(Optim::AdamW, 8 << 30), &shape).unwrap_err().to_string();
+        assert!(said.contains("memory_limit is 8.00 GiB") && said.contains("--set training.batch_size="), "{said}");
+        let said = fit(&mut recipe(Optim::AdamW, 1 << 20), &shape).unwrap_err().to_string();
+        assert!(said.contains("take a smaller model"), "{said}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_run_that_takes_more_ends() {
+        let said = check::<Cpu>(&recipe(Optim::AdamW, 1), &Default::default()).unwrap_err().to_string();
+        assert!(said.contains("memory_limit is 1 B"), "{said}");
+        check::<Cpu>(&recipe(Optim::AdamW, 1 << 40), &Default::default()).unwrap();
+    }
+}
