@@ -5,7 +5,7 @@ use std::path::Path;
 use halfbyte::files::{adapter_files, attach_file};
 use halfbyte::generate::Sampling;
 use halfbyte::lora::LoraConfig;
-use halfbyte::model::{BaseWeights, ModelConfig, Transformer, load_from};
+use halfbyte::model::{ModelConfig, Transformer, load_from};
 use halfbyte::ops::Ops;
 use halfbyte::text::Tokenizer;
 use halfbyte::train::{QuantizationConfig, Recipe, parse_override, parse_recipe};
@@ -121,7 +121,7 @@ impl<B: Ops> Session<B> {
     pub(crate) fn place(&self) -> Device {
         match self.report.device {
             Choice::Cpu | Choice::Auto => Device::Cpu { threads: 1, cache: 1 << 20 },
-            Choice::Webgpu => Device::Gpu { page: self.limit("maxStorageBufferBindingSize") },
+            Choice::Webgpu => Device::Gpu { page: self.limit("maxStorageBufferBindingSize"), fused_attention: true },
         }
     }
 
@@ -195,14 +195,10 @@ impl<B: Ops> Session<B> {
         let parsed = ModelConfig::parse(name.join("config.json"), &config)?;
         let tokenizer = files.tokenizer().await?;
         let weights = files.weights().await?;
-        let base = match &recipe.quantization {
-            q if q.load_in_4bit => BaseWeights::Nf4 { block_size: q.block_size, double_quant: q.double_quant },
-            _ => BaseWeights::Full,
-        };
         let (mut count, total) = (0, weights.names().len() as u64);
-        let base = load_from::<B>(parsed, &weights, base, &self.device, &mut |path| {
+        let base = load_from::<B>(parsed, &weights, recipe.quantization.base(), &self.device, &mut |now| {
             count += 1;
-            let progress = halfbyte_protocol::Progress { what: format!("loading {path}"), done: count, total };
+            let progress = halfbyte_protocol::Progress { what: format!("loading {}", now.path), done: count, total };
             port::post(&Event::Progress(progress));
         })?;
         report.chat = tokenizer.chat_template().is_some();
