@@ -59,7 +59,8 @@ fn Header() -> impl IntoView {
             let below = !entry.path.is_empty() && here.starts_with(&format!("{}/", entry.path));
             if here == entry.path { Some("page") } else { below.then_some("true") }
         };
-        view! { <li><Link to=entry.path attr:aria-current=current>{entry.word}</Link></li> }
+        let class = if entry.path.is_empty() { "home" } else { "" };
+        view! { <li><Link to=entry.path attr:class=class attr:aria-current=current>{entry.word}</Link></li> }
     });
     view! {
         <header class="site-header">

@@ -54,7 +54,7 @@ pub(crate) fn Lines(question: Question) -> impl IntoView {
         <section class="card" aria-labelledby="lines-title">
             <h2 id="lines-title">"Line by line"</h2>
             <p>"Each phase lists what it adds to what stays for the whole run, at the instant when most exists; loading and merging list all there is."</p>
-            <div class="table" tabindex="0" role="region" aria-labelledby="lines-title">
+            <div class="table folds" tabindex="0" role="region" aria-labelledby="lines-title">
                 <table>
                     <thead><tr><th scope="col">"What"</th><th scope="col" class="number">"Bytes"</th><th scope="col">"How it is computed"</th></tr></thead>
                     {bodies}

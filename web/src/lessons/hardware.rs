@@ -73,7 +73,7 @@ pub(crate) fn Hardware() -> impl IntoView {
                 let cell = |batch: Option<u64>| {
                     let words = match batch {
                         None => "no".to_owned(),
-                        Some(MOST) => format!("{MOST} or more"),
+                        Some(MOST) => format!("{MOST}+"),
                         Some(batch) => format!("{batch}"),
                     };
                     view! { <td class="number" class:no=batch.is_none()>{words}</td> }

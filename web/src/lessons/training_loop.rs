@@ -227,10 +227,10 @@ pub(crate) fn TrainingLoop() -> impl IntoView {
                 {move || view! { <Slider label="Place in the step" value=at scale=Scale::Even { from: 0.0, to: last.get() as f64, step: 1.0 } format=|at| grouped(at as u64)/> }}
                 <div class="methods">{lanes.collect_view()}</div>
                 <p class="help">
-                    <span class="cell used"></span> " worked on "
-                    <span class="cell here"></span> " input kept "
-                    <span class="cell graph"></span> " graph kept "
-                    <span class="cell"></span> " nothing kept"
+                    <span class="key"><span class="cell used"></span>" worked on"</span>
+                    <span class="key"><span class="cell here"></span>" input kept"</span>
+                    <span class="key"><span class="cell graph"></span>" graph kept"</span>
+                    <span class="key"><span class="cell"></span>" nothing kept"</span>
                 </p>
             </section>
             <Task

@@ -41,7 +41,7 @@ pub(crate) fn Adapter(play: Play) -> impl IntoView {
                 <input id=id type="file" accept=".zip" on:change=upload disabled=move || !idle()/>
             </div>
             <p class="help">
-                "Unpacked, the native command talks with it: halfbyte generate models/wordnet-4m --adapter adapter"
+                "Unpacked, the native command talks with it: "<code>"halfbyte generate models/wordnet-4m --adapter adapter"</code>
             </p>
         </section>
     }

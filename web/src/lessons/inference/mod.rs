@@ -162,7 +162,7 @@ pub(crate) fn Inference() -> impl IntoView {
                     <Slider label="Rank" value=rank scale=Scale::Stops((2..=8).map(|power| f64::from(1u32 << power)).collect())/>
                 </div>
                 <Choice label="Scaling" value=rslora options=vec![(false, "α / r"), (true, "rsLoRA: α / √r")]/>
-                <div class="table" tabindex="0" role="region" aria-label="Scales by server">
+                <div class="table folds two-numbers" tabindex="0" role="region" aria-label="Scales by server">
                     <table id="servers">
                         <thead><tr><th scope="col">"Server"</th><th scope="col" class="number">"Its scale"</th><th scope="col" class="number">"Of what was trained"</th><th scope="col">"Reads"</th></tr></thead>
                         <tbody aria-live="polite">{rows}</tbody>

@@ -156,9 +156,9 @@ pub(crate) fn PagedOptimizers() -> impl IntoView {
                 <p id="now" aria-live="polite">{now}</p>
                 <div class="cells" role="img" aria-label=now>{grid}</div>
                 <p class="help">
-                    <span class="cell used"></span> " used now "
-                    <span class="cell here"></span> " on the device "
-                    <span class="cell"></span> " in host memory, or not made yet"
+                    <span class="key"><span class="cell used"></span>" used now"</span>
+                    <span class="key"><span class="cell here"></span>" on the device"</span>
+                    <span class="key"><span class="cell"></span>" in host memory, or not made yet"</span>
                 </p>
             </section>
             <Task

@@ -19,10 +19,10 @@ pub(crate) fn Lesson(
     let all: Vec<_> = lessons().collect();
     let place = all.iter().position(|lesson| lesson.path == path).unwrap_or(0);
     let title = all.get(place).map_or("", |lesson| lesson.title);
-    let neighbour = |place: Option<usize>, word: &'static str| {
+    let neighbour = |place: Option<usize>, word: &'static str, class: &'static str| {
         let lesson = all.get(place?).copied()?;
         Some(view! {
-            <Link to=lesson.path>
+            <Link to=lesson.path attr:class=class>
                 <span class="way">{word}</span>
                 {lesson.title}
             </Link>
@@ -40,8 +40,8 @@ pub(crate) fn Lesson(
             </header>
             {children()}
             <nav class="lesson-way" aria-label="Lessons">
-                {neighbour(place.checked_sub(1), "Before")}
-                {neighbour(place.checked_add(1), "Next")}
+                {neighbour(place.checked_sub(1), "Before", "before")}
+                {neighbour(place.checked_add(1), "Next", "next")}
             </nav>
         </article>
     }

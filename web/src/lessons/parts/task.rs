@@ -51,7 +51,7 @@ pub(crate) fn Task(
         <section class="card task" class:done=done aria-label="Task">
             <div class="task-text"><span class="tag">"Your task"</span> {children()}</div>
             <ul class="goals">{move || goals.get().into_iter().map(row).collect_view()}</ul>
-            <p class="verdict" role="status">{move || if done.get() { format!("Solved. {solved}") } else { String::new() }}</p>
+            <p class="verdict" role="status">{move || done.get().then(|| format!("Solved. {solved}"))}</p>
         </section>
     }
 }
