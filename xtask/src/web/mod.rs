@@ -3,6 +3,7 @@
 mod expected;
 mod offline;
 mod pages;
+mod places;
 mod serve;
 mod sizes;
 mod tests;
@@ -30,7 +31,7 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     let dist = dist(root);
     // Trunk reads NO_COLOR as a switch of its own and takes `1` for a mistake.
     let app = Step::line("the app", "trunk build --release --public-url ./ --color never").without("NO_COLOR");
-    app.run(root)?;
+    places::hidden(app, root).run(root)?;
     for file in files::below(&dist)?.iter().filter(|file| file.ends_with("_bg.wasm")) {
         tools.optimize(root, &dist.join(file), "-Oz")?;
     }
@@ -38,5 +39,6 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     wasm::widget(root, &tools, &dist)?;
     pages::write(root, &dist)?;
     offline::write(root, &dist)?;
+    places::check(root, &dist)?;
     sizes::report(&dist)
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::places;
 use super::tools::Tools;
 use crate::command::Step;
 use crate::files;
@@ -14,9 +15,8 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// Compiles a package for the browser; the folder that its module then lies in.
 fn compile(root: &Path, package: &str, profile: &str) -> Result<PathBuf> {
     let line = format!("cargo build --profile {profile} --target {TARGET} -p {package}");
-    Step::line("compile", &line).run(root)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder));
-    Ok(target.join(TARGET).join(profile))
+    places::hidden(Step::line("compile", &line), root).run(root)?;
+    Ok(places::target(root).join(TARGET).join(profile))
 }
 
 /// The engine's worker with its module, and what it works on: the model and the data that ship. A checkout without a worker has
