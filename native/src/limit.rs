@@ -111,8 +111,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_what_would() {
         let shape = preset("llama-3.1-8b").unwrap();
-        let said = fit(&mut recipe(Optim::AdamW, 8 << 30), &shape).unwrap_err().to_string();
-        assert!(said.contains("memory_limit is 8.00 GiB") && said.contains("--set training.batch_size="), "{said}");
+        let said = fit(&mut recipe(Optim::AdamW, 24 << 30), &shape).unwrap_err().to_string();
+        assert!(said.contains("memory_limit is 24.0 GiB") && said.contains("--set training.batch_size="), "{said}");
         let said = fit(&mut recipe(Optim::AdamW, 1 << 20), &shape).unwrap_err().to_string();
         assert!(said.contains("take a smaller model"), "{said}");
     }

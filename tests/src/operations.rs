@@ -8,8 +8,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use halfbyte::lab::conformance;
 use halfbyte::nf4::{Absmax, Nf4Data, quantize};
 use halfbyte::ops::{
-    Activation, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Sequences, Variant, causal_attention,
-    cross_entropy, gated, lora_linear, matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
+    Activation, AttentionForm, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Sequences, Variant,
+    causal_attention, cross_entropy, gated, lora_linear, matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
 };
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -335,13 +335,14 @@ pub fn attention_matches<B: Ops>(device: &B::Device) {
         // More than one block of queries, the keys of the second beginning inside the sequence.
         of(Sequences::new(&[150]), [1, 1, 2], Some(9), Some(2.0)),
     ];
-    for shape in shapes {
-        let masking = Masking::new(&shape.sequences, shape.window, device);
+    let exact = B::ATTENTION_FORMS.iter().filter(|form| **form != AttentionForm::FusedBf16);
+    for (form, shape) in exact.flat_map(|form| shapes.iter().map(move |shape| (*form, shape.clone()))) {
+        let masking = Masking::of(form, &shape.sequences, shape.window, device);
         let keys = shape.sequences.spans().map(|span| span.total).sum();
         let widths = [shape.heads, shape.kv_heads, shape.kv_heads].map(|heads| heads * shape.head_dim);
         let rows = [shape.sequences.tokens(), keys, keys];
         let case = Case::<B> {
-            name: format!("attention of {shape:?}"),
+            name: format!("{form:?} attention of {shape:?}"),
             inputs: rows.into_iter().zip(widths).map(|(m, n)| Matrix::random(m, n, &mut random)).collect(),
             operation: &|x| causal_attention(x[0].clone(), x[1].clone(), x[2].clone(), &masking, &shape),
             formula: &|x| attention(&x[0], &x[1], &x[2], &shape),

@@ -11,6 +11,8 @@ use crate::{Device, Method, ModelShape, Run};
 pub(crate) const TILE: u64 = 1 << 24;
 /// Up to this many rows the CPU decodes one row of a weight at a time (`ops/cpu/nf4.rs`).
 pub(crate) const SKINNY_ROWS: u64 = 40;
+/// Bytes of scores up to which attention is composed on every GPU (`ops/attention/masking.rs`).
+const FEW_SCORES: u64 = 8 << 20;
 /// Queries that the CPU's attention takes at a time (`ops/cpu/attention.rs`).
 pub(crate) const BLOCK: u64 = 128;
 /// Rows of the `gemm` crate's register tile with AVX-512: what its packing buffers are rounded to.
@@ -56,9 +58,11 @@ impl<'a> Walk<'a> {
         matches!(self.run.device, Device::Cpu { .. })
     }
 
-    /// Whether a GPU's kernels compute attention without its scores in memory.
+    /// Whether a GPU's kernels compute attention without its scores in memory: those of more than a few.
     pub(crate) fn fused(&self) -> bool {
-        matches!(self.run.device, Device::Gpu { fused_attention: true, .. })
+        let longest = self.run.longest();
+        let scores = product([F32, self.run.rows(), self.model.heads, longest, longest]);
+        matches!(self.run.device, Device::Gpu { fused_attention: true, .. }) && scores > FEW_SCORES
     }
 
     /// Bytes of what such kernels give for the backward pass: the logarithm of every query's sum of exponentials.

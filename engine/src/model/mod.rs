@@ -133,7 +133,7 @@ impl<B: Ops> Transformer<B> {
 
     /// A pass over sequences.
     pub fn pass(&self, sequences: Sequences) -> Pass<B> {
-        Pass::new(&self.kinds, sequences, &self.device())
+        Pass::new(&self.kinds, self.config.attention.heads, sequences, &self.device())
     }
 
     /// Whether a cache that was filled while a sequence had `seen` tokens is of no use once it has `total`.

@@ -40,12 +40,12 @@ pub struct View<B: Backend> {
 }
 
 impl<B: Ops> Pass<B> {
-    /// A pass without dropout.
-    pub fn new(kinds: &[Kind], sequences: Sequences, device: &B::Device) -> Self {
+    /// A pass without dropout through layers of this many query heads.
+    pub fn new(kinds: &[Kind], heads: usize, sequences: Sequences, device: &B::Device) -> Self {
         let views = kinds.iter().map(|kind| {
             let rotation = kind.rope.rotation(&sequences, device);
             let held = Sequences { cached: kept(sequences.cached, kind.window), ..sequences.clone() };
-            let masking = Masking::new(&held, kind.window, device);
+            let masking = Masking::new(&held, kind.window, heads, device);
             View { sequences: held, window: kind.window, rotation, masking }
         });
         Self { views: views.collect(), dropout: None }

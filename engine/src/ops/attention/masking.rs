@@ -13,8 +13,9 @@ use crate::ops::Ops;
 /// Stands in for minus infinity in the mask: its exponential is zero in f32, and it stays finite in every shader.
 const MASKED: f32 = -1e30;
 
-/// With fewer queries than this in every sequence, scores are small and a kernel's blocks of queries would be empty.
-const FEW: usize = 8;
+/// Up to so many bytes of scores they are held where a backend can: kernels' blocks of queries would be mostly empty, and the products
+/// of the composed form are tuned to the device.
+const FEW_SCORES: u64 = 8 << 20;
 
 /// What attention needs of a pass, on its device.
 #[derive(Clone, Debug)]
@@ -48,10 +49,13 @@ struct Padding<B: Backend> {
 }
 
 impl<B: Ops> Masking<B> {
-    /// For sequences of which each query sees at most `window` tokens, in the form that is fastest on the backend.
-    pub fn new(sequences: &Sequences, window: Option<usize>, device: &B::Device) -> Self {
+    /// For sequences of which each query sees at most `window` tokens, in the form that suits the backend and this many heads.
+    pub fn new(sequences: &Sequences, window: Option<usize>, heads: usize, device: &B::Device) -> Self {
+        let [rows, longest, cached, heads] =
+            [sequences.lengths.len(), sequences.longest(), sequences.cached, heads].map(|n| n as u64);
+        let scores = 4 * rows * heads * longest * (cached + longest);
         let form = match B::ATTENTION_FORMS {
-            forms if sequences.longest() < FEW && forms.contains(&AttentionForm::Composed) => AttentionForm::Composed,
+            forms if scores <= FEW_SCORES && forms.contains(&AttentionForm::Composed) => AttentionForm::Composed,
             forms => forms[0],
         };
         Self::of(form, sequences, window, device)
