@@ -61,12 +61,12 @@ test("the navigation goes to every page it names, and back", async () => {
   assert.ok(words.length >= 2);
   for (const word of words) {
     await page.locator("header nav").getByText(word, { exact: true }).click();
-    await page.waitForSelector("header nav a[aria-current=page]");
-    assert.equal(await page.textContent("header nav a[aria-current=page]"), word);
+    // The link of the page before is the current one until the new page is there.
+    await page.locator("header nav a[aria-current=page]").filter({ hasText: word }).waitFor();
     assert.notEqual(await page.textContent("main h1"), "There is no such page");
   }
   await page.goBack();
-  assert.equal(await page.textContent("header nav a[aria-current=page]"), words.at(-2));
+  await page.locator("header nav a[aria-current=page]").filter({ hasText: words.at(-2) }).waitFor();
   assert.deepEqual(faults, []);
   await context.close();
 });
@@ -126,4 +126,23 @@ test("after the first visit the site works without a network", async () => {
   await page.goto(`${site}calculator/?model=qwen3-8b`);
   await page.waitForFunction(() => /GiB/.test(document.querySelector("#needed")?.textContent));
   await context.close();
+});
+
+test("on a phone the pages are on one line, and all of them can be reached", async () => {
+  for (const width of [360, 390]) {
+    const context = await browser.newContext({ viewport: { width, height: 844 }, serviceWorkers: "block" });
+    const { page } = await watched(context);
+    await open(page, "lessons/nf4/");
+    const links = await page.locator("header nav a:visible").evaluateAll((all) => all.map((link) => {
+      const { top, left, right } = link.getBoundingClientRect();
+      return { word: link.textContent, top, left, right };
+    }));
+    assert.deepEqual(links.map(({ word }) => word), ["Lessons", "Playground", "GPU lab", "Calculator"]);
+    assert.equal(new Set(links.map(({ top }) => Math.round(top))).size, 1, `one line at ${width}`);
+    assert.ok(links.every(({ left, right }) => left >= 0 && right <= width), `in sight at ${width}: ${JSON.stringify(links)}`);
+    // The name leads home, where there is no word for it.
+    await page.getByRole("link", { name: "Halfbyte, home" }).click();
+    await page.getByRole("heading", { level: 1, name: "Fine-tune a language model in four bits" }).waitFor();
+    await context.close();
+  }
 });

@@ -309,3 +309,41 @@ describe("the GPU lab", () => {
     assert.ok(kernels.length > 500);
   });
 });
+
+describe("a matrix taken through the device", () => {
+  test("is refused where the request does not fit itself", async () => {
+    const failures = await inPage({ webgpu: false }, async () => {
+      const client = await Client.open("cpu");
+      const refused = async (matrix, parts) => {
+        const from = client.events.length;
+        client.post({ do: "compare", shape: [8, 8], block_size: 64, double_quant: false, adapter: null, values: 0, ...matrix }, parts);
+        const { kind, message } = await client.wait(["failed", "lost"], from);
+        return `${kind}: ${message}`;
+      };
+      const numbers = (count, value = 0.5) => new Float32Array(count).fill(value).buffer;
+      return [
+        await refused({ block_size: 48 }, [numbers(64)]),
+        await refused({}, [numbers(63)]),
+        await refused({}, []),
+        await refused({ shape: [1 << 20, 1 << 20] }, [numbers(64)]),
+        await refused({ shape: [0, 8] }, [numbers(0)]),
+        await refused({}, [numbers(64, NaN)]),
+        await refused({ adapter: { a: 1, b: 1, rank: 4, scaling: 1 } }, [numbers(64), numbers(16)]),
+        await refused({ adapter: { a: 1, b: 1, rank: 4294967295, scaling: 1 } }, [numbers(64), numbers(16)]),
+      ];
+    });
+    const words = [/48/, /63|252 bytes/, /no part 0/, /elements/, /elements/, /finite/, /part 1 has 64 bytes/, /part 1|rank/];
+    words.forEach((word, i) => assert.match(failures[i], word));
+    assert.ok(failures.every((failure) => /^(setting|request|file): /.test(failure)), failures.join("; "));
+  });
+
+  test("is the same on the CPU", async () => {
+    const found = await inPage({ webgpu: false }, async () => {
+      const client = await Client.open("cpu");
+      const values = Float32Array.from({ length: 40 * 72 }, (_, i) => Math.sin(i)).buffer;
+      return client.ask({ do: "compare", values: 0, shape: [40, 72], block_size: 64, double_quant: true, adapter: null }, ["compared"], [values]);
+    });
+    assert.deepEqual([found.codes, found.scales], [[2880, 0], [45, 0]]);
+    assert.ok(found.weight_error < 1e-6 && found.product_error < 1e-5 && found.adapter_error === null, JSON.stringify(found));
+  });
+});

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use halfbyte_protocol::{Event, Failure, Kind, Request};
 use js_sys::{Array, Object, Reflect};
 use wasm_bindgen::prelude::*;
-use web_sys::{ErrorEvent, MessageEvent, WorkerOptions, WorkerType};
+use web_sys::{MessageEvent, WorkerOptions, WorkerType};
 
 use crate::ui::address;
 
@@ -18,7 +18,7 @@ pub(crate) struct Worker {
     worker: web_sys::Worker,
     waiting: Waiting,
     _heard: Closure<dyn FnMut(MessageEvent)>,
-    _failed: Closure<dyn FnMut(ErrorEvent)>,
+    _failed: Closure<dyn FnMut(JsValue)>,
 }
 
 impl Worker {
@@ -44,8 +44,18 @@ impl Worker {
                 Err(failure) => hear(Event::Lost(failure), vec![]),
             })
         };
-        let failed = Closure::<dyn FnMut(ErrorEvent)>::new(move |event: ErrorEvent| {
-            hear(Event::Lost(bug(&format!("its script failed: {}", event.message()))), vec![]);
+        // A script that is not there is told by an event without a message.
+        let failed = Closure::<dyn FnMut(JsValue)>::new(move |event: JsValue| {
+            let failure = match Reflect::get(&event, &"message".into()).unwrap_or_default().as_string() {
+                Some(message) => bug(&format!("its script failed: {message}")),
+                None => Failure {
+                    kind: Kind::Network,
+                    message: "the engine's worker cannot be loaded: is the network there, and the site whole? \
+                              `cargo xtask web` builds it with its worker, `trunk serve` without"
+                        .into(),
+                },
+            };
+            hear(Event::Lost(failure), vec![]);
         });
         worker.set_onmessage(Some(heard.as_ref().unchecked_ref()));
         worker.set_onerror(Some(failed.as_ref().unchecked_ref()));

@@ -3,6 +3,7 @@
 use halfbyte_memory::Plan;
 use serde::{Deserialize, Serialize};
 
+use crate::compare::Comparison;
 use crate::request::{Choice, Part};
 
 /// What the worker tells.
@@ -75,6 +76,8 @@ pub enum Event {
     Kernel(Kernel),
     /// A kernel's measurement.
     Measured(Measurement),
+    /// A matrix on the device beside the same by the plain code.
+    Compared(Comparison),
     /// What was asked for is done, and there was nothing else to say.
     Done,
     /// Something worth knowing.

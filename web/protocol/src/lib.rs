@@ -5,9 +5,11 @@
 //! the list. The worker does one thing at a time, in the order of the requests; what stops it or makes it wait is heard between
 //! two training steps.
 
+mod compare;
 mod event;
 mod request;
 
+pub use compare::{Comparison, LowRank, Matrix};
 pub use event::{
     Adapter, Answer, DeviceReport, Evaluation, Event, Failure, Kernel, Kind, Measurement, ModelReport, Outcome,
     Progress, SavedRun, Started, Step,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::compare::Matrix;
+
 /// What a page asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
@@ -71,6 +73,8 @@ pub enum Request {
         /// Rows of activations.
         rows: Vec<usize>,
     },
+    /// Takes a matrix through the device and through the plain code: `compared`.
+    Compare(Matrix),
 }
 
 /// A device.

@@ -6,7 +6,9 @@ use halfbyte_memory::{Run, bits_per_weight, bytes};
 use halfbyte_nf4::{DynamicCode, decode, quantize_blocks};
 use leptos::prelude::*;
 
-use super::parts::{Axis, Chart, Figures, Formula, Lesson, Model, Predict, Series, Shape, Task, normal, shape};
+use super::parts::{
+    Axis, Chart, Figures, Formula, Lesson, Model, OnGpu, Predict, Sample, Series, Shape, Task, normal, shape,
+};
 use crate::ui::{Cite, Part, Scale, Slider, Source, Stack, query_state};
 
 /// Weights of the sample.
@@ -54,10 +56,11 @@ fn relative(found: &[f32], expected: &[f32]) -> f64 {
     (error / expected.iter().copied().fold(0.0, square).max(f64::MIN_POSITIVE)).sqrt()
 }
 
-/// What both quantizations do to normal weights.
+/// The sample: normal weights.
+static WEIGHTS: LazyLock<Vec<f32>> = LazyLock::new(|| normal(3, COUNT).into_iter().map(|w| 0.02 * w as f32).collect());
+
+/// What both quantizations do to them.
 fn outcome(block: usize, nested: usize) -> Outcome {
-    static WEIGHTS: LazyLock<Vec<f32>> =
-        LazyLock::new(|| normal(3, COUNT).into_iter().map(|w| 0.02 * w as f32).collect());
     let (packed, scales) = quantize_blocks(&WEIGHTS, block);
     let again = through_eight_bits(&scales, nested);
     let error = |scales: &[f32]| {
@@ -149,6 +152,12 @@ pub(crate) fn DoubleQuantization() -> impl IntoView {
         })
     };
     let whole = Signal::derive(move || sum(bits(sizes.get().0, None)));
+    let sample = move || {
+        let (shape, block_size) = ([COUNT / 256, 256], sizes.get_untracked().0 as usize);
+        Some(Sample { values: WEIGHTS.clone(), shape, block_size, double_quant: true, adapter: None })
+    };
+    let what =
+        move || format!("the 65536 weights in blocks of {}, their scales in nested blocks of 256,", sizes.get().0);
     view! {
         <Lesson path="lessons/double-quantization" lede="A 4-bit weight does not take four bits: each block has a scale as well. The scales can be quantized too.">
             <Predict
@@ -193,6 +202,7 @@ pub(crate) fn DoubleQuantization() -> impl IntoView {
                     series=Signal::derive(move || curves(sizes.get().0, sizes.get().1))
                 />
                 <p class="help">"Errors: root mean square, as a share of the root mean square of what is quantized, over 65536 normal weights. The format fixes 256 scales to a nested block; other sizes are computed here with the engine's 8-bit code to see what they would do."</p>
+                <OnGpu what=Signal::derive(what) sample/>
             </section>
             <Task
                 goals=Signal::derive(move || goals(sizes.get().0, sizes.get().1, found.get().double, usual))

@@ -5,7 +5,8 @@ use leptos::prelude::*;
 use nalgebra::{DMatrix, SVD};
 
 use super::parts::{
-    Axis, Chart, Figures, Formula, Heatmap, Lesson, Model, Predict, Series, Shape, Targets, Task, names, normal, shape,
+    Axis, Chart, Figures, Formula, Heatmap, Lesson, Model, OnGpu, Predict, Sample, Series, Shape, Targets, Task, names,
+    normal, shape,
 };
 use crate::ui::{Cite, Scale, Slider, Source, query_state};
 
@@ -40,9 +41,23 @@ impl Decomposed {
     /// The nearest matrix of this rank: `B` is the first columns of the left factor times their values, `A` the first rows
     /// of the right one (Eckart and Young 1936).
     fn nearest(&self, rank: usize) -> DMatrix<f64> {
+        let [a, b] = self.adapter(rank);
+        b * a
+    }
+
+    /// `A` and `B` of it.
+    fn adapter(&self, rank: usize) -> [DMatrix<f64>; 2] {
         let rank = rank.min(SIDE);
         let b = self.left.columns(0, rank) * DMatrix::from_diagonal(&self.values[..rank].to_vec().into());
-        b * self.right.rows(0, rank)
+        [self.right.rows(0, rank).into_owned(), b]
+    }
+
+    /// A frozen weight of normal numbers with the adapter of a rank beside it, for the GPU.
+    fn sample(&self, rank: usize) -> Sample {
+        let rank = rank.min(SIDE);
+        let values = normal(14, SIDE * SIDE).into_iter().map(|value| value as f32 / SIDE as f32).collect();
+        let [a, b] = self.adapter(rank).map(|matrix| pixels(&matrix).into_iter().map(|value| value as f32).collect());
+        Sample { values, shape: [SIDE; 2], block_size: 64, double_quant: true, adapter: Some((a, b, rank)) }
     }
 
     /// How far that is from the matrix, over the matrix's length: what the left-out singular values amount to.
@@ -110,6 +125,8 @@ pub(crate) fn Lora() -> impl IntoView {
         })
     };
     let nearest = move || decomposed.with(|all| pixels(&all.nearest(used())));
+    let sample = move || decomposed.with_untracked(|all| Some(all.sample(untrack(used))));
+    let what = move || format!("a frozen 32 × 32 weight in NF4, beside it the adapter of rank {} from above,", used());
     let rest = move || decomposed.with(|all| pixels(&(&all.matrix - all.nearest(used()))));
     view! {
         <Lesson path="lessons/lora" lede="Fine-tuning changes every weight a little. How much of such a change fits into two thin matrices?">
@@ -148,6 +165,7 @@ pub(crate) fn Lora() -> impl IntoView {
                     series=Signal::derive(series)
                 />
                 <p class="help">"A matrix of 32 × 32, made for the purpose: a product of that rank and noise. Its singular value decomposition is computed here at each change of it; no adapter of that rank can come nearer than the first so many singular values. Training need not find it, but cannot beat it."</p>
+                <OnGpu what=Signal::derive(what) sample/>
             </section>
             <section class="card" aria-label="Trained share">
                 <div class="fields"><Model value=model/></div>
@@ -181,6 +199,17 @@ mod tests {
             assert!((far - all.error(rank)).abs() < 1e-9, "{rank}: {far} {}", all.error(rank));
         }
         assert!((1..=32).all(|rank| all.error(rank) <= all.error(rank - 1)));
+    }
+
+    #[test]
+    fn the_gpu_gets_the_adapter_row_by_row() {
+        let all = Decomposed::of(update(8, 0.2));
+        let Some((a, b, 5)) = all.sample(5).adapter else { panic!("an adapter of rank 5") };
+        let at = |i: usize, j: usize| (0..5).map(|k| f64::from(b[5 * i + k]) * f64::from(a[SIDE * k + j])).sum::<f64>();
+        let nearest = all.nearest(5);
+        for (i, j) in [(0, 0), (3, 17), (31, 30)] {
+            assert!((at(i, j) - nearest[(i, j)]).abs() < 1e-6, "{i} {j}");
+        }
     }
 
     #[test]

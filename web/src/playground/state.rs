@@ -185,7 +185,7 @@ impl Play {
 
     fn hear(self, event: Event, parts: Vec<JsValue>) {
         match event {
-            Event::Awake | Event::Done | Event::Kernel(_) | Event::Measured(_) => {}
+            Event::Awake | Event::Done | Event::Kernel(_) | Event::Measured(_) | Event::Compared(_) => {}
             Event::Ready(report) => {
                 self.device.set(Some(report));
                 if self.phase.get_untracked() == Phase::Starting {

@@ -2,6 +2,7 @@
 #![cfg(target_arch = "wasm32")]
 
 mod answers;
+mod compare;
 mod device;
 mod error;
 mod fetch;

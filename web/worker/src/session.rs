@@ -20,7 +20,7 @@ use crate::inbox::{Inbox, Message, Parts};
 use crate::model::{Files, MODELS};
 use crate::saved::Store;
 use crate::storage::Folder;
-use crate::{lab, port, zip};
+use crate::{compare, lab, port, zip};
 
 /// What WebAssembly can address, in all.
 const HOST_MEMORY: u64 = 4 << 30;
@@ -107,6 +107,7 @@ impl<B: Ops> Session<B> {
             }
             Request::Conformance { seed } => lab::test::<B>(&self.device, seed).await?,
             Request::Bench { model, rows } => lab::measure::<B>(&self.device, &model, &rows).await?,
+            Request::Compare(matrix) => compare::on::<B>(&self.device, &matrix, parts).await?,
             Request::Open { .. } => return Err(Error::request("the device is chosen already; start another worker")),
             // The inbox keeps these apart.
             Request::Pause | Request::Resume | Request::Stop => Event::Done,

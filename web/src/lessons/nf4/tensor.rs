@@ -8,7 +8,7 @@ use wasm_bindgen::JsCast;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 
 use super::outcomes;
-use crate::lessons::parts::{Axis, Chart, Figures, Series, Shape};
+use crate::lessons::parts::{Axis, Chart, Figures, OnGpu, Sample, Series, Shape};
 use crate::ui::{Callout, Kind, Scale, Select, Slider, address, query_state};
 
 /// Where the site keeps the model.
@@ -70,6 +70,12 @@ impl Quantized {
         let data = quantize(&weights, shape, block_size, true).map_err(|error| error.to_string())?;
         let (decoded, scales) = (data.dequantize(), data.decoded_absmax());
         Ok(Self { weights, data, decoded, scales })
+    }
+
+    /// The tensor, for the GPU to do the same with.
+    fn sample(&self) -> Sample {
+        let Nf4Data { shape, block_size, .. } = self.data;
+        Sample { values: self.weights.clone(), shape, block_size, double_quant: true, adapter: None }
     }
 
     fn blocks(&self) -> usize {
@@ -137,7 +143,14 @@ pub(super) fn RealTensor(block_size: Memo<usize>) -> impl IntoView {
                 _ => vec![],
             });
             let groups = vec![(String::new(), names.into_iter().map(|name| (name.clone(), name)).collect())];
-            view! { <Select label="Tensor" value=name groups=groups/> <Block quantized at/> }.into_any()
+            let sample = move || quantized.with_untracked(|all| Some(all.as_ref()?.as_ref().ok()?.sample()));
+            let what = move || format!("this tensor, {}, in blocks of {},", name.get(), block_size.get());
+            view! {
+                <Select label="Tensor" value=name groups=groups/>
+                <Block quantized at/>
+                <OnGpu what=Signal::derive(what) sample/>
+            }
+            .into_any()
         }
     }
     };
