@@ -62,6 +62,29 @@ pub enum Error {
         /// Where the last good state is and what to change.
         cure: String,
     },
+    /// Another process of a data-parallel run.
+    #[error("rank {rank} ({address}): {reason}")]
+    Rank {
+        /// Which one.
+        rank: usize,
+        /// Where it is connected from.
+        address: String,
+        /// What is wrong, and the cure.
+        reason: String,
+        /// The kind of it.
+        trouble: Trouble,
+    },
+}
+
+/// What became of another process of a data-parallel run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is gone without a word.
+    Vanished,
+    /// Its run ended with an error, which it told.
+    Failed,
+    /// It runs or holds something else.
+    Differs,
 }
 
 impl From<crate::nf4::Invalid> for Error {

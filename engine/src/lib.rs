@@ -46,8 +46,9 @@ pub mod lora;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod parallel;
 pub mod text;
 pub mod train;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, Trouble};
 pub use halfbyte_nf4 as nf4;

@@ -1,6 +1,6 @@
 //! Values from a device.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData, Transaction};
 
 use crate::ops::Ops;
 use crate::{Error, Result, failure};
@@ -12,7 +12,22 @@ use crate::{Error, Result, failure};
 pub async fn read<B: Ops, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
     let device = tensor.device();
     let data = tensor.into_data_async().await.map_err(|e| e.to_string());
-    checked::<B>(&device, data)?.to_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not f32: {e:?}")))
+    checked::<B, _>(&device, data)?.to_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not f32: {e:?}")))
+}
+
+/// [`read`] of many tensors, with one wait for all.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_all<B: Ops, const D: usize>(
+    tensors: Vec<Tensor<B, D>>,
+    device: &B::Device,
+) -> Result<Vec<Vec<f32>>> {
+    let transaction = tensors.into_iter().fold(Transaction::<B>::default(), Transaction::register);
+    let all = checked::<B, _>(device, transaction.execute_async().await.map_err(|e| e.to_string()))?;
+    let values =
+        |data: TensorData| data.to_vec().map_err(|e| failed::<B>(device, format!("a tensor is not f32: {e:?}")));
+    all.into_iter().map(values).collect()
 }
 
 /// [`read`] of 32-bit words.
@@ -22,10 +37,10 @@ pub async fn read<B: Ops, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f3
 pub async fn read_words<B: Ops>(tensor: Tensor<B, 1, Int>) -> Result<Vec<u32>> {
     let device = tensor.device();
     let data = tensor.into_data_async().await.map_err(|e| e.to_string());
-    checked::<B>(&device, data)?.to_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not u32: {e:?}")))
+    checked::<B, _>(&device, data)?.to_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not u32: {e:?}")))
 }
 
-fn checked<B: Ops>(device: &B::Device, data: Result<TensorData, String>) -> Result<TensorData> {
+fn checked<B: Ops, T>(device: &B::Device, data: Result<T, String>) -> Result<T> {
     // The device's first refusal says more than a read that failed because of it.
     B::check(device).map_err(|reason| failed::<B>(device, failure::explained(reason)))?;
     data.map_err(|e| failed::<B>(device, failure::explained(format!("reading a tensor failed: {e}"))))

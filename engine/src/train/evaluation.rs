@@ -8,6 +8,7 @@ use crate::data::{Batch, Dataset, Example};
 use crate::files::read;
 use crate::model::Transformer;
 use crate::ops::{Ops, Sequences};
+use crate::parallel::Collective;
 use crate::{Error, Result};
 
 /// When something is done while training, as transformers' `IntervalStrategy`.
@@ -144,20 +145,38 @@ pub async fn evaluate<B: Ops>(
     batch_size: usize,
     loss_chunk: usize,
 ) -> Result<Evaluation> {
+    evaluate_in_parts(model, data, batch_size, loss_chunk, None).await
+}
+
+/// [`evaluate`], each rank on its part of the batches. What each batch gives goes to every rank, which adds it up as one
+/// process would: the result is the same bits, whatever the number of ranks.
+pub(super) async fn evaluate_in_parts<B: Ops>(
+    model: &Transformer<B>,
+    data: &Dataset,
+    batch_size: usize,
+    loss_chunk: usize,
+    collective: Option<&dyn Collective>,
+) -> Result<Evaluation> {
     model.config.check_tokens(data.examples.iter().flat_map(|e| &e.tokens))?;
     // Like lengths go together, so that a backend that pads inside its attention pads little.
     let mut examples: Vec<&Example> = data.examples.iter().collect();
     examples.sort_by_key(|example| example.tokens.len());
-    let (mut sum, mut hits, mut count) = (0.0, 0.0, 0);
-    for rows in examples.chunks(batch_size.max(1)) {
-        let batch = Batch::collate(rows.iter().copied());
+    let batches: Vec<Batch> =
+        examples.chunks(batch_size.max(1)).map(|rows| Batch::collate(rows.iter().copied())).collect();
+    let (rank, world_size) = collective.map_or((0, 1), |ranks| (ranks.rank(), ranks.world_size()));
+    let mut found = vec![0.0; 2 * batches.len()];
+    for (i, batch) in batches.iter().enumerate().skip(rank).step_by(world_size) {
         let hidden = model.hidden(&batch.tokens, &model.pass(Sequences::new(&batch.lengths)), None);
-        let [loss, hit] = loss_and_hits(&model.head, hidden, &Targets::of(&batch), loss_chunk);
-        let values = read(Tensor::cat(vec![loss, hit], 0)).await?;
+        let [loss, hit] = loss_and_hits(&model.head, hidden, &Targets::of(batch), loss_chunk);
+        found[2 * i..2 * i + 2].copy_from_slice(&read(Tensor::cat(vec![loss, hit], 0)).await?);
+    }
+    collective.map_or(Ok(()), |ranks| ranks.all_reduce(&mut found))?;
+    let (mut sum, mut hits) = (0.0, 0.0);
+    for values in found.chunks(2) {
         sum += f64::from(values[0]);
         hits += f64::from(values[1]);
-        count += batch.targets.len();
     }
+    let count: usize = batches.iter().map(|batch| batch.targets.len()).sum();
     let mean = |sum: f64| sum / count.max(1) as f64;
     // A perplexity beyond f64 would be written as null.
     let perplexity = mean(sum).exp().min(f64::MAX);

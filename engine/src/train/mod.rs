@@ -9,6 +9,7 @@ mod neftune;
 mod optimization;
 mod plan;
 mod recipe;
+mod reduce;
 mod run;
 mod schedule;
 mod snapshot;

@@ -1,18 +1,21 @@
 //! One optimizer step: gradients of all micro-batches, clipped together, applied at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
 use super::backprop::backpropagate_from;
 use super::config::TrainerConfig;
 use super::neftune::noise;
+use super::reduce::{Summed, sum_over_ranks};
 use crate::data::Batch;
 use crate::files::read;
 use crate::lora::Dropout;
 use crate::model::{Parameter, Transformer};
 use crate::ops::Ops;
 use crate::optim::{Gradients, Optimizer, StateTensor, accumulate, grad_norm};
+use crate::parallel::Collective;
 use crate::{Error, Result};
 
 /// A model and its optimizer.
@@ -25,6 +28,8 @@ pub struct Optimization<B: Ops> {
     pub steps: usize,
     /// The optimizer, whose state belongs to the model as it is.
     pub optimizer: Optimizer<B>,
+    /// The other processes that train the same model.
+    pub collective: Option<Arc<dyn Collective>>,
     seed: u64,
     /// The model before the last step: a loss that is not a number shows that the step which led to it was the bad one.
     before: Option<Transformer<B>>,
@@ -40,22 +45,29 @@ impl<B: Ops> Optimization<B> {
             }
         });
         let optimizer = Optimizer::new(config.optimizer(), shapes, &model.device());
-        Self { model, config, steps: 0, optimizer, seed, before: None }
+        Self { model, config, steps: 0, optimizer, collective: None, seed, before: None }
     }
 
     /// Applies one step at this learning rate: the mean loss over the trained tokens of all micro-batches, and the
     /// gradient norm before clipping (`torch.nn.utils.clip_grad_norm_`).
     ///
+    /// With other processes, each is given all micro-batches and takes every so many-th of them, as accelerate deals batches
+    /// out; the loss, the norm and the update are those of all.
+    ///
     /// # Errors
     /// [`Error::NonFinite`] when either is not a number; nothing was applied then, and where it is the loss, the step before is
     /// undone: model, optimizer state and [`steps`](Self::steps) are then those of before that step. [`Error::Device`] when
     /// optimizer state cannot be paged, or the device refused something; the step before is undone in the latter case.
+    /// [`Error::Rank`] when another process is gone or has failed: nothing was applied then.
     pub async fn step(&mut self, batches: &[Batch], rate: f64) -> Result<(f64, f64)> {
         let trained: usize = batches.iter().map(|b| b.targets.len()).sum();
         let weight = 1.0 / trained.max(1) as f64;
         let mut gradients = Gradients::new();
         let mut loss_sum: Option<Tensor<B, 1>> = None;
-        for (micro, batch) in batches.iter().enumerate() {
+        let collective = self.collective.as_deref();
+        let (rank, world_size) = collective.map_or((0, 1), |ranks| (ranks.rank(), ranks.world_size()));
+        for (micro, batch) in batches.iter().enumerate().skip(rank).step_by(world_size) {
+            collective.map_or(Ok(()), |ranks| ranks.check())?;
             let dropout = Dropout { seed: self.seed, step: self.steps as u64, micro: micro as u64 };
             let TrainerConfig { loss_chunk, recompute, neftune_noise_alpha: alpha, .. } = self.config;
             let mut embedded = self.model.embed(&batch.tokens);
@@ -70,19 +82,15 @@ impl<B: Ops> Optimization<B> {
                 None => step.loss_sum,
             });
         }
-        let (Some(loss_sum), Some(norm)) = (loss_sum, grad_norm(&gradients)) else {
-            return Err(Error::Invalid("a step needs a batch and a trainable parameter".into()));
-        };
-        // One read for both: the only point in a step where the host waits for the device.
-        let values = match read(Tensor::cat(vec![loss_sum * weight, norm], 0)).await {
-            Ok(values) => values,
-            Err(error) => {
+        let (loss, norm);
+        (gradients, loss, norm) = match self.sums(gradients, loss_sum, weight).await {
+            Err(error @ Error::Device { .. }) => {
                 // What the device refused may have been a part of the step before, which nothing was read of since.
                 self.undo();
                 return Err(error);
             }
+            sums => sums?,
         };
-        let (loss, norm) = (f64::from(values[0]), f64::from(values[1]));
         let step = self.steps + 1;
         for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
             if !value.is_finite() {
@@ -114,6 +122,26 @@ impl<B: Ops> Optimization<B> {
         self.before = Some(std::mem::replace(&mut self.model, after));
         self.steps = step;
         Ok((loss, norm))
+    }
+
+    /// The gradients of all micro-batches and ranks, the mean loss and the gradient norm. Reading them is the only point in a
+    /// step where the host waits for the device.
+    async fn sums(
+        &self,
+        gradients: Gradients<B>,
+        loss_sum: Option<Tensor<B, 1>>,
+        weight: f64,
+    ) -> Result<(Gradients<B>, f64, f64)> {
+        if let Some(collective) = &self.collective {
+            let Summed { gradients, loss, norm } =
+                sum_over_ranks(collective.as_ref(), &self.model, gradients, loss_sum).await?;
+            return Ok((gradients, loss * weight, norm));
+        }
+        let (Some(loss_sum), Some(norm)) = (loss_sum, grad_norm(&gradients)) else {
+            return Err(Error::Invalid("a step needs a batch and a trainable parameter".into()));
+        };
+        let values = read(Tensor::cat(vec![loss_sum * weight, norm], 0)).await?;
+        Ok((gradients, f64::from(values[0]), f64::from(values[1])))
     }
 
     /// Takes the last step back, when it proved bad afterwards: model, optimizer state and [`steps`](Self::steps) are those of

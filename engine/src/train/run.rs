@@ -41,6 +41,17 @@ pub struct Run {
     /// The same of the held-out data. It may change; what was best by other data is then not.
     #[serde(default)]
     pub held_out_sha256: Option<String>,
+    /// Processes that train it, each of which takes `gradient_accumulation_steps` micro-batches of every step.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub world_size: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 impl Run {
@@ -69,7 +80,47 @@ impl Run {
             model_digest,
             data_sha256: data_digest(data),
             held_out_sha256: held_out.map(data_digest),
+            world_size: 1,
         }
+    }
+
+    /// What all ranks of a data-parallel run must have the same of: its name, and its content. Where its files lie, and the
+    /// device, is each machine's own affair.
+    ///
+    /// # Errors
+    /// When the recipe cannot be encoded.
+    pub fn shared(&self) -> Result<Vec<(String, String)>> {
+        const OWN: [&str; 5] = ["model", "output", "device", "data.train", "data.test"];
+        let mut sections: Vec<(String, String)> = Vec::new();
+        for (key, value) in flat(&self.recipe)?.into_iter().filter(|(key, _)| !OWN.contains(&key.as_str())) {
+            let section = key.split_once('.').map_or(key.as_str(), |(section, _)| section);
+            let name = format!("the recipe's `{section}`");
+            let line = format!("{key}={value}\n");
+            match sections.last_mut().filter(|(last, _)| *last == name) {
+                Some((_, text)) => text.push_str(&line),
+                None => sections.push((name, line)),
+            }
+        }
+        let held_out = self.held_out_sha256.clone().unwrap_or_default();
+        sections.extend([
+            ("the model (config.json)".into(), self.config_sha256.clone()),
+            ("the model (weights)".into(), self.model_digest.clone()),
+            ("data.train (tokens)".into(), self.data_sha256.clone()),
+            ("data.test (tokens)".into(), held_out),
+        ]);
+        Ok(sections)
+    }
+
+    /// Micro-batches of an optimizer step, of all processes together.
+    fn micro_batches(&self) -> usize {
+        self.recipe.training.gradient_accumulation_steps.saturating_mul(self.world_size)
+    }
+
+    /// The processes and what each accumulates, in words.
+    pub fn processes(&self) -> String {
+        let accumulated = self.recipe.training.gradient_accumulation_steps;
+        let processes = if self.world_size == 1 { "process" } else { "processes" };
+        format!("{} {processes} x gradient_accumulation_steps = {accumulated}", self.world_size)
     }
 
     /// Whether `self` continues what `saved`, read from the file `path`, began.
@@ -84,6 +135,13 @@ impl Run {
             ("data.train (tokens)", &saved.data_sha256, &self.data_sha256),
         ];
         let (before, now) = (flat(&saved.recipe)?, flat(&self.recipe)?);
+        // A step is the same examples, however many processes they are dealt out to.
+        if saved.micro_batches() != self.micro_batches() {
+            let (began, says) = (saved.processes(), self.processes());
+            let reason = format!("the run began with {began}, and is now {says}; {cure}");
+            return Err(Error::key(path, ACCUMULATION, reason));
+        }
+        let is_free = |key: &str| key == ACCUMULATION || is_free(key);
         let differing = now.iter().find(|(key, value)| !is_free(key) && before.get(*key) != Some(value));
         if let Some((key, value)) = differing {
             let before = before.get(key).unwrap_or(&Value::Null);
@@ -101,6 +159,9 @@ impl Run {
         }
     }
 }
+
+/// Counts for what it is times the number of processes.
+const ACCUMULATION: &str = "training.gradient_accumulation_steps";
 
 /// What was best by one metric is not by another.
 const BOUND: &str = "evaluation.metric_for_best_model";
@@ -156,7 +217,7 @@ mod tests {
         let recipe = Recipe::default();
         let [config_sha256, model_digest] = ["c", "m"].map(String::from);
         let data_sha256 = data_digest(&data);
-        let run = Run { recipe, config_sha256, model_digest, data_sha256, held_out_sha256: None };
+        let run = Run { recipe, config_sha256, model_digest, data_sha256, held_out_sha256: None, world_size: 1 };
         let refused = |change: &dyn Fn(&mut Run)| {
             let mut now = run.clone();
             change(&mut now);
@@ -171,6 +232,23 @@ mod tests {
         assert_eq!(refused(&free), None);
         let message = refused(&|now| now.recipe.training.batch_size = 3).unwrap();
         assert!(message.starts_with("run.json: `training.batch_size`: the run began with 8, the recipe now says 3"));
+        // Four micro-batches to a step are the same step, whoever takes them.
+        let dealt = |now: &mut Run, processes, each| {
+            (now.world_size, now.recipe.training.gradient_accumulation_steps) = (processes, each);
+        };
+        let mut of_two = run.clone();
+        dealt(&mut of_two, 2, 2);
+        for (processes, each, same) in [(1, 4, true), (4, 1, true), (2, 1, false), (1, 2, false)] {
+            let mut now = run.clone();
+            dealt(&mut now, processes, each);
+            let refused = now.continues(&of_two, Path::new("run.json")).err().map(|e| e.to_string());
+            assert_eq!(refused.is_none(), same, "{processes} x {each}: {refused:?}");
+            let named = |message: String| message.contains("2 processes x gradient_accumulation_steps = 2");
+            assert!(refused.is_none_or(named));
+        }
+        let written = serde_json::to_string(&of_two).unwrap();
+        assert_eq!(serde_json::from_str::<Run>(&written).unwrap(), of_two);
+        assert!(!serde_json::to_string(&run).unwrap().contains("world_size"));
         let message = refused(&|now| now.recipe.lora.r = 3).unwrap();
         assert!(message.contains("`lora.r`") && message.contains("16"), "{message}");
         for change in [|now: &mut Run| now.recipe.seed = 1, |now: &mut Run| now.recipe.data.max_length = 1] {

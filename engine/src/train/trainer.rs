@@ -1,18 +1,21 @@
 //! The training loop.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::config::TrainerConfig;
-use super::evaluation::{Evaluation, evaluate};
+use super::evaluation::{Evaluation, evaluate_in_parts};
 use super::optimization::Optimization;
+use super::reduce::digest;
 use super::schedule::Schedule;
 use super::state::TrainerState;
 use crate::data::{Batch, Batches, Dataset};
 use crate::model::Transformer;
 use crate::ops::Ops;
 use crate::optim::{PagingReport, StateTensor};
+use crate::parallel::Collective;
 use crate::{Error, Result};
 
 /// What one optimizer step did.
@@ -49,13 +52,41 @@ impl<B: Ops> Trainer<B> {
     ///
     /// # Errors
     /// When a setting is out of range or nothing is trainable.
-    pub fn new(mut model: Transformer<B>, data: Dataset, config: TrainerConfig, seed: u64) -> Result<Self> {
+    pub fn new(model: Transformer<B>, data: Dataset, config: TrainerConfig, seed: u64) -> Result<Self> {
+        Self::build(model, data, config, seed, None)
+    }
+
+    /// A trainer that is one of the ranks of a data-parallel run. A step takes `gradient_accumulation_steps` micro-batches of
+    /// each; one process that accumulates them all sees the same examples in each step, with the same dropout. Every rank is
+    /// given the whole data, and makes the same calls.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn parallel(
+        model: Transformer<B>,
+        data: Dataset,
+        config: TrainerConfig,
+        seed: u64,
+        collective: Arc<dyn Collective>,
+    ) -> Result<Self> {
+        Self::build(model, data, config, seed, Some(collective))
+    }
+
+    fn build(
+        mut model: Transformer<B>,
+        data: Dataset,
+        config: TrainerConfig,
+        seed: u64,
+        collective: Option<Arc<dyn Collective>>,
+    ) -> Result<Self> {
         config.check()?;
         if model.parameter_counts().0 == 0 {
             return Err(Error::Invalid("the model has no trainable parameter; attach an adapter first".into()));
         }
         model.config.check_tokens(data.examples.iter().flat_map(|e| &e.tokens))?;
-        let batches = Batches::of(&data, config.batch_size, config.gradient_accumulation_steps, seed);
+        let world_size = collective.as_ref().map_or(1, |ranks| ranks.world_size());
+        let micro_batches = config.gradient_accumulation_steps.saturating_mul(world_size);
+        let batches = Batches::of(&data, config.batch_size, micro_batches, seed);
         let all = batches.steps_per_epoch().saturating_mul(config.epochs);
         let total = match (config.max_steps, config.epochs) {
             (0, _) => all,
@@ -64,7 +95,9 @@ impl<B: Ops> Trainer<B> {
         };
         let schedule = Schedule::new(&config, total);
         let state = TrainerState::new(total, batches.steps_per_epoch(), config.batch_size);
-        Ok(Self { optimization: Optimization::new(model, config, seed), data, batches, schedule, state })
+        let mut optimization = Optimization::new(model, config, seed);
+        optimization.collective = collective;
+        Ok(Self { optimization, data, batches, schedule, state })
     }
 
     /// The model as it is now.
@@ -80,6 +113,20 @@ impl<B: Ops> Trainer<B> {
     /// What a paged optimizer moved so far; `None` with another one.
     pub fn paging(&self) -> Option<PagingReport> {
         self.optimization.optimizer.paging()
+    }
+
+    /// The other processes that train the same model.
+    pub fn collective(&self) -> Option<&dyn Collective> {
+        self.optimization.collective.as_deref()
+    }
+
+    /// Checks that every rank holds the same adapter, to the bit; nothing to check in a run of one process.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] that names a rank that does not, or is gone; [`Error::Device`] when the device cannot be read.
+    pub async fn agree(&self) -> Result<()> {
+        let Some(collective) = self.collective() else { return Ok(()) };
+        collective.agree("adapter", digest(self.model()).await?)
     }
 
     /// Optimizer steps of the whole run.
@@ -122,6 +169,8 @@ impl<B: Ops> Trainer<B> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] when the loss or the gradient is not a number: the model is then the last one whose loss was one.
+    /// [`Error::Rank`] when another process of a data-parallel run is gone or has failed: the model is then that of the last
+    /// step.
     pub async fn step(&mut self) -> Result<Option<Metrics>> {
         let step = self.optimization.steps;
         if step >= self.schedule.total {
@@ -149,10 +198,10 @@ impl<B: Ops> Trainer<B> {
     /// Evaluates the model as it is now, without dropout, and logs it.
     ///
     /// # Errors
-    /// As [`evaluate`]; [`Error::NonFinite`] when the loss is not a number: the last step is then undone.
+    /// As [`evaluate`](super::evaluate); [`Error::NonFinite`] when the loss is not a number: the last step is then undone.
     pub async fn evaluate(&mut self, data: &Dataset) -> Result<Evaluation> {
         let TrainerConfig { batch_size, loss_chunk, .. } = self.optimization.config;
-        let evaluation = evaluate(self.model(), data, batch_size, loss_chunk).await?;
+        let evaluation = evaluate_in_parts(self.model(), data, batch_size, loss_chunk, self.collective()).await?;
         if !evaluation.loss.is_finite() {
             self.optimization.undo();
             let cure = "the step was taken back; lower learning_rate or max_grad_norm, or look at the data".into();
