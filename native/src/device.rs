@@ -34,12 +34,49 @@ pub(crate) trait Job: Send {
     fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<Self::Output>;
 }
 
+/// Which of a machine's devices, and how much of it, a process takes that is one of several there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seat {
+    /// The GPU, counted from 0.
+    #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
+    pub(crate) local_rank: usize,
+    /// Threads of the CPU; all where that is not said.
+    pub(crate) threads: Option<usize>,
+}
+
+impl Seat {
+    /// The GPU of `count` of a kind that is this process's own; `alone` says that a process is shown no other's.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    fn gpu(self, count: usize, alone: bool) -> Result<usize> {
+        match self.local_rank {
+            rank if rank < count => Ok(rank),
+            _ if count == 1 && alone => Ok(0),
+            rank => bail!(
+                "this machine has {count} such GPU(s), and this process is number {rank} on it, counted from 0: start fewer \
+                 processes on it, or use --device cpu"
+            ),
+        }
+    }
+}
+
 /// Runs `job` on the chosen device.
 pub(crate) fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
+    run_at(choice, Seat::default(), job)
+}
+
+/// Runs `job` on the chosen device, as one of several processes.
+pub(crate) fn run_at<J: Job>(choice: Choice, seat: Seat, job: J) -> Result<J::Output> {
     #[cfg(feature = "cuda")]
     if matches!(choice, Choice::Auto | Choice::Cuda) {
-        match cuda::find() {
-            Ok(name) => return contained::<halfbyte::backends::Cuda, J>(job, Default::default(), &name),
+        match cuda::find(0) {
+            Ok(_) => {
+                // A launcher that gives each process its own GPU says so by this variable.
+                let alone = std::env::var_os("CUDA_VISIBLE_DEVICES").is_some();
+                let index = seat.gpu(cuda::count(), alone)?;
+                let name = cuda::find(index).map_err(|reason| anyhow::anyhow!("device `cuda`: {reason}"))?;
+                let device = halfbyte::backends::CudaDevice::new(index);
+                return contained::<halfbyte::backends::Cuda, J>(job, device, &name);
+            }
             Err(reason) if choice == Choice::Cuda => bail!("device `cuda`: {reason}"),
             Err(_) => {}
         }
@@ -47,7 +84,7 @@ pub(crate) fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
     #[cfg(feature = "wgpu")]
     if matches!(choice, Choice::Auto | Choice::Wgpu) {
         let software = choice == Choice::Wgpu;
-        match wgpu::find(software) {
+        match wgpu::find(software, seat)? {
             Some((device, name)) => return contained::<halfbyte::backends::Wgpu, J>(job, device, &name),
             None if software => bail!("device `wgpu`: no adapter; a GPU driver with Vulkan, Metal or DX12 is needed"),
             None => {}
@@ -55,7 +92,7 @@ pub(crate) fn run<J: Job>(choice: Choice, job: J) -> Result<J::Output> {
     }
     #[cfg(feature = "cpu")]
     if matches!(choice, Choice::Auto | Choice::Cpu) {
-        return cpu(job);
+        return cpu(job, seat);
     }
     bail!("device `{choice:?}`: this build of halfbyte does not have it; build with its cargo feature")
 }
@@ -69,9 +106,11 @@ fn contained<B: Ops, J: Job>(job: J, device: B::Device, name: &str) -> Result<J:
 /// Runs `job` on a thread of rayon's pool: a product that is split from outside the pool first hands itself over to it and
 /// sleeps, twice a product, which cost a small model a quarter of its speed.
 #[cfg(feature = "cpu")]
-fn cpu<J: Job>(job: J) -> Result<J::Output> {
+fn cpu<J: Job>(job: J, seat: Seat) -> Result<J::Output> {
     const STACK: usize = 8 << 20;
-    let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK).build()?;
+    // 0 is as many as there are, or as RAYON_NUM_THREADS says.
+    let threads = seat.threads.unwrap_or(0);
+    let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK).num_threads(threads).build()?;
     pool.install(|| job.run::<halfbyte::backends::Cpu>(Default::default(), "CPU"))
 }
 
@@ -94,13 +133,13 @@ pub(crate) fn place(choice: Choice) -> Place {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     #[cfg(feature = "cuda")]
     if matches!(choice, Choice::Auto | Choice::Cuda)
-        && let Ok(name) = cuda::find()
+        && let Ok(name) = cuda::find(0)
     {
         return Place { name, gpu: true, memory: cuda::memory(), pages: true, threads };
     }
     #[cfg(feature = "wgpu")]
     if matches!(choice, Choice::Auto | Choice::Wgpu)
-        && let Some((_, name)) = wgpu::find(choice == Choice::Wgpu)
+        && let Ok(Some((_, name))) = wgpu::find(choice == Choice::Wgpu, Seat::default())
     {
         return Place { name, gpu: true, memory: None, pages: false, threads };
     }
@@ -127,7 +166,7 @@ fn host_memory() -> Option<u64> {
 pub(crate) fn list() -> Vec<String> {
     let mut lines = Vec::new();
     #[cfg(feature = "cuda")]
-    lines.push(match cuda::find() {
+    lines.push(match cuda::find(0) {
         Ok(name) => format!("cuda   {name}"),
         Err(reason) => format!("cuda   unavailable: {reason}"),
     });
@@ -145,8 +184,8 @@ pub(crate) fn list() -> Vec<String> {
 mod cuda {
     use cudarc::driver::{result, sys};
 
-    /// The name of the first CUDA device, or a sentence that says what is missing.
-    pub(crate) fn find() -> Result<String, String> {
+    /// The name of a CUDA device, or a sentence that says what is missing.
+    pub(crate) fn find(index: usize) -> Result<String, String> {
         // SAFETY: both only try to open a shared library.
         let (driver, nvrtc) = unsafe { (sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
         if !driver {
@@ -161,8 +200,13 @@ mod cuda {
         result::init().map_err(failed)?;
         match result::device::get_count().map_err(failed)? {
             0 => Err("the NVIDIA driver reports no GPU".into()),
-            _ => result::device::get(0).and_then(result::device::get_name).map_err(failed),
+            _ => result::device::get(index as i32).and_then(result::device::get_name).map_err(failed),
         }
+    }
+
+    /// How many there are; [`find`] has found one.
+    pub(crate) fn count() -> usize {
+        result::device::get_count().map_or(0, |count| usize::try_from(count).unwrap_or(0))
     }
 
     /// Bytes of the first device's memory; [`find`] has found it.
@@ -175,8 +219,11 @@ mod cuda {
 
 #[cfg(feature = "wgpu")]
 mod wgpu {
+    use anyhow::Result;
     use halfbyte::backends::WgpuDevice;
     use wgpu::{AdapterInfo, Backends, DeviceType, Instance, InstanceDescriptor};
+
+    use super::Seat;
 
     /// Every adapter, as wgpu reports them. OpenGL's are left out: Burn does not run on them.
     fn adapters() -> Vec<AdapterInfo> {
@@ -192,20 +239,22 @@ mod wgpu {
         info.device_type == DeviceType::Cpu
     }
 
-    /// The best adapter: discrete before integrated before virtual, a software rasterizer only if allowed.
-    pub(crate) fn find(software: bool) -> Option<(WgpuDevice, String)> {
+    /// The best adapter: discrete before integrated before virtual, a software rasterizer only if allowed, which any number of
+    /// processes share.
+    pub(crate) fn find(software: bool, seat: Seat) -> Result<Option<(WgpuDevice, String)>> {
         let adapters = adapters();
         let order = [DeviceType::DiscreteGpu, DeviceType::IntegratedGpu, DeviceType::VirtualGpu, DeviceType::Cpu];
-        let kind = order.into_iter().find(|kind| adapters.iter().any(|info| info.device_type == *kind))?;
+        let of = |kind: DeviceType| adapters.iter().filter(move |info| info.device_type == kind);
+        let Some(kind) = order.into_iter().find(|kind| of(*kind).next().is_some()) else { return Ok(None) };
+        let index = if kind == DeviceType::Cpu { 0 } else { seat.gpu(of(kind).count(), false)? };
         let device = match kind {
-            DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(0),
-            DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(0),
-            DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(0),
+            DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(index),
+            DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(index),
+            DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(index),
             _ if software => WgpuDevice::Cpu,
-            _ => return None,
+            _ => return Ok(None),
         };
-        let name = adapters.into_iter().find(|info| info.device_type == kind).map(|info| line(&info))?;
-        Some((device, name))
+        Ok(of(kind).nth(index).map(|info| (device, line(info))))
     }
 
     pub(crate) fn describe() -> Vec<String> {

@@ -13,11 +13,13 @@ mod interrupt;
 mod limit;
 mod memory;
 mod merge;
+mod parallel;
 mod plan;
 mod pretrain;
 mod progress;
 mod quantize;
 mod selftest;
+mod session;
 mod setup;
 mod source;
 mod talk;
@@ -86,6 +88,9 @@ fn main() -> ExitCode {
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
+            if let Some(parallel::Silent(code)) = error.downcast_ref() {
+                return ExitCode::from(*code);
+            }
             // A mistake is no crash: its chain of causes on one line, and never a stack trace.
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

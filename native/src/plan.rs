@@ -143,9 +143,9 @@ pub(crate) fn of(recipe: &Recipe, folder: &Path) -> Option<Plan> {
 }
 
 /// The most tokens that the recipe's steps go through, where its data can be counted.
-fn tokens(recipe: &Recipe) -> Option<f64> {
+fn tokens(recipe: &Recipe, processes: usize) -> Option<f64> {
     let training = &recipe.training;
-    let per_step = training.batch_size as f64 * training.gradient_accumulation_steps as f64;
+    let per_step = training.batch_size as f64 * training.gradient_accumulation_steps as f64 * processes as f64;
     let examples = std::fs::read_to_string(&recipe.data.train).ok();
     let examples = examples.map(|text| text.lines().filter(|line| !line.trim().is_empty()).count() as f64);
     let all = examples.map(|examples| examples * training.epochs as f64);
@@ -174,8 +174,8 @@ struct Report<'a> {
     gpus: &'a [Estimate],
 }
 
-/// Prints the plan of a recipe.
-pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
+/// Prints the plan of a recipe that `processes` train; each needs what is planned.
+pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Result<()> {
     let model = shape(&recipe.model)?;
     let choice = Choice::parse(&recipe.device)?;
     let place = device::place(choice);
@@ -189,7 +189,7 @@ pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
     let plan = plan(&model, &run);
     let proposals = memory.map_or(vec![], |memory| proposals(&model, &run, memory));
     let longest = memory.and_then(|memory| longest(&model, &Run { recompute: true, ..run.clone() }, memory, LONGEST));
-    let tokens = tokens(recipe);
+    let tokens = tokens(recipe, processes);
     let work = tokens.map(|tokens| Workload::of(&model, &run, tokens));
     let table = Table::load(against.gpus.as_deref())?;
     let gpus = table.estimates(plan.needed(), work.as_ref());
@@ -207,6 +207,22 @@ pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
     let (batch, length) = (run.batch, run.length);
     println!("{}; micro-batches of {batch} x {length} tokens, {} to a step", place.name, run.accumulation);
     print(&plan);
+    // What has to fit into the memory of the device: on the CPU, all processes.
+    let mut together = plan.needed();
+    if processes > 1 {
+        let all = processes as u64;
+        // Gradients go through host memory: what a rank sends, and the same once more while it is put together.
+        let sums = 8 * run.trained(&model);
+        if place.gpu {
+            println!(
+                "{all} processes need a device each, and {} of host memory for sums of gradients",
+                bytes(all * sums)
+            );
+        } else {
+            together = all * (together + sums);
+            println!("{all} processes on this machine, with their sums of gradients: {}", bytes(together));
+        }
+    }
     let tables = ["model.embed_tokens", "lm_head"];
     let uncounted = |name: &&String| !tables.iter().any(|table| table.ends_with(name.as_str()));
     if let Some(name) = recipe.lora.modules_to_save.iter().find(uncounted) {
@@ -214,7 +230,7 @@ pub(crate) fn show(recipe: &Recipe, against: &Against) -> Result<()> {
     }
     match memory {
         None => println!("the device's memory is not known; give --memory to compare with it"),
-        Some(memory) if plan.needed() <= memory => println!("fits {}", bytes(memory)),
+        Some(memory) if together <= memory => println!("fits {}", bytes(memory)),
         Some(memory) => println!("does NOT fit {}", bytes(memory)),
     }
     for p in &proposals {

@@ -1,12 +1,14 @@
 //! What a fine-tuning run begins with: its recipe, with flags in place of its keys, its data and its model.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::ValueEnum;
 use halfbyte::data::{Dataset, Splits};
 use halfbyte::lora::attach;
 use halfbyte::ops::Ops;
+use halfbyte::parallel::Group;
 use halfbyte::text::Tokenizer;
 use halfbyte::train::{Recipe, Run, Trainer, load_recipe, parse_override};
 use toml::Value;
@@ -120,12 +122,16 @@ impl Setup {
         Ok(Self { base, tokenizer, files, train, test, run })
     }
 
-    /// The model with a new adapter, at step 0.
-    pub(crate) fn trainer<B: Ops>(&self, device: &B::Device) -> Result<Trainer<B>> {
+    /// The model with a new adapter, at step 0; one of the ranks of `group`, where there is one.
+    pub(crate) fn trainer<B: Ops>(&self, device: &B::Device, group: Option<Arc<Group>>) -> Result<Trainer<B>> {
         let recipe = &self.run.recipe;
         // The weights were fetched when the setup was read.
         let mut model = load_base::<B>(self.base.folder(), recipe.quantization.base(), device)?;
         attach(&mut model, &recipe.lora, recipe.seed)?;
-        Ok(Trainer::new(model, self.train.clone(), recipe.training.clone(), recipe.seed)?)
+        let (data, training) = (self.train.clone(), recipe.training.clone());
+        Ok(match group {
+            Some(group) => Trainer::parallel(model, data, training, recipe.seed, group)?,
+            None => Trainer::new(model, data, training, recipe.seed)?,
+        })
     }
 }

@@ -1,20 +1,23 @@
 //! `halfbyte train RECIPE`: QLoRA fine-tuning, and what it changed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use halfbyte::files::save_adapter;
 use halfbyte::generate::{Sampling, Talker};
 use halfbyte::lora::trainable_line;
 use halfbyte::model::Transformer;
 use halfbyte::ops::Ops;
+use halfbyte::parallel::Group;
 use halfbyte::text::{Message, Tokenizer};
-use halfbyte::train::{Recipe, Run, SavedCheckpoint, Trainer, checkpoint_folder, checkpoints, save_checkpoint, sweep};
+use halfbyte::train::{Recipe, Run, SavedCheckpoint, Trainer, checkpoints, sweep};
 use pollster::block_on;
 
-use crate::device::{self, Choice, Job};
-use crate::interrupt::{self, Interrupted};
+use crate::device::{self, Choice, Job, Seat};
+use crate::interrupt;
 use crate::limit;
+use crate::parallel::{self, Placement, Start as Place};
+use crate::session::Session;
 use crate::setup::{RecipeArguments, Setup};
 use crate::watch::{Sample, Start, Watch};
 
@@ -25,6 +28,10 @@ pub(crate) struct Arguments {
     /// Continue from a checkpoint of the output folder: the latest, or the one that is named
     #[arg(long, value_name = "CHECKPOINT")]
     resume: Option<Option<PathBuf>>,
+    /// Train by N processes on this machine, which share each step's examples out among them. torchrun, Kubeflow, SLURM and
+    /// Open MPI start the processes themselves: leave it out there
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    processes: Option<u16>,
     /// Show the run's curves on the whole terminal while it goes on
     #[arg(long, conflicts_with = "plan")]
     dashboard: bool,
@@ -38,65 +45,113 @@ pub(crate) struct Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let mut recipe = arguments.recipe.recipe()?;
+    let processes = arguments.processes.map(usize::from);
     if arguments.plan {
-        return crate::plan::show(&recipe, &arguments.against);
+        return crate::plan::show(&recipe, &arguments.against, processes.unwrap_or(1));
     }
     arguments.against.refuse_without_plan()?;
+    let place = match parallel::start(processes)? {
+        Place::Launch(processes) => return parallel::launch(processes),
+        Place::Rank(place) => Some(place),
+        Place::Alone => None,
+    };
     if recipe.memory_limit.0.is_some() {
         let shape = crate::memory::shape(&recipe.model)?;
         limit::fit(&mut recipe, &shape)?;
     }
+    let choice = Choice::parse(&recipe.device)?;
+    let seat = place.as_ref().map_or(Seat::default(), Placement::seat);
     let (resume, dashboard) = (arguments.resume, arguments.dashboard);
-    device::run(Choice::parse(&recipe.device)?, Train { recipe, resume, dashboard })
+    device::run_at(choice, seat, Train { recipe, resume, dashboard, place })
 }
 
 struct Train {
     recipe: Recipe,
     resume: Option<Option<PathBuf>>,
     dashboard: bool,
+    /// This process's place among those of a data-parallel run.
+    place: Option<Placement>,
 }
 
 impl Job for Train {
     type Output = ();
 
     fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
-        let Train { recipe, resume, dashboard } = self;
+        let Some(place) = self.place.clone() else { return self.train::<B>(&device, name, None) };
+        place.prepare();
+        let mut group = None;
+        let trained = self.train::<B>(&device, name, Some((&place, &mut group)));
+        trained.map_err(|error| {
+            if let Some(group) = &group {
+                parallel::tell(group, &error);
+            }
+            place.reported(error)
+        })
+    }
+}
+
+impl Train {
+    /// Everything from the data to the report; in a data-parallel run, that part of it which is this rank's.
+    fn train<B: Ops>(
+        self,
+        device: &B::Device,
+        name: &str,
+        among: Option<(&Placement, &mut Option<Arc<Group>>)>,
+    ) -> Result<()> {
+        let Train { recipe, resume, dashboard, place } = self;
+        let leads = place.as_ref().is_none_or(Placement::leads);
         let output = Path::new(&recipe.output);
-        let setup = Setup::read(&recipe)?;
-        let from = starting_point(output, resume.as_ref().map(Option::as_deref))?;
+        let mut setup = Setup::read(&recipe)?;
+        setup.run.world_size = place.as_ref().map_or(1, |place| place.world_size);
+        let from = starting_point(output, resume.as_ref().map(Option::as_deref), leads)?;
         if let Some(from) = &from {
             from.check(&setup.run)?;
         }
-        let mut trainer = setup.trainer::<B>(&device)?;
-        println!("device {name}; model {}; output {}", recipe.model, recipe.output);
+        let group = among.map(|(place, met)| -> Result<Arc<Group>> {
+            let group = Arc::new(place.join(&setup.run, from.as_ref())?);
+            Ok(met.insert(group).clone())
+        });
+        let mut trainer = setup.trainer::<B>(device, group.transpose()?)?;
         let trainable = trainable_line(trainer.model_mut().parameter_counts());
-        println!("{trainable}");
-        let (all, trained) = (setup.train.token_count(), setup.train.trained_count());
-        println!("{} examples, {all} tokens of which {trained} are trained", setup.train.examples.len());
+        if leads {
+            println!("device {name}; model {}; output {}", recipe.model, recipe.output);
+            if setup.run.world_size > 1 {
+                println!("{}", setup.run.processes());
+            }
+            println!("{trainable}");
+            let (all, trained) = (setup.train.token_count(), setup.train.trained_count());
+            println!("{} examples, {all} tokens of which {trained} are trained", setup.train.examples.len());
+        }
         let Setup { base, tokenizer, files, test, run, train: _ } = setup;
         // A new adapter changes nothing: these are the base model's answers, whether the run begins or goes on.
-        let answers_before = answers(trainer.model(), &tokenizer, &recipe)?;
+        let answers_before = if leads { answers(trainer.model(), &tokenizer, &recipe)? } else { vec![] };
         match &from {
-            Some(from) => resume_from(from, &mut trainer, &run)?,
+            Some(from) => resume_from(from, &mut trainer, &run, leads)?,
             None => {
                 test.as_ref().map(|test| block_on(trainer.evaluate(test))).transpose()?;
             }
         }
+        block_on(trainer.agree())?;
         let (steps, done) = (trainer.total_steps(), trainer.state.global_step);
-        let start =
-            Start { recipe: &recipe, base: &base, data: files, device: name, trainable, steps, done, dashboard };
-        let watch = Watch::start(start)?;
-        sweep(output)?;
-        interrupt::listen()?;
-        let mut session = Session { trainer, test, watch, run };
+        let processes = run.world_size;
+        let mut watch = None;
+        if leads {
+            let device = name;
+            let (recipe, base, trainable) = (&recipe, &base, trainable);
+            let start = Start { recipe, base, data: files, device, processes, trainable, steps, done, dashboard };
+            watch = Some(Watch::start(start)?);
+            sweep(output)?;
+        }
+        interrupt::listen(leads)?;
+        let mut session = Session { trainer, test, watch, run, place };
         if from.is_none() {
             session.record_last_evaluation()?;
         }
         session.train()?;
-        let (seconds, rate) = session.watch.stop_clock();
+        let Some((seconds, rate)) = session.watch.as_mut().map(Watch::stop_clock) else { return Ok(()) };
         session.load_best();
         let adapter = session.save_adapter()?;
-        let Session { trainer, mut watch, .. } = session;
+        let Session { trainer, watch: Some(mut watch), .. } = session else { return Ok(()) };
         let answers_after = answers(trainer.model(), &tokenizer, &recipe)?;
         let state = &trainer.state;
         let loss_at = |step| state.evaluations().rev().find(|e| Some(e.step) == step).map(|e| e.evaluation.loss);
@@ -124,7 +179,7 @@ impl Job for Train {
 }
 
 /// The checkpoint that a run goes on from. `resume` is what the flag says: nothing, the latest, or a folder.
-fn starting_point(output: &Path, resume: Option<Option<&Path>>) -> Result<Option<SavedCheckpoint>> {
+fn starting_point(output: &Path, resume: Option<Option<&Path>>, leads: bool) -> Result<Option<SavedCheckpoint>> {
     let there = checkpoints(output)?;
     let Some(named) = resume else {
         let Some((_, last)) = there.last() else { return Ok(None) };
@@ -150,10 +205,12 @@ fn starting_point(output: &Path, resume: Option<Option<&Path>>) -> Result<Option
     for (_, path) in there.iter().rev() {
         match SavedCheckpoint::open(path) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
-            Err(error) => eprintln!("{error}; leaving {} out, for the one before it", path.display()),
+            Err(error) if leads => eprintln!("{error}; leaving {} out, for the one before it", path.display()),
+            Err(_) => {}
         }
     }
     match there.is_empty() {
+        true if !leads => {}
         true => eprintln!("{} has no checkpoint yet; starting at the beginning", output.display()),
         false => bail!("none of the checkpoints in {} is whole; remove them to start anew", output.display()),
     }
@@ -176,130 +233,30 @@ fn refuse_later(from: &SavedCheckpoint, there: &[(usize, PathBuf)]) -> Result<()
     }
 }
 
-fn resume_from<B: Ops>(from: &SavedCheckpoint, trainer: &mut Trainer<B>, run: &Run) -> Result<()> {
+fn resume_from<B: Ops>(from: &SavedCheckpoint, trainer: &mut Trainer<B>, run: &Run, leads: bool) -> Result<()> {
+    let say = |line: String| {
+        if leads {
+            println!("{line}");
+        }
+    };
     from.restore(trainer)?;
     let (path, total) = (from.path.display(), trainer.total_steps());
-    println!("continuing {path}: step {} of {total}", from.state.global_step);
+    say(format!("continuing {path}: step {} of {total}", from.state.global_step));
     if from.run.held_out_sha256 != run.held_out_sha256 && from.state.best_metric.is_some() {
         trainer.state.forget_best();
-        println!("data.test is not what it was: which evaluation was the best so far is forgotten");
+        say("data.test is not what it was: which evaluation was the best so far is forgotten".into());
     }
     if from.total_steps != total {
-        println!(
-            "the run was to have {} steps; from here on the learning rate is that of a run of {total}",
-            from.total_steps
-        );
+        let before = from.total_steps;
+        say(format!("the run was to have {before} steps; from here on the learning rate is that of a run of {total}"));
+    }
+    if from.run.world_size != run.world_size {
+        let (before, now) = (from.run.processes(), run.processes());
+        say(format!(
+            "{before} before, {now} now: the same examples in each step, whose gradients are added in another order"
+        ));
     }
     Ok(())
-}
-
-/// A run under way.
-struct Session<B: Ops> {
-    trainer: Trainer<B>,
-    test: Option<halfbyte::data::Dataset>,
-    watch: Watch,
-    run: Run,
-}
-
-impl<B: Ops> Session<B> {
-    /// Trains to the end. Whatever else ends the run early, the last good adapter is saved.
-    fn train(&mut self) -> Result<()> {
-        let Err(ended) = self.steps() else { return Ok(()) };
-        self.watch.fail(&format!("{ended:#}"));
-        if ended.is::<Interrupted>() {
-            return Err(ended);
-        }
-        if self.watch.steps() == 0 {
-            // Nothing was trained that is worth more than what is there; after a resume the checkpoint itself may be the bad one.
-            return Err(ended.context("stopped before a step was made; no adapter was written"));
-        }
-        Err(match self.save_adapter() {
-            Ok(saved) => ended.context(format!("stopped; the last good adapter is in {}", saved.display())),
-            Err(error) => ended.context(format!("stopped, and the adapter could not be saved: {error:#}")),
-        })
-    }
-
-    /// The loop: a step, and what is due after it.
-    fn steps(&mut self) -> Result<()> {
-        let Recipe { evaluation, checkpoints, .. } = self.run.recipe.clone();
-        let (total, per_epoch) = (self.trainer.total_steps(), self.trainer.steps_per_epoch());
-        while !self.trainer.state.has_stopped(&evaluation)
-            && let Some(metrics) = block_on(self.trainer.step())?
-        {
-            self.watch.step(&metrics)?;
-            limit::check::<B>(&self.run.recipe, &self.trainer.model().device())?;
-            let (step, stop) = (metrics.step, interrupt::asked());
-            let evaluate = step == total || evaluation.eval_strategy.due(step, evaluation.eval_steps, per_epoch);
-            let best = evaluate && self.evaluate()? && evaluation.load_best_model_at_end;
-            if best || stop || checkpoints.due(step, total, per_epoch) {
-                self.save()?;
-            }
-            if stop && step < total {
-                return Err(self.interrupted());
-            }
-        }
-        // A run that was made shorter while it stood still has not been evaluated here; its checkpoint is to know of it.
-        let last = self.trainer.state.evaluations().next_back().map(|e| e.step);
-        if self.test.is_some() && last != Some(self.trainer.state.global_step) {
-            self.evaluate()?;
-            self.save()?;
-        }
-        Ok(())
-    }
-
-    /// Evaluates the model as it is now; whether it is the best so far.
-    fn evaluate(&mut self) -> Result<bool> {
-        let (trainer, Some(test)) = (&mut self.trainer, &self.test) else { return Ok(false) };
-        let evaluation = self.watch.aside(|| block_on(trainer.evaluate(test)))?;
-        let best = trainer.state.judge(&evaluation, &self.run.recipe.evaluation);
-        self.record_last_evaluation()?;
-        Ok(best)
-    }
-
-    fn record_last_evaluation(&mut self) -> Result<()> {
-        let Some(last) = self.trainer.state.evaluations().next_back() else { return Ok(()) };
-        self.watch.evaluation(last)
-    }
-
-    fn save(&mut self) -> Result<PathBuf> {
-        let output = Path::new(&self.run.recipe.output);
-        let (trainer, run) = (&mut self.trainer, &self.run);
-        Ok(self.watch.aside(|| block_on(save_checkpoint(trainer, run, output)))?)
-    }
-
-    fn interrupted(&self) -> anyhow::Error {
-        let (step, output) = (self.trainer.state.global_step, Path::new(&self.run.recipe.output));
-        let (saved, recipe) = (checkpoint_folder(output, step), output.join("recipe.toml"));
-        let (saved, recipe) = (saved.display(), recipe.display());
-        Interrupted(format!("stopped after step {step}; {saved} is saved; continue: halfbyte train {recipe} --resume"))
-            .into()
-    }
-
-    /// Puts the best adapter in the model's place, if that was asked for and it is another. The work of a run is not lost over a
-    /// checkpoint that somebody removed: its last adapter is kept then.
-    fn load_best(&mut self) {
-        let state = &self.trainer.state;
-        let other = state.best_global_step.filter(|best| *best != state.global_step);
-        let Some(best) = other.filter(|_| self.run.recipe.evaluation.load_best_model_at_end) else { return };
-        let folder = checkpoint_folder(Path::new(&self.run.recipe.output), best);
-        let restored = SavedCheckpoint::open(&folder).and_then(|saved| {
-            saved.check(&self.run)?;
-            saved.restore_adapter(&mut self.trainer)
-        });
-        match restored {
-            Ok(()) => {
-                println!("the best evaluation was after step {best}: its adapter is that of {}", folder.display())
-            }
-            Err(error) => eprintln!("the best evaluation was after step {best}, but the last adapter is kept: {error}"),
-        }
-    }
-
-    fn save_adapter(&mut self) -> Result<PathBuf> {
-        let recipe = &self.run.recipe;
-        let folder = Path::new(&recipe.output).join("adapter");
-        block_on(save_adapter(self.trainer.model_mut(), &recipe.lora, &recipe.model, &folder))?;
-        Ok(folder)
-    }
 }
 
 /// The recipe's questions, answered greedily, each on one line.

@@ -88,7 +88,7 @@ struct Leg {
 
 /// Loads the model, puts it where `from` stood, trains to a step and saves a checkpoint: all that a new process would do.
 fn leg<B: Ops>(setup: &Setup, device: &B::Device, output: &Path, from: Option<&Path>, until: usize) -> Result<Leg> {
-    let mut trainer = setup.trainer::<B>(device)?;
+    let mut trainer = setup.trainer::<B>(device, None)?;
     if let Some(from) = from {
         let checkpoint = SavedCheckpoint::open(from)?;
         checkpoint.check(&setup.run)?;

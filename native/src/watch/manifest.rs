@@ -78,6 +78,7 @@ impl Manifest {
                 "os": std::env::consts::OS,
                 "architecture": std::env::consts::ARCH,
                 "threads": std::thread::available_parallelism().map_or(1, usize::from),
+                "processes": start.processes,
             }),
             base: Base {
                 name: start.recipe.model.clone(),

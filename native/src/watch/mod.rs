@@ -32,6 +32,8 @@ pub(crate) struct Start<'a> {
     pub(crate) data: Vec<(String, PathBuf)>,
     /// The device, in words.
     pub(crate) device: &'a str,
+    /// How many processes train.
+    pub(crate) processes: usize,
     /// How many parameters are trained, in words.
     pub(crate) trainable: String,
     /// Steps of the whole run.
