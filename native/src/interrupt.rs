@@ -24,12 +24,15 @@ pub(crate) fn listen(speaks: bool) -> Result<()> {
             std::process::exit(i32::from(EXIT_CODE));
         }
         if !again && speaks {
-            // The terminal may be what has gone.
-            let _ =
-                writeln!(std::io::stderr(), "\nstopping after this step, with a checkpoint; once more stops at once");
+            speak();
         }
     })?;
     Ok(())
+}
+
+/// Says that a signal was noticed. The terminal may be what has gone.
+pub(crate) fn speak() {
+    let _ = writeln!(std::io::stderr(), "\nstopping after this step, with a checkpoint; once more stops at once");
 }
 
 /// This process is one of several that a parent has started, which holds its standard input open for as long as the run is to

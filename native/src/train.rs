@@ -142,7 +142,7 @@ impl Train {
             watch = Some(Watch::start(start)?);
             sweep(output)?;
         }
-        interrupt::listen(leads)?;
+        interrupt::listen(place.as_ref().is_none_or(Placement::speaks))?;
         let mut session = Session { trainer, test, watch, run, place };
         if from.is_none() {
             session.record_last_evaluation()?;

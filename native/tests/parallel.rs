@@ -146,6 +146,12 @@ fn ranks(launcher: u32) -> Vec<u32> {
     ranks
 }
 
+/// Whether a process is there, and not just waiting for somebody to ask how it ended.
+fn runs(process: u32) -> bool {
+    let state = Command::new("ps").args(["-o", "stat=", "-p", &process.to_string()]).output().expect("ps");
+    !matches!(text(&state.stdout).trim().chars().next(), None | Some('Z'))
+}
+
 /// The largest relative difference of two curves, which must be of the same steps.
 fn apart(a: &[(u64, f64)], b: &[(u64, f64)]) -> f64 {
     assert!(a.iter().map(|(step, _)| step).eq(b.iter().map(|(step, _)| step)), "{a:?}\n{b:?}");
@@ -213,15 +219,14 @@ fn a_signal_to_the_launcher_or_to_any_rank_saves() {
         case.after(output, 2, &mut child);
         let ranks = ranks(child.id());
         signal(name, if output == "rank" { ranks[1] } else { child.id() });
-        let Output { status, stderr, .. } = ended(child);
-        let message = text(&stderr);
         // Ranks whose launcher is killed go on alone for a moment.
         let begun = Instant::now();
-        let lives = |rank: &u32| Path::new("/proc").join(rank.to_string()).exists();
-        while output == "lost" && ranks.iter().any(lives) {
+        while output == "lost" && ranks.iter().any(|rank| runs(*rank)) {
             assert!(begun.elapsed() < BOUND, "they go on without their launcher");
             std::thread::sleep(Duration::from_millis(10));
         }
+        let Output { status, stderr, .. } = ended(child);
+        let message = text(&stderr);
         let done = case.figures(output, "loss").len();
         assert!(case.output(output).join(format!("checkpoint-{done}/run.json")).exists(), "{output}: {message}");
         if output == "lost" {

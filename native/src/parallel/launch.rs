@@ -26,7 +26,9 @@ pub(crate) fn launch(processes: usize) -> Result<()> {
     let job = format!("{:016x}{:016x}", secret(), secret());
     let executable = std::env::current_exe().context("cannot find the halfbyte command itself")?;
     ctrlc::set_handler(|| {
-        ASKED.fetch_add(1, Ordering::Relaxed);
+        if ASKED.fetch_add(1, Ordering::Relaxed) == 0 {
+            interrupt::speak();
+        }
     })?;
     let mut ranks = Ranks(Vec::new());
     for rank in 0..processes {

@@ -53,6 +53,11 @@ impl Placement {
         self.rank == 0
     }
 
+    /// Whether it is this process's part to say that a signal came: rank 0's, unless the process that started it does.
+    pub(crate) fn speaks(&self) -> bool {
+        self.leads() && self.launcher != Launcher::Halfbyte
+    }
+
     /// Where on its machine the rank runs. SLURM and Open MPI bind processes to cores themselves.
     pub(crate) fn seat(&self) -> Seat {
         let shared = matches!(self.launcher, Launcher::Halfbyte | Launcher::Torch);
