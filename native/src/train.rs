@@ -52,7 +52,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     arguments.against.refuse_without_plan()?;
     let place = match parallel::start(processes)? {
         Place::Launch(processes) => return parallel::launch(processes),
-        Place::Rank(place) => Some(place),
+        Place::Rank(place) => {
+            place.prepare();
+            Some(place)
+        }
         Place::Alone => None,
     };
     if recipe.memory_limit.0.is_some() {
@@ -78,7 +81,6 @@ impl Job for Train {
 
     fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
         let Some(place) = self.place.clone() else { return self.train::<B>(&device, name, None) };
-        place.prepare();
         let mut group = None;
         let trained = self.train::<B>(&device, name, Some((&place, &mut group)));
         trained.map_err(|error| {

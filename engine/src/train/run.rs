@@ -90,7 +90,8 @@ impl Run {
     /// # Errors
     /// When the recipe cannot be encoded.
     pub fn shared(&self) -> Result<Vec<(String, String)>> {
-        const OWN: [&str; 5] = ["model", "output", "device", "data.train", "data.test"];
+        const OWN: [&str; 7] =
+            ["model", "output", "device", "memory_limit", "data.train", "data.test", "training.optim_device_budget"];
         let mut sections: Vec<(String, String)> = Vec::new();
         for (key, value) in flat(&self.recipe)?.into_iter().filter(|(key, _)| !OWN.contains(&key.as_str())) {
             let section = key.split_once('.').map_or(key.as_str(), |(section, _)| section);
