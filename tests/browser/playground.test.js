@@ -102,3 +102,54 @@ test("trains 20 steps on WebGPU, and goes on by itself when the device is lost",
     await browser.close();
   }
 });
+
+// Tab to the control of this name; every stop on the way can be seen and has a name.
+async function tabTo(page, name) {
+  const seen = [];
+  for (let stop = 0; stop < 80; stop++) {
+    await page.keyboard.press("Tab");
+    const at = await page.evaluate(() => {
+      const one = document.activeElement;
+      // What stands for a radio button or a slider is drawn beside it.
+      const { width, height } = (one.type === "radio" ? one.parentElement : one).getBoundingClientRect();
+      const label = one.getAttribute("aria-label") ?? document.getElementById(one.getAttribute("aria-labelledby"))?.textContent;
+      return { name: (label ?? one.labels?.[0]?.textContent ?? one.textContent).trim(), visible: width > 0 && height > 0 };
+    });
+    seen.push(at.name);
+    assert.ok(at.name && at.visible, `stop ${stop}, after ${seen.join(", ")}`);
+    if (at.name === name) return seen;
+  }
+  throw new Error(`the keyboard does not get to ${name}: ${seen.join(", ")}`);
+}
+
+test("a run is set, begun, looked at and taken away by the keyboard alone", async () => {
+  const browser = await launch({ webgpu: false });
+  try {
+    const { page, faults } = await playground(browser, "CPU", "steps=10&batch=1&every=0");
+    await page.evaluate(() => document.querySelector("#content").focus());
+    await tabTo(page, "Shipped questions");
+    await page.keyboard.press("ArrowRight");
+    const records = await tabTo(page, "Records, one JSON object a line");
+    assert.equal(records.length, 1, "the field is next to its choice");
+    await page.keyboard.press("Control+A");
+    await page.keyboard.type(RECORDS.join("\n"));
+    await tabTo(page, "Rank");
+    await page.keyboard.press("ArrowLeft");
+    await tabTo(page, "q_proj");
+    await page.keyboard.press("Space");
+    await tabTo(page, "Train");
+    await page.keyboard.press("Enter");
+    await finished(page);
+    const recipe = await page.locator("details", { hasText: "The recipe of this run" }).locator("pre").textContent();
+    assert.match(recipe, /r = 8\b/);
+    assert.doesNotMatch(recipe, /q_proj/);
+    // The button that began the run was switched off meanwhile, which may send the keyboard back to the page's beginning.
+    await tabTo(page, "Download the adapter");
+    const coming = page.waitForEvent("download");
+    await page.keyboard.press("Enter");
+    assert.equal((await coming).suggestedFilename(), "adapter.zip");
+    assert.deepEqual(faults, []);
+  } finally {
+    await browser.close();
+  }
+});
