@@ -1,7 +1,7 @@
 //! Operations and steps on the CPU: against plain formulas, and against themselves computed another way.
 
 use halfbyte::backends::Cpu;
-use halfbyte_tests::{consistency, operations};
+use halfbyte_tests::{attention, consistency, operations};
 
 #[test]
 fn kernels_conform() {
@@ -30,7 +30,7 @@ fn lora_linear_matches() {
 
 #[test]
 fn attention_matches() {
-    operations::attention_matches::<Cpu>(&Default::default());
+    attention::attention_matches::<Cpu>(&Default::default());
 }
 
 #[test]

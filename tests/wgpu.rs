@@ -2,7 +2,7 @@
 
 use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
-use halfbyte_tests::{consistency, operations, optimizers, reference, shaders};
+use halfbyte_tests::{attention, consistency, operations, optimizers, reference, shaders};
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
 /// a GPU tests the same adapter.
@@ -65,7 +65,7 @@ fn lora_linear_matches() {
 
 #[test]
 fn attention_matches() {
-    operations::attention_matches::<Wgpu>(&RASTERIZER);
+    attention::attention_matches::<Wgpu>(&RASTERIZER);
 }
 
 #[test]
