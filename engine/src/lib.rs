@@ -18,7 +18,7 @@
 //! # fn main() -> halfbyte::Result<()> {
 //! let (folder, device, seed) = (Path::new("models/wordnet-4m"), Default::default(), 42);
 //! let nf4 = BaseWeights::Nf4 { block_size: 64, double_quant: true };
-//! let mut model = load::<Cpu>(folder, nf4, &device, &mut |tensor| println!("{tensor}"))?;
+//! let mut model = load::<Cpu>(folder, nf4, &device, &mut |loading| println!("{}", loading.path))?;
 //! let lora = LoraConfig { r: 16, lora_alpha: 32.0, ..LoraConfig::default() };
 //! attach(&mut model, &lora, seed)?;
 //!
