@@ -6,7 +6,7 @@ import { chromium } from "playwright-core";
 // Where the built site is served: `cargo xtask web-test` says it, or `cargo xtask web --serve` and HALFBYTE_SITE.
 export const site = process.env.HALFBYTE_SITE ?? "http://127.0.0.1:8080/halfbyte/";
 
-const plain = ["--no-sandbox", "--disable-background-networking"];
+export const plain = ["--no-sandbox", "--disable-background-networking"];
 // WebGPU on the CPU: what it computes is right, what it measures says nothing about a GPU.
 const software = [
   "--enable-unsafe-webgpu",
@@ -16,9 +16,11 @@ const software = [
   "--ignore-gpu-blocklist",
 ];
 
+export const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+
 export function launch({ webgpu = true } = {}) {
   const args = webgpu ? [...plain, ...software] : plain;
-  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args });
+  return chromium.launch({ executablePath, args });
 }
 
 // A page that remembers what went wrong on it; `faults` must stay empty.
