@@ -7,6 +7,7 @@ use memmap2::Mmap;
 
 /// Bytes that the system is asked to fetch ahead: of the order of the largest tensors, so that a disk has work while one is
 /// quantized.
+#[cfg(unix)]
 const AHEAD: usize = 256 << 20;
 
 /// Asks for what follows `now` in the file, and gives back `before`, which is fetched again should it be asked for. Advice that the

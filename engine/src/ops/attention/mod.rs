@@ -1,6 +1,9 @@
 //! Causal attention over sequences of differing lengths: who sees whom, and in which forms that is computed.
 
+// Without a GPU's backend no one asks for the composed form but tests.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))]
 mod composed;
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))]
 mod masking;
 
 use std::sync::Arc;
