@@ -11,7 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use crate::{Language, Source, SourceRuntime};
 
 /// Multiplications of one dispatch at most: about 50 ms at 1 TFLOP/s, far from a browser's watchdog.
-const DISPATCH: usize = 1 << 34;
+const DISPATCH: u64 = 1 << 34;
 
 /// The three kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +97,11 @@ fn launch<R: SourceRuntime>(pass: Pass, shape: &Heads, rows: [usize; 2], buffers
         Pass::Keys => (keys.div_ceil(rows), shape.kv_heads, shape.heads / shape.kv_heads),
         _ => (tokens.div_ceil(rows), shape.heads, 1),
     };
-    let of_block = heads * shared_by * rows * shape.seen.next_multiple_of(columns) * shape.head_dim * pass.products();
-    let at_once = (DISPATCH / of_block.max(1)).clamp(1, 65_535);
+    // A browser's usize has 32 bits.
+    let seen = shape.seen.next_multiple_of(columns);
+    let of_block: u64 =
+        [heads, shared_by, rows, seen, shape.head_dim, pass.products()].map(|n| n as u64).iter().product();
+    let at_once = (DISPATCH / of_block.max(1)).clamp(1, 65_535) as usize;
     for first in (0..blocks).step_by(at_once) {
         let words = [tokens, keys, shape.heads, shape.kv_heads].map(|count| count as u32);
         let floats = [shape.scale, shape.softcap.unwrap_or(0.0)].map(f32::to_bits);
