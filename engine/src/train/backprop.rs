@@ -72,6 +72,14 @@ enum Kept<B: Ops> {
     Graph(Box<Graph<B>>),
 }
 
+/// Waits for the device. A browser, whose thread cannot wait, is refused what asks for it ([`TrainerConfig::check`]).
+///
+/// [`TrainerConfig::check`]: super::TrainerConfig::check
+#[cfg_attr(target_arch = "wasm32", allow(clippy::disallowed_methods))]
+fn to_host<B: Ops>(x: &Tensor<B, 2>) -> TensorData {
+    x.to_data()
+}
+
 /// The loss of a batch and the gradients of `weight * sum of losses` for every trainable parameter.
 ///
 /// `weight` is one over the number of trained tokens of the whole accumulated batch, so that micro-batches add up to the
@@ -113,7 +121,7 @@ pub(super) fn backpropagate_from<B: Ops>(
                 x = layer.forward(x, &pass, None);
             }
             Recompute::LayersFromHost => {
-                kept.push(Kept::Away(x.to_data()));
+                kept.push(Kept::Away(to_host(&x)));
                 x = layer.forward(x, &pass, None);
             }
             Recompute::None => {

@@ -118,8 +118,8 @@ async fn scales_decoded<B: Ops>(data: &Nf4Data, device: &B::Device) -> Result<Op
 }
 
 fn differing<T: PartialEq>(
-    found: impl Iterator<Item = T> + ExactSizeIterator,
-    expected: impl Iterator<Item = T> + ExactSizeIterator,
+    found: impl ExactSizeIterator<Item = T>,
+    expected: impl ExactSizeIterator<Item = T>,
 ) -> usize {
     found.len().abs_diff(expected.len()) + found.zip(expected).filter(|(found, expected)| found != expected).count()
 }

@@ -38,7 +38,8 @@ impl From<halfbyte::Error> for Error {
         let kind = match &error {
             E::File { .. } | E::Line { .. } => Kind::File,
             E::Key { .. } | E::Invalid(_) => Kind::Setting,
-            E::Hub { .. } => Kind::Network,
+            // In a tab a run has one process.
+            E::Hub { .. } | E::Rank { .. } => Kind::Network,
             E::Device { .. } => Kind::Device,
             E::NonFinite { .. } => Kind::NonFinite,
         };
