@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::device::{self, Choice, Job};
 use crate::limit;
-use crate::plan::device_of;
+use crate::plan::run_of;
 use crate::progress::spinner;
 use crate::source;
 
@@ -45,10 +45,10 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 5)]
     steps: usize,
     /// Optimizer
-    #[arg(long, default_value = "adamw", value_parser = parse_optimizer)]
+    #[arg(long, default_value = "adamw", value_parser = parse::<Optim>)]
     optim: Optim,
     /// What the backward pass finds of each layer: its input (layers), its input in host memory (layers-from-host), its graph (none)
-    #[arg(long, default_value = "layers", value_parser = parse_recompute)]
+    #[arg(long, default_value = "layers", value_parser = parse::<Recompute>)]
     recompute: Recompute,
     /// Memory that a run may take, such as 48GiB: a paged optimizer keeps as much of its state on the device as that leaves room for
     #[arg(long, value_parser = crate::plan::parse_bytes)]
@@ -64,14 +64,6 @@ pub(crate) struct Arguments {
 /// A name as recipes spell it.
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
-}
-
-fn parse_optimizer(text: &str) -> Result<Optim, String> {
-    parse(text)
-}
-
-fn parse_recompute(text: &str) -> Result<Recompute, String> {
-    parse(text)
 }
 
 /// Runs the command.
@@ -215,8 +207,7 @@ fn measure<B: Ops>(
         }
     }
     bar.finish_and_clear();
-    let place = device::place(arguments.device);
-    let planned = plan(shape, &recipe.memory(shape, device_of(&place, place.memory))).needed();
+    let planned = plan(shape, &run_of(&recipe, shape)?).needed();
     let products = shape.linears().iter().map(|linear| linear.elements()).sum::<u64>() * shape.layers
         + shape.vocab_size * shape.hidden_size;
     let tokens = (batch * length) as f64;

@@ -157,9 +157,7 @@ pub(crate) fn place(choice: Choice) -> Place {
 
 /// Bytes of host memory that are free to take, where the system says so.
 fn host_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+    crate::proc::bytes("/proc/meminfo", "MemAvailable:")
 }
 
 /// Every device, usable or not, a line each.

@@ -6,8 +6,8 @@ use halfbyte::ops::Ops;
 use halfbyte::train::Recipe;
 use halfbyte_memory::{ModelShape, Run, bytes, plan, proposals};
 
-use crate::device::{self, Choice};
-use crate::plan::{device_of, proposed};
+use crate::plan::{proposed, run_of};
+use crate::proc;
 
 /// Sets what a paged optimizer keeps on the device, unless the recipe says it, so that the run fits its limit.
 ///
@@ -15,8 +15,7 @@ use crate::plan::{device_of, proposed};
 /// When it does not fit: what would.
 pub(crate) fn fit(recipe: &mut Recipe, shape: &ModelShape) -> Result<()> {
     let Some(limit) = recipe.memory_limit.0 else { return Ok(()) };
-    let place = device::place(Choice::parse(&recipe.device)?);
-    let run = recipe.memory(shape, device_of(&place, place.memory));
+    let run = run_of(recipe, shape)?;
     let needed = |run: &Run| plan(shape, run).needed();
     if needed(&run) <= limit {
         return Ok(());
@@ -62,18 +61,12 @@ pub(crate) fn taken<B: Ops>(device: &B::Device) -> Option<u64> {
 /// Bytes of memory of its own that the process occupies, where the system says so. Files that are mapped are left out: their pages
 /// can be taken away at any time.
 fn resident() -> Option<u64> {
-    of_status("RssAnon:")
+    proc::bytes("/proc/self/status", "RssAnon:")
 }
 
 /// Bytes of memory that the process occupied at most, where the system says so.
 pub(crate) fn most_resident() -> Option<u64> {
-    of_status("VmHWM:")
-}
-
-fn of_status(key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+    proc::bytes("/proc/self/status", "VmHWM:")
 }
 
 #[cfg(all(test, feature = "cpu"))]
@@ -94,10 +87,7 @@ mod tests {
     #[test]
     fn a_paged_optimizer_gets_what_is_left() {
         let shape = preset("llama-3.1-8b").unwrap();
-        let needed = |recipe: &Recipe| {
-            let place = device::place(Choice::Cuda);
-            plan(&shape, &recipe.memory(&shape, device_of(&place, place.memory))).needed()
-        };
+        let needed = |recipe: &Recipe| plan(&shape, &run_of(recipe, &shape).unwrap()).needed();
         let whole = needed(&recipe(Optim::PagedAdamW32bit, 0));
         let mut fitting = recipe(Optim::PagedAdamW32bit, whole);
         fit(&mut fitting, &shape).unwrap();

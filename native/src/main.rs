@@ -16,6 +16,7 @@ mod merge;
 mod parallel;
 mod plan;
 mod pretrain;
+mod proc;
 mod progress;
 mod quantize;
 mod selftest;

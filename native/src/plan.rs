@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use bytesize::ByteSize;
 use halfbyte::train::Recipe;
-use halfbyte_memory::{Device, Gpu, Phase, Plan, Proposal, Run, Workload, bytes, grouped, longest, plan, proposals};
+use halfbyte_memory::{
+    Device, Gpu, ModelShape, Phase, Plan, Proposal, Run, Workload, bytes, grouped, longest, plan, proposals,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::device::{self, Choice, Place};
@@ -124,7 +126,7 @@ pub(crate) struct Estimate {
 }
 
 /// The device as the plan sees it; `memory` is what it has, where that is known.
-pub(crate) fn device_of(place: &Place, memory: Option<u64>) -> Device {
+fn device_of(place: &Place, memory: Option<u64>) -> Device {
     match place.gpu {
         // CUDA's allocator takes pages of up to a quarter of the memory; other GPUs' limits are not known here. CUDA's kernels for
         // attention round to bf16, and a run computes in f32.
@@ -138,8 +140,16 @@ pub(crate) fn device_of(place: &Place, memory: Option<u64>) -> Device {
 /// The plan of a recipe's run on the model in `folder`, where its configuration can be planned for.
 pub(crate) fn of(recipe: &Recipe, folder: &Path) -> Option<Plan> {
     let shape = shape_of(&folder.join("config.json")).ok()?;
-    let place = device::place(Choice::parse(&recipe.device).ok()?);
-    Some(plan(&shape, &recipe.memory(&shape, device_of(&place, place.memory))))
+    Some(plan(&shape, &run_of(recipe, &shape).ok()?))
+}
+
+/// A recipe's run as the plan takes it, on the device that the recipe names.
+///
+/// # Errors
+/// When there is no such device.
+pub(crate) fn run_of(recipe: &Recipe, shape: &ModelShape) -> Result<Run> {
+    let place = device::place(Choice::parse(&recipe.device)?);
+    Ok(recipe.memory(shape, device_of(&place, place.memory)))
 }
 
 /// The most tokens that the recipe's steps go through, where its data can be counted.

@@ -1,9 +1,11 @@
 //! Data-parallel runs as a user has them: processes on one machine, started in every way, killed and continued.
 #![cfg(unix)]
 
+mod common;
+
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,14 +31,7 @@ impl Case {
     fn new(more: &str) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        for (file, lines) in [("train.jsonl", 37), ("test.jsonl", 7)] {
-            let all = fs::read_to_string(root.join("recipes/kinds").join(file)).expect(file);
-            let some: String = all.lines().take(lines).map(|line| format!("{line}\n")).collect();
-            fs::write(folder.path().join(file), some).expect(file);
-        }
-        let model = root.join("models/wordnet-4m");
-        let [train, test] = ["train.jsonl", "test.jsonl"].map(|file| folder.path().join(file));
+        let [model, train, test] = common::shipped(folder.path(), [37, 7]);
         let recipe = format!(
             "model = {model:?}\ndevice = \"cpu\"\n\
              [data]\ntrain = {train:?}\ntest = {test:?}\nmax_length = 64\n\

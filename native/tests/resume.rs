@@ -1,5 +1,7 @@
 //! Runs that are killed, interrupted, stopped early and continued, on the CPU, as a user has them.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -18,14 +20,7 @@ struct Case {
 impl Case {
     fn new(more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        for (file, lines) in [("train.jsonl", 40), ("test.jsonl", 6)] {
-            let all = fs::read_to_string(root.join("recipes/kinds").join(file)).expect(file);
-            let some: String = all.lines().take(lines).map(|line| format!("{line}\n")).collect();
-            fs::write(folder.path().join(file), some).expect(file);
-        }
-        let model = root.join("models/wordnet-4m");
-        let [model, train, test] = [model, folder.path().join("train.jsonl"), folder.path().join("test.jsonl")];
+        let [model, train, test] = common::shipped(folder.path(), [40, 6]);
         let recipe = format!(
             "model = {model:?}\ndevice = \"cpu\"\n\
              [data]\ntrain = {train:?}\ntest = {test:?}\nmax_length = 64\n\

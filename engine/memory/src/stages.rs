@@ -171,7 +171,8 @@ impl Walk<'_> {
         let (layers, embedding) = (self.model.layers, self.run.method == Method::Full || self.run.saves_embedding());
         let batch = self.batch();
         let mut moments = Vec::new();
-        let away = self.run.recompute && self.run.inputs_on_host && !self.cpu();
+        // What of a layer's input leaves the device until the layer is computed again.
+        let away = if self.run.recompute && self.run.inputs_on_host && !self.cpu() { hidden } else { 0 };
         self.ledger.begin();
         self.hold(Inputs, hidden);
         for layer in 0..layers {
@@ -179,7 +180,7 @@ impl Walk<'_> {
                 true => self.forward(Forward::InputKept, Inputs),
                 false => self.forward(Forward::Graph(layer > 0 || embedding), Graph),
             }
-            self.free(Inputs, if away { hidden } else { 0 });
+            self.free(Inputs, away);
             self.ends(Stretch::Forward(layer), &mut moments);
         }
         self.loss(true);
@@ -190,7 +191,7 @@ impl Walk<'_> {
         self.ends(Stretch::Loss, &mut moments);
         for layer in (0..layers).rev() {
             if self.run.recompute {
-                self.hold(Inputs, if away { hidden } else { 0 });
+                self.hold(Inputs, away);
                 self.forward(Forward::Graph(layer > 0 || embedding), Graph);
             }
             self.backward(layer > 0 || embedding);

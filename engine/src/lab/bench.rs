@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use burn::tensor::{Distribution, Tensor};
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use web_time::Instant;
 
 use crate::Result;
 use crate::files::read;
-use crate::nf4::{Absmax, NESTED_BLOCK_SIZE, Nf4Data};
+use crate::model::random_nf4;
+use crate::nf4::Nf4Data;
 use crate::ops::{
     AttentionForm, AttentionShape, Masking, Nf4Weight, Ops, Product, Sequences, Variant, attention_with_gradients,
     causal_attention, matmul, nf4_lora_by, nf4_matmul_by,
@@ -98,7 +99,7 @@ pub async fn measure_storage<B: Ops>(device: &B::Device, shape: [usize; 2]) -> R
     if 4 * count as u64 > B::largest_tensor(device) {
         return Ok(vec![]);
     }
-    let data = random_weight(shape);
+    let data = random_weight(shape)?;
     let weight = Nf4Weight::<B>::upload(&data, device)?;
     let dequantize = time::<B, _>(device, || weight.dequantize()).await?;
     let weights = Tensor::<B, 1>::random([count], Distribution::Default, device).into_primitive().tensor();
@@ -122,7 +123,7 @@ pub async fn measure_storage<B: Ops>(device: &B::Device, shape: [usize; 2]) -> R
 /// When a kernel fails on the device.
 pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Result<Vec<Measurement>> {
     let [out, input] = shape;
-    let data = random_weight(shape);
+    let data = random_weight(shape)?;
     let weight = Nf4Weight::<B>::upload(&data, device)?;
     let dense_fits = 4 * (out * input) as u64 <= B::largest_tensor(device);
     let mut measurements = Vec::new();
@@ -207,16 +208,7 @@ pub async fn measure_attention<B: Ops>(
     Ok(measurements)
 }
 
-/// Random codes and scales: quantizing as many random weights would take longer than the measurement.
-fn random_weight(shape: [usize; 2]) -> Nf4Data {
-    let count = shape[0] * shape[1];
-    let mut random = ChaCha8Rng::seed_from_u64(1);
-    let mut bytes = |length: usize| {
-        let mut bytes = vec![0u8; length];
-        random.fill_bytes(&mut bytes);
-        bytes
-    };
-    let (packed, codes) = (bytes(count.div_ceil(2)), bytes(count.div_ceil(BLOCK_SIZE)));
-    let nested = vec![0.01; codes.len().div_ceil(NESTED_BLOCK_SIZE)];
-    Nf4Data { shape, block_size: BLOCK_SIZE, packed, absmax: Absmax::Double { codes, nested, offset: 0.02 } }
+/// The same random weight each time.
+fn random_weight(shape: [usize; 2]) -> Result<Nf4Data> {
+    random_nf4(shape, BLOCK_SIZE, true, &mut ChaCha8Rng::seed_from_u64(1))
 }

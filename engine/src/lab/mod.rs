@@ -7,4 +7,4 @@ mod trace;
 
 pub use bench::{Ceilings, Measurement, ceilings, measure_attention, measure_products, measure_storage};
 pub use conformance::{Case, Conformance, conformance};
-pub use trace::{relative_error, trace};
+pub use trace::{judged_error, relative_error, trace};

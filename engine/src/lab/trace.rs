@@ -23,6 +23,16 @@ pub async fn trace<B: Ops>(model: &Transformer<B>, tokens: &[u32]) -> Result<Vec
     Ok(trace)
 }
 
+/// `‖found - expected‖ / ‖expected‖` as a comparison with formulas judges it: infinite where lengths differ or a value is no number.
+pub fn judged_error(found: &[f32], expected: &[f64]) -> f64 {
+    let difference: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+    let norm: f64 = expected.iter().map(|b| b * b).sum();
+    match (found.len() == expected.len(), (difference / norm.max(f64::MIN_POSITIVE)).sqrt()) {
+        (true, error) if error.is_finite() => error,
+        _ => f64::INFINITY,
+    }
+}
+
 /// `‖found - expected‖ / ‖expected‖`, Euclidean norms, in f64.
 pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     let (mut difference, mut norm) = (0.0, 0.0);

@@ -37,6 +37,7 @@ pub use projections::Projections;
 pub use rope::{Llama3Scaling, LongRope, Rope, RopeConfig, Scaling, Yarn};
 pub use save::save_dense;
 pub(crate) use save::stored_shape;
+pub(crate) use synthetic::random_nf4;
 pub use synthetic::synthetic;
 
 use crate::lora::SQUARES;

@@ -42,6 +42,35 @@ pub fn synthetic<B: Ops>(
     build(config, base.linears, &mut Synthetic::<B> { base, random, norm, device, progress })
 }
 
+/// A weight of random codes under scales that are nearly alike: quantizing random weights would take longer, and give no other.
+///
+/// # Errors
+/// When the shape has more elements than a weight can have.
+pub(crate) fn random_nf4(
+    shape: [usize; 2],
+    block_size: usize,
+    double_quant: bool,
+    random: &mut ChaCha8Rng,
+) -> Result<Nf4Data> {
+    let count = nf4::checked_count(shape)?;
+    let blocks = count.div_ceil(block_size);
+    let mut bytes = |length: usize| {
+        let mut bytes = vec![0u8; length];
+        random.fill_bytes(&mut bytes);
+        bytes
+    };
+    let packed = bytes(count.div_ceil(2));
+    let absmax = match double_quant {
+        true => Absmax::Double {
+            codes: bytes(blocks),
+            nested: vec![SPREAD; blocks.div_ceil(NESTED_BLOCK_SIZE)],
+            offset: ABSMAX,
+        },
+        false => Absmax::Plain(vec![ABSMAX; blocks]),
+    };
+    Ok(Nf4Data { shape, block_size, packed, absmax })
+}
+
 struct Synthetic<'a, B: Backend> {
     base: Base,
     random: ChaCha8Rng,
@@ -67,19 +96,7 @@ impl<B: Ops> Values<B> for Synthetic<'_, B> {
             return Ok(Weight::Dense(self.parameter(path, shape, &shape)?));
         };
         (self.progress)(path);
-        let count = nf4::checked_count(shape)?;
-        let blocks = count.div_ceil(block_size);
-        let mut packed = vec![0u8; count.div_ceil(2)];
-        self.random.fill_bytes(&mut packed);
-        let absmax = match double_quant {
-            true => {
-                let mut codes = vec![0u8; blocks];
-                self.random.fill_bytes(&mut codes);
-                Absmax::Double { codes, nested: vec![SPREAD; blocks.div_ceil(NESTED_BLOCK_SIZE)], offset: ABSMAX }
-            }
-            false => Absmax::Plain(vec![ABSMAX; blocks]),
-        };
-        let data = Nf4Data { shape, block_size, packed, absmax };
+        let data = random_nf4(shape, block_size, double_quant, &mut self.random)?;
         Ok(Weight::Nf4(Nf4Weight::upload(&data, self.device)?))
     }
 

@@ -1,6 +1,7 @@
 //! A matrix taken through the device, quantized, decoded and multiplied, beside the same by the plain code: for the lessons.
 
 use halfbyte::files::read;
+use halfbyte::lab::judged_error;
 use halfbyte::nf4::{self, Nf4Data, check_block_size, checked_count, quantize_blocks};
 use halfbyte::ops::{Branch, Frozen, Nf4Weight, Ops, lora_linear};
 use halfbyte_protocol::{Comparison, Event, Kind, LowRank, Matrix, Part};
@@ -141,8 +142,5 @@ fn largest(found: &[f32], expected: &[f32]) -> Option<f64> {
 
 /// The norm of the difference over the norm of what was expected; none where that is no number.
 fn distance(found: &[f32], expected: &[f64]) -> Option<f64> {
-    let difference: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
-    let norm: f64 = expected.iter().map(|b| b * b).sum();
-    let error = (difference / norm.max(f64::MIN_POSITIVE)).sqrt();
-    (found.len() == expected.len() && error.is_finite()).then_some(error)
+    Some(judged_error(found, expected)).filter(|error| error.is_finite())
 }

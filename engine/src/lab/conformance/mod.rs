@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::files::read;
+use crate::lab::judged_error;
 use crate::nf4::quantize;
 use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_lora_by, nf4_matmul_by};
 
@@ -171,13 +172,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         found: Tensor<B, 2>,
         expected: &[f64],
     ) -> Result<()> {
-        let found = read(found).await?;
-        let difference: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
-        let norm: f64 = expected.iter().map(|b| b * b).sum();
-        let error = match (found.len() == expected.len(), (difference / norm.max(f64::MIN_POSITIVE)).sqrt()) {
-            (true, error) if error.is_finite() => error,
-            _ => f64::INFINITY,
-        };
+        let error = judged_error(&read(found).await?, expected);
         let case = Case { kernel, shapes, error, tolerance };
         (self.progress)(&case).await;
         self.report.cases.push(case);
