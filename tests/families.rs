@@ -248,7 +248,7 @@ fn a_cache_holds_what_windows_see() {
         let whole = values(model.logits(&ids, &[24]));
         let (mut cache, mut seen, mut found) = (Vec::new(), 0, Vec::new());
         for fresh in [10, 1, 1, 5, 1, 2, 1, 1, 1, 1] {
-            let pass = model.pass(halfbyte::ops::Sequences::after(seen, fresh));
+            let pass = model.passes(&halfbyte::ops::Sequences::after(seen, fresh));
             let hidden = model.hidden(&ids[seen..seen + fresh], &pass, Some(&mut cache));
             found.extend(values(model.head.forward(hidden)));
             seen += fresh;

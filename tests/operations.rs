@@ -1,7 +1,7 @@
 //! Operations and steps on the CPU: against plain formulas, and against themselves computed another way.
 
 use halfbyte::backends::Cpu;
-use halfbyte_tests::{attention, consistency, operations};
+use halfbyte_tests::{attention, consistency, operations, stages};
 
 #[test]
 fn kernels_conform() {
@@ -56,4 +56,9 @@ fn an_adapter_may_sit_on_the_upper_layer_alone() {
 #[test]
 fn tables_in_16_bits_are_their_values() {
     consistency::tables_in_16_bits_are_their_values::<Cpu>(&Default::default());
+}
+
+#[test]
+fn stages_change_no_bit() {
+    stages::stages_change_no_bit::<Cpu>(&Default::default());
 }

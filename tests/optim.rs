@@ -85,7 +85,7 @@ fn a_run_that_goes_on_from_saved_state_is_the_same_bit_for_bit() {
         assert_eq!(block_on(whole.state()).expect("a state"), saved, "saving changes nothing");
         let end = run(&mut whole, middle.clone(), 5..9, &device);
         let mut second = optimizer::<Cpu>(after, budget(after), &device);
-        second.restore(5, saved.clone(), &device).expect("it fits");
+        second.restore(5, saved.clone()).expect("it fits");
         assert_eq!((second.steps(), &block_on(second.state()).expect("a state")), (5, &saved));
         let again = run(&mut second, middle, 5..9, &device);
         assert_eq!(host(&again), host(&end), "{before:?}, then {after:?}");
@@ -103,7 +103,7 @@ fn state_of_another_run_is_refused_and_changes_nothing() {
     let mut refused = |what: &str, change: &dyn Fn(&mut BTreeMap<String, halfbyte::optim::StateTensor>)| {
         let mut changed = state.clone();
         change(&mut changed);
-        let message = ours.restore(9, changed, &device).expect_err(what).to_string();
+        let message = ours.restore(9, changed).expect_err(what).to_string();
         assert!(message.contains(what) && message.contains("resume with"), "{message}");
         assert_eq!((ours.steps(), &block_on(ours.state()).expect("a state")), (3, &state), "{what}");
     };
@@ -126,10 +126,10 @@ fn state_of_another_run_is_refused_and_changes_nothing() {
         });
     }
     let mut in_f32 = optimizer::<Cpu>(Optim::AdamW, None, &device);
-    let message = in_f32.restore(3, state.clone(), &device).expect_err("codes are no f32").to_string();
+    let message = in_f32.restore(3, state.clone()).expect_err("codes are no f32").to_string();
     assert!(message.contains("is U8 [96, 50], but this run keeps F32 [96, 50]"), "{message}");
     assert!(message.contains("training.optim"), "{message}");
-    assert!(in_f32.restore(usize::MAX, state.clone(), &device).is_err());
+    assert!(in_f32.restore(usize::MAX, state.clone()).is_err());
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn predicted_tokens_are_counted_in_chunks_of_any_length() {
         let asked = |(row, token): (usize, &u32)| if row % 3 == 0 { (token + 1) % 128 } else { *token };
         let targets =
             Targets { rows: (0..likeliest.len()).collect(), tokens: likeliest.iter().enumerate().map(asked).collect() };
-        let hidden = model.hidden(&batch.tokens, &model.pass(Sequences::new(&batch.lengths)), None);
+        let hidden = model.hidden(&batch.tokens, &model.passes(&Sequences::new(&batch.lengths)), None);
         for chunk in [1, 7, 72, 512] {
             let [_, hits] = loss_and_hits(&model.head, hidden.clone(), &targets, chunk);
             assert_eq!(values(hits), [48.0], "{name}: 72 rows less a third, in chunks of {chunk}");

@@ -2,7 +2,7 @@
 
 use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
-use halfbyte_tests::{attention, consistency, operations, optimizers, reference, shaders};
+use halfbyte_tests::{attention, consistency, operations, optimizers, reference, shaders, stages};
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
 /// a GPU tests the same adapter.
@@ -106,4 +106,10 @@ fn the_8_bit_state_is_nearly_that_of_bitsandbytes() {
 #[test]
 fn paging_changes_no_bit() {
     optimizers::paging_changes_no_bit::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn stages_change_next_to_nothing() {
+    // Where there is no other adapter, a second device of the rasterizer's own.
+    stages::stages_change_next_to_nothing::<Wgpu>(&[RASTERIZER, WgpuDevice::DefaultDevice]);
 }

@@ -10,7 +10,7 @@ use halfbyte_memory::{names, preset};
 use pollster::block_on;
 use serde_json::json;
 
-use crate::device::{self, Choice, Job};
+use crate::device::{self, Choice, Found, Job};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -50,7 +50,8 @@ struct Bench {
 impl Job for Bench {
     type Output = ();
 
-    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+    fn run<B: Ops>(self, found: Found<B>) -> Result<()> {
+        let Found { device, name, .. } = found;
         let Bench { arguments, shapes, heads } = self;
         let most = arguments.rows.iter().copied().max().unwrap_or(1).max(1);
         let ceilings = block_on(ceilings::<B>(&device, shapes[0], most))?;

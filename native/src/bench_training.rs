@@ -13,7 +13,7 @@ use halfbyte::lora::{LoraConfig, Targets, attach};
 use halfbyte::model::{BaseWeights, ModelConfig, synthetic};
 use halfbyte::ops::Ops;
 use halfbyte::optim::{DeviceBudget, Optim};
-use halfbyte::train::{Recipe, Recompute, Trainer, TrainerConfig};
+use halfbyte::train::{Devices, Recipe, Recompute, Trainer, TrainerConfig};
 use halfbyte_memory::{ModelShape, bytes, grouped, plan};
 use pollster::block_on;
 use rand::{RngExt, SeedableRng};
@@ -21,9 +21,9 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::device::{self, Choice, Job};
+use crate::device::{self, Choice, Found, Job, Seat};
 use crate::limit;
-use crate::plan::run_of;
+use crate::plan::{fullest, parts_of, run_of};
 use crate::progress::spinner;
 use crate::source;
 
@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// Sequences of a micro-batch
     #[arg(long, default_value_t = 1)]
     batch: usize,
+    /// Micro-batches of a step
+    #[arg(long, default_value_t = 1)]
+    accumulation: usize,
     /// Rank of the adapters on all linear layers
     #[arg(long, default_value_t = 16)]
     rank: usize,
@@ -56,6 +59,9 @@ pub(crate) struct Arguments {
     /// Device to measure
     #[arg(long, value_enum, default_value = "auto")]
     device: Choice,
+    /// GPUs of that kind to share the model's layers out among: all, or numbers such as 0,1
+    #[arg(long, default_value = "first")]
+    devices: Devices,
     /// File for all figures
     #[arg(long)]
     json: Option<PathBuf>,
@@ -68,8 +74,9 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    if arguments.steps == 0 || arguments.batch == 0 || arguments.length.contains(&0) {
-        bail!("--steps, --batch and --length are at least 1");
+    let Arguments { steps, batch, accumulation, .. } = arguments;
+    if [steps, batch, accumulation].contains(&0) || arguments.length.contains(&0) {
+        bail!("--steps, --batch, --accumulation and --length are at least 1");
     }
     let shape = crate::memory::shape(&arguments.model)?;
     let config = match halfbyte_memory::preset(&arguments.model) {
@@ -79,7 +86,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             ModelConfig::parse(&path, &std::fs::read(&path).with_context(|| path.display().to_string())?)?
         }
     };
-    device::run(arguments.device, Bench { arguments, shape, config })
+    let seat = Seat { devices: arguments.devices.clone(), ..Seat::default() };
+    device::run_at(arguments.device, seat, Bench { arguments, shape, config })
 }
 
 /// A known model's shape as the configuration of a Llama: what differs between families costs no time worth speaking of.
@@ -103,7 +111,7 @@ struct Measurement {
     tokens_per_second: f64,
     /// 6 x parameters of the linear layers and the head x tokens: forward, forward again, and the gradients of activations.
     gflops: f64,
-    /// Bytes that the process took from the device, or that it occupied at most on the CPU.
+    /// Bytes that the process took from a device, of several the most, or that it occupied at most on the CPU.
     peak: Option<u64>,
     /// Bytes by which that, on the CPU what the process occupies, grew from the second timed step to the last.
     grown: Option<u64>,
@@ -120,16 +128,17 @@ struct Bench {
 impl Job for Bench {
     type Output = ();
 
-    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+    fn run<B: Ops>(self, found: Found<B>) -> Result<()> {
         let Bench { arguments, shape, config } = self;
-        let ceiling = block_on(ceilings::<B>(&device, [4096, 4096], 512))?.dense;
+        let name = found.name.as_str();
+        let ceiling = block_on(ceilings::<B>(&found.device, [4096, 4096], 512))?.dense;
         println!("{name}; {} ({} parameters), made-up weights", arguments.model, grouped(shape.parameters()));
         println!("the backend's dense f32 product, 512 rows, [4096, 4096]: {ceiling:.1} GFLOP/s");
         println!("| length | batch | s a step | tokens/s | GFLOP/s | of dense | peak | planned |");
         println!("|---|---|---|---|---|---|---|---|");
         let mut all = Vec::new();
         for length in &arguments.length {
-            let measured = measure::<B>(&arguments, &shape, &config, *length, &device)?;
+            let measured = measure::<B>(&arguments, &shape, &config, *length, &found)?;
             let Measurement { batch, tokens_per_second, gflops, planned, .. } = measured;
             println!(
                 "| {length} | {batch} | {:.3} | {tokens_per_second:.1} | {gflops:.1} | {:.0} % | {} | {} |",
@@ -143,6 +152,7 @@ impl Job for Bench {
         if let Some(path) = &arguments.json {
             let report = json!({
                 "device": name, "model": arguments.model, "rank": arguments.rank, "optim": arguments.optim,
+                "accumulation": arguments.accumulation,
                 "recompute": arguments.recompute, "dense_gflops": ceiling, "measurements": all,
             });
             write_atomic(path, serde_json::to_string_pretty(&report)?.as_bytes())?;
@@ -162,55 +172,57 @@ fn measure<B: Ops>(
     shape: &ModelShape,
     config: &ModelConfig,
     length: usize,
-    device: &B::Device,
+    found: &Found<B>,
 ) -> Result<Measurement> {
-    let Arguments { batch, steps, .. } = *arguments;
+    let Arguments { batch, steps, accumulation, .. } = *arguments;
     let mut recipe = Recipe::default();
     let targets = shape.linears().iter().map(|linear| linear.name.to_string()).collect();
     recipe.lora = LoraConfig { r: arguments.rank, target_modules: Targets::Names(targets), ..LoraConfig::default() };
     recipe.data.max_length = length;
     recipe.training = TrainerConfig {
         batch_size: batch,
+        gradient_accumulation_steps: accumulation,
         max_steps: steps + 1,
         optim: arguments.optim,
         recompute: arguments.recompute,
         ..TrainerConfig::default()
     };
     recipe.device = arguments.device.to_possible_value().map_or("auto".into(), |value| value.get_name().to_string());
+    recipe.devices = arguments.devices.clone();
     recipe.memory_limit = DeviceBudget(arguments.memory_limit);
     limit::fit(&mut recipe, shape)?;
     let base = BaseWeights::Nf4 { block_size: halfbyte::nf4::BLOCK_SIZE, double_quant: true };
+    let map = found.map(shape, &run_of(&recipe, shape)?);
     let bar = spinner("making weights up");
-    let mut model = synthetic::<B>(config.clone(), base, 1, device, &mut |path| bar.set_message(path.to_string()))?;
+    let mut model = synthetic::<B>(config.clone(), base, 1, &map, &mut |path| bar.set_message(path.to_string()))?;
     attach(&mut model, &recipe.lora, 1)?;
     let mut random = ChaCha8Rng::seed_from_u64(length as u64);
     let mut example = |_| Example {
         tokens: (0..length).map(|_| random.random_range(0..shape.vocab_size as u32)).collect(),
         trained: vec![true; length],
     };
-    let examples = (0..batch * (steps + 1)).map(&mut example).collect();
+    let examples = (0..batch * accumulation * (steps + 1)).map(&mut example).collect();
     let data = Dataset { examples, ..Dataset::default() };
     let mut trainer = Trainer::new(model, data, recipe.training.clone(), 1)?;
-    let taken = || limit::taken::<B>(device);
     let (mut seconds, mut early) = (Vec::new(), None);
     for step in 0..=steps {
         bar.set_message(format!("length {length}, step {step} of {steps}"));
         let started = Instant::now();
         // A step ends with the loss on the host: the device has done everything by then.
         block_on(trainer.step())?;
-        limit::check::<B>(&recipe, device)?;
+        limit::check(&recipe, trainer.model())?;
         if step > 0 {
             seconds.push(started.elapsed().as_secs_f64());
             if step <= 2 {
-                early = taken();
+                early = limit::taken(trainer.model());
             }
         }
     }
     bar.finish_and_clear();
-    let planned = plan(shape, &run_of(&recipe, shape)?).needed();
+    let planned = fullest(parts_of(&recipe, shape)?).map_or(0, |(shape, run)| plan(&shape, &run).needed());
     let products = shape.linears().iter().map(|linear| linear.elements()).sum::<u64>() * shape.layers
         + shape.vocab_size * shape.hidden_size;
-    let tokens = (batch * length) as f64;
+    let tokens = (batch * accumulation * length) as f64;
     let once = median(&seconds);
     Ok(Measurement {
         length,
@@ -218,8 +230,8 @@ fn measure<B: Ops>(
         tokens_per_second: tokens / once,
         gflops: 6.0 * products as f64 * tokens / once / 1e9,
         seconds,
-        grown: taken().zip(early).map(|(late, early)| late.saturating_sub(early)),
-        peak: B::bytes_reserved(device).or_else(limit::most_resident),
+        grown: limit::taken(trainer.model()).zip(early).map(|(late, early)| late.saturating_sub(early)),
+        peak: limit::reserved(trainer.model()).or_else(limit::most_resident),
         planned,
     })
 }

@@ -1,8 +1,16 @@
 //! Choosing a device at run time, and running a job that is generic over it.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use halfbyte::model::DeviceMap;
 use halfbyte::ops::Ops;
+use halfbyte::train::Devices;
+use halfbyte_memory::{ModelShape, Run, spread};
+
+use crate::memory::shape_of;
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,33 +38,101 @@ pub(crate) trait Job: Send {
     /// What it results in.
     type Output: Send;
 
-    /// Runs on `device`, which `name` describes.
-    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<Self::Output>;
+    /// Runs on what was found.
+    fn run<B: Ops>(self, found: Found<B>) -> Result<Self::Output>;
+}
+
+/// The devices that a job runs on.
+pub(crate) struct Found<B: Ops> {
+    /// The first of them, all that most jobs use.
+    pub(crate) device: B::Device,
+    /// What they are called.
+    pub(crate) name: String,
+    /// All of them, and the bytes of memory of each, which are the same number where the driver does not say them.
+    all: Vec<(B::Device, u64)>,
+}
+
+impl<B: Ops> Found<B> {
+    /// `None` of no devices.
+    fn of(all: Vec<(B::Device, String, Option<u64>)>) -> Option<Self> {
+        let known = all.iter().all(|(_, _, memory)| memory.is_some());
+        let mut names: Vec<(String, usize)> = Vec::new();
+        for (_, name, _) in &all {
+            match names.last_mut().filter(|(last, _)| last == name) {
+                Some((_, count)) => *count += 1,
+                None => names.push((name.clone(), 1)),
+            }
+        }
+        let names = names.into_iter().map(|(name, count)| if count > 1 { format!("{count} x {name}") } else { name });
+        let name = names.collect::<Vec<_>>().join(", ");
+        let all = all.into_iter().map(|(device, _, memory)| (device, memory.filter(|_| known).unwrap_or(1)));
+        let all: Vec<_> = all.collect();
+        let device = all.first()?.0.clone();
+        Some(Self { device, name, all })
+    }
+
+    /// A model's layers over the devices, so that `run` fills them alike.
+    pub(crate) fn map(&self, shape: &ModelShape, run: &Run) -> DeviceMap<B> {
+        let (devices, memories): (Vec<_>, Vec<_>) = self.all.iter().cloned().unzip();
+        let layers = spread(shape, run, &memories);
+        DeviceMap::Shares(devices.into_iter().zip(layers.into_iter().map(|layers| layers as usize)).collect())
+    }
+
+    /// [`map`](Self::map) of the model in a folder; one device takes it whole, whatever it is.
+    pub(crate) fn map_for(&self, folder: &Path, run: impl FnOnce(&ModelShape) -> Result<Run>) -> Result<DeviceMap<B>> {
+        if self.all.len() == 1 {
+            return Ok(DeviceMap::Whole(self.device.clone()));
+        }
+        let shape = shape_of(&folder.join("config.json"))?;
+        Ok(self.map(&shape, &run(&shape)?))
+    }
 }
 
 /// Which of a machine's devices, and how much of it, a process takes that is one of several there.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Seat {
     /// The GPU, counted from 0.
     #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
     pub(crate) local_rank: usize,
     /// Threads of the CPU; all where that is not said.
     pub(crate) threads: Option<usize>,
+    /// What GPUs a process takes that is alone.
+    pub(crate) devices: Devices,
 }
 
 impl Seat {
-    /// The GPU of `count` of a kind that is this process's own; `alone` says that a process is shown no other's.
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    fn gpu(self, count: usize, alone: bool) -> Result<usize> {
-        match self.local_rank {
-            rank if rank < count => Ok(rank),
-            _ if count == 1 && alone => Ok(0),
-            rank => bail!(
-                "this machine has {count} such GPU(s), and this process is number {rank} on it, counted from 0: start fewer \
-                 processes on it, or use --device cpu"
-            ),
+    /// Which of `count` devices of a kind are this process's own; `alone` says that a process is shown no other's.
+    fn indices(&self, count: usize, alone: bool) -> Result<Vec<usize>> {
+        match &self.devices {
+            Devices::All => Ok((0..count).collect()),
+            Devices::Numbers(numbers) => {
+                if let Some(number) = numbers.iter().find(|number| **number >= count) {
+                    bail!(
+                        "devices: there is no number {number}: this machine has {count} such device(s), counted from 0"
+                    );
+                }
+                // Where there is but one, several stages on it are a way to try this out.
+                if count > 1 && distinct(numbers).len() < numbers.len() {
+                    bail!("devices: {numbers:?} names one twice");
+                }
+                Ok(numbers.clone())
+            }
+            Devices::First => match self.local_rank {
+                rank if rank < count => Ok(vec![rank]),
+                _ if count == 1 && alone => Ok(vec![0]),
+                rank => bail!(
+                    "this machine has {count} such GPU(s), and this process is number {rank} on it, counted from 0: start \
+                     fewer processes on it, or use --device cpu"
+                ),
+            },
         }
     }
+}
+
+/// The devices that are named, in their order, each once.
+fn distinct(numbers: &[usize]) -> Vec<usize> {
+    let mut seen = BTreeSet::new();
+    numbers.iter().copied().filter(|number| seen.insert(*number)).collect()
 }
 
 /// Runs `job` on the chosen device.
@@ -72,10 +148,14 @@ pub(crate) fn run_at<J: Job>(choice: Choice, seat: Seat, job: J) -> Result<J::Ou
             Ok(_) => {
                 // A launcher that gives each process its own GPU says so by this variable.
                 let alone = std::env::var_os("CUDA_VISIBLE_DEVICES").is_some();
-                let index = seat.gpu(cuda::count(), alone)?;
-                let name = cuda::find(index).map_err(|reason| anyhow::anyhow!("device `cuda`: {reason}"))?;
-                let device = halfbyte::backends::CudaDevice::new(index);
-                return contained::<halfbyte::backends::Cuda, J>(job, device, &name);
+                let of = |index| {
+                    let name = cuda::find(index).map_err(|reason| anyhow::anyhow!("device `cuda`: {reason}"))?;
+                    Ok((halfbyte::backends::CudaDevice::new(index), name, cuda::memory(index)))
+                };
+                let all = seat.indices(cuda::count(), alone)?.into_iter().map(of).collect::<Result<_>>()?;
+                if let Some(found) = Found::of(all) {
+                    return contained::<halfbyte::backends::Cuda, J>(job, found);
+                }
             }
             Err(reason) if choice == Choice::Cuda => bail!("device `cuda`: {reason}"),
             Err(_) => {}
@@ -84,8 +164,8 @@ pub(crate) fn run_at<J: Job>(choice: Choice, seat: Seat, job: J) -> Result<J::Ou
     #[cfg(feature = "wgpu")]
     if matches!(choice, Choice::Auto | Choice::Wgpu) {
         let software = choice == Choice::Wgpu;
-        match wgpu::find(software, seat)? {
-            Some((device, name)) => return contained::<halfbyte::backends::Wgpu, J>(job, device, &name),
+        match Found::of(wgpu::find(software, &seat)?) {
+            Some(found) => return contained::<halfbyte::backends::Wgpu, J>(job, found),
             None if software => bail!("device `wgpu`: no adapter; a GPU driver with Vulkan, Metal or DX12 is needed"),
             None => {}
         }
@@ -99,8 +179,9 @@ pub(crate) fn run_at<J: Job>(choice: Choice, seat: Seat, job: J) -> Result<J::Ou
 
 /// Runs `job` on a GPU, whose failures become errors.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
-fn contained<B: Ops, J: Job>(job: J, device: B::Device, name: &str) -> Result<J::Output> {
-    halfbyte::failure::contain(name, || job.run::<B>(device, name))?
+fn contained<B: Ops, J: Job>(job: J, found: Found<B>) -> Result<J::Output> {
+    let name = found.name.clone();
+    halfbyte::failure::contain(&name, || job.run::<B>(found))?
 }
 
 /// Runs `job` on a thread of rayon's pool: a product that is split from outside the pool first hands itself over to it and
@@ -111,7 +192,11 @@ fn cpu<J: Job>(job: J, seat: Seat) -> Result<J::Output> {
     // 0 is as many as there are, or as RAYON_NUM_THREADS says.
     let threads = seat.threads.unwrap_or(0);
     let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK).num_threads(threads).build()?;
-    pool.install(|| job.run::<halfbyte::backends::Cpu>(Default::default(), "CPU"))
+    // Ranks share the CPU.
+    let stages = Seat { local_rank: 0, ..seat }.indices(1, true)?;
+    let all = stages.into_iter().map(|_| (Default::default(), "CPU".to_string(), None));
+    let Some(found) = Found::<halfbyte::backends::Cpu>::of(all.collect()) else { bail!("devices: none is named") };
+    pool.install(|| job.run::<halfbyte::backends::Cpu>(found))
 }
 
 /// Where a run would go, found without starting it.
@@ -120,8 +205,8 @@ pub(crate) struct Place {
     pub(crate) name: String,
     /// A GPU rather than the CPU.
     pub(crate) gpu: bool,
-    /// Bytes of its memory, where the driver says so.
-    pub(crate) memory: Option<u64>,
+    /// Bytes of the memory of each of the devices, where the driver says so.
+    pub(crate) memories: Vec<Option<u64>>,
     /// Its allocator's pages are a quarter of the memory.
     pub(crate) pages: bool,
     /// Threads of the CPU.
@@ -129,28 +214,40 @@ pub(crate) struct Place {
 }
 
 /// The place that [`run`] would choose. A GPU that is asked for by name but is not there is planned for all the same.
-pub(crate) fn place(choice: Choice) -> Place {
+pub(crate) fn place(choice: Choice, devices: &Devices) -> Place {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     #[cfg(feature = "cuda")]
     if matches!(choice, Choice::Auto | Choice::Cuda)
         && let Ok(name) = cuda::find(0)
     {
-        return Place { name, gpu: true, memory: cuda::memory(), pages: true, threads };
+        let memories = distinct(&devices.numbers(cuda::count())).into_iter().map(cuda::memory).collect();
+        return Place { name, gpu: true, memories, pages: true, threads };
     }
+    let unknown = |count: usize| vec![None; distinct(&devices.numbers(count)).len()];
     #[cfg(feature = "wgpu")]
-    if matches!(choice, Choice::Auto | Choice::Wgpu)
-        && let Ok(Some((_, name))) = wgpu::find(choice == Choice::Wgpu, Seat::default())
-    {
-        return Place { name, gpu: true, memory: None, pages: false, threads };
+    if matches!(choice, Choice::Auto | Choice::Wgpu) {
+        let seat = Seat { devices: devices.clone(), ..Seat::default() };
+        if let Some((_, name, _)) =
+            wgpu::find(choice == Choice::Wgpu, &seat).ok().and_then(|all| all.into_iter().next())
+        {
+            return Place { name, gpu: true, memories: unknown(wgpu::count()), pages: false, threads };
+        }
     }
     match choice {
         Choice::Cuda | Choice::Wgpu => {
             let pages = choice == Choice::Cuda;
             let name = if pages { "a CUDA GPU" } else { "a GPU" };
-            Place { name: name.into(), gpu: true, memory: None, pages, threads }
+            Place { name: name.into(), gpu: true, memories: unknown(1), pages, threads }
         }
         Choice::Auto | Choice::Cpu => {
-            Place { name: format!("CPU, {threads} threads"), gpu: false, memory: host_memory(), pages: false, threads }
+            // All stages share the one memory.
+            Place {
+                name: format!("CPU, {threads} threads"),
+                gpu: false,
+                memories: vec![host_memory()],
+                pages: false,
+                threads,
+            }
         }
     }
 }
@@ -207,9 +304,9 @@ mod cuda {
         result::device::get_count().map_or(0, |count| usize::try_from(count).unwrap_or(0))
     }
 
-    /// Bytes of the first device's memory; [`find`] has found it.
-    pub(crate) fn memory() -> Option<u64> {
-        let device = result::device::get(0).ok()?;
+    /// Bytes of a device's memory; [`find`] has found it.
+    pub(crate) fn memory(index: usize) -> Option<u64> {
+        let device = result::device::get(i32::try_from(index).ok()?).ok()?;
         // SAFETY: the device is the one that `get` returned.
         unsafe { result::device::total_mem(device) }.ok().map(|bytes| bytes as u64)
     }
@@ -237,22 +334,40 @@ mod wgpu {
         info.device_type == DeviceType::Cpu
     }
 
-    /// The best adapter: discrete before integrated before virtual, a software rasterizer only if allowed, which any number of
-    /// processes share.
-    pub(crate) fn find(software: bool, seat: Seat) -> Result<Option<(WgpuDevice, String)>> {
-        let adapters = adapters();
+    /// The best kind of adapter that there is: discrete before integrated before virtual, a software rasterizer only if allowed.
+    fn best(adapters: &[AdapterInfo], software: bool) -> Option<Vec<&AdapterInfo>> {
         let order = [DeviceType::DiscreteGpu, DeviceType::IntegratedGpu, DeviceType::VirtualGpu, DeviceType::Cpu];
-        let of = |kind: DeviceType| adapters.iter().filter(move |info| info.device_type == kind);
-        let Some(kind) = order.into_iter().find(|kind| of(*kind).next().is_some()) else { return Ok(None) };
-        let index = if kind == DeviceType::Cpu { 0 } else { seat.gpu(of(kind).count(), false)? };
-        let device = match kind {
-            DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(index),
-            DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(index),
-            DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(index),
-            _ if software => WgpuDevice::Cpu,
-            _ => return Ok(None),
+        let of = |kind| adapters.iter().filter(|info| info.device_type == kind).collect::<Vec<_>>();
+        let best = order.into_iter().map(of).find(|all| !all.is_empty())?;
+        best.first().is_some_and(|info| software || !is_software(info)).then_some(best)
+    }
+
+    /// How many adapters of the best kind there are.
+    pub(crate) fn count() -> usize {
+        best(&adapters(), true).map_or(0, |all| all.len())
+    }
+
+    /// The adapters of the best kind that are a process's own; any number of them share a software rasterizer. None of a kind that
+    /// will do is no error.
+    pub(crate) fn find(software: bool, seat: &Seat) -> Result<Vec<(WgpuDevice, String, Option<u64>)>> {
+        let adapters = adapters();
+        let Some(best) = best(&adapters, software) else { return Ok(vec![]) };
+        let of = |index: usize| {
+            let info = best.get(index)?;
+            let device = match info.device_type {
+                DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(index),
+                DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(index),
+                DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(index),
+                _ => WgpuDevice::Cpu,
+            };
+            Some((device, line(info), None))
         };
-        Ok(of(kind).nth(index).map(|info| (device, line(info))))
+        let shared = best.iter().all(|info| is_software(info));
+        let indices = match shared {
+            true => Seat { local_rank: 0, ..seat.clone() }.indices(1, false)?,
+            false => seat.indices(best.len(), false)?,
+        };
+        Ok(indices.into_iter().filter_map(of).collect())
     }
 
     pub(crate) fn describe() -> Vec<String> {

@@ -4,11 +4,14 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::Result;
 use halfbyte::generate::{Sampling, Talker};
+use halfbyte::model::BaseWeights;
 use halfbyte::ops::Ops;
 use halfbyte::text::{Message, Tokenizer};
+use halfbyte::train::Devices;
+use halfbyte_memory::{Method, Run};
 use pollster::block_on;
 
-use crate::device::{self, Choice, Job};
+use crate::device::{self, Choice, Found, Job, Seat};
 use crate::held::HeldArguments;
 use crate::source::Source;
 use crate::talk::{attach_adapter, load_base};
@@ -52,11 +55,15 @@ pub(crate) struct Arguments {
     /// Device to run on
     #[arg(long, value_enum, default_value = "auto")]
     device: Choice,
+    /// GPUs of that kind to share the model's layers out among: all, or numbers such as 0,1
+    #[arg(long, default_value = "first")]
+    devices: Devices,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    device::run(arguments.device, Generate(arguments))
+    let seat = Seat { devices: arguments.devices.clone(), ..Seat::default() };
+    device::run_at(arguments.device, seat, Generate(arguments))
 }
 
 struct Generate(Arguments);
@@ -64,13 +71,15 @@ struct Generate(Arguments);
 impl Job for Generate {
     type Output = ();
 
-    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+    fn run<B: Ops>(self, found: Found<B>) -> Result<()> {
         let arguments = self.0;
         let source = Source::open(&arguments.model)?;
         let adapter = arguments.adapter.as_deref().map(Source::open).transpose()?;
         let tokenizer = Tokenizer::from_folder(source.folder())?;
         let adapter = adapter.as_ref().map(Source::weights).transpose()?;
-        let mut model = load_base::<B>(source.weights()?, arguments.held.resolve(adapter)?, &device)?;
+        let base = arguments.held.resolve(adapter)?;
+        let map = found.map_for(source.folder(), |_| Ok(inference(base)))?;
+        let mut model = load_base::<B>(source.weights()?, base, &map)?;
         if let Some(adapter) = adapter {
             attach_adapter(&mut model, adapter, &arguments.model)?;
         }
@@ -96,9 +105,18 @@ impl Job for Generate {
                 println!();
                 Ok(())
             }
-            None => chat(&talker, messages, name),
+            None => chat(&talker, messages, &found.name),
         }
     }
+}
+
+/// Answering with a base that is held so, as far as it decides how layers are shared out.
+fn inference(base: BaseWeights) -> Run {
+    let (method, weight_bytes) = match base {
+        BaseWeights::Nf4 { .. } => (Method::Qlora, 4),
+        BaseWeights::Full => (Method::Lora, 4),
+    };
+    Run { method, weight_bytes, length: 1, ..Run::default() }
 }
 
 fn show(piece: &str) {

@@ -2,21 +2,22 @@
 //! should it take more all the same.
 
 use anyhow::{Result, bail};
+use halfbyte::model::Transformer;
 use halfbyte::ops::Ops;
 use halfbyte::train::Recipe;
 use halfbyte_memory::{ModelShape, Run, bytes, plan, proposals};
 
-use crate::plan::{proposed, run_of};
+use crate::plan::{fullest, parts_of, proposed};
 use crate::proc;
 
-/// Sets what a paged optimizer keeps on the device, unless the recipe says it, so that the run fits its limit.
+/// Sets what a paged optimizer keeps on each device, unless the recipe says it, so that the run fits its limit.
 ///
 /// # Errors
 /// When it does not fit: what would.
 pub(crate) fn fit(recipe: &mut Recipe, shape: &ModelShape) -> Result<()> {
     let Some(limit) = recipe.memory_limit.0 else { return Ok(()) };
-    let run = run_of(recipe, shape)?;
-    let needed = |run: &Run| plan(shape, run).needed();
+    let Some((shape, run)) = fullest(parts_of(recipe, shape)?) else { return Ok(()) };
+    let needed = |run: &Run| plan(&shape, run).needed();
     if needed(&run) <= limit {
         return Ok(());
     }
@@ -33,7 +34,7 @@ pub(crate) fn fit(recipe: &mut Recipe, shape: &ModelShape) -> Result<()> {
             return Ok(());
         }
     }
-    let fitting: Vec<String> = proposals(shape, &run, limit).iter().map(proposed).collect();
+    let fitting: Vec<String> = proposals(&shape, &run, limit).iter().map(proposed).collect();
     let cure = match fitting.is_empty() {
         true => "nothing that a recipe can change makes it fit; take a smaller model or a larger limit".to_string(),
         false => format!("these would fit:\n  {}", fitting.join("\n  ")),
@@ -42,10 +43,10 @@ pub(crate) fn fit(recipe: &mut Recipe, shape: &ModelShape) -> Result<()> {
 }
 
 /// # Errors
-/// When more than the limit was taken from the device, or on the CPU by the process.
-pub(crate) fn check<B: Ops>(recipe: &Recipe, device: &B::Device) -> Result<()> {
+/// When more than the limit was taken from a device, or on the CPU by the process.
+pub(crate) fn check<B: Ops>(recipe: &Recipe, model: &Transformer<B>) -> Result<()> {
     let Some(limit) = recipe.memory_limit.0 else { return Ok(()) };
-    match taken::<B>(device) {
+    match taken(model) {
         Some(taken) if taken > limit => {
             bail!("the run has taken {} of memory, and memory_limit is {}", bytes(taken), bytes(limit))
         }
@@ -53,9 +54,14 @@ pub(crate) fn check<B: Ops>(recipe: &Recipe, device: &B::Device) -> Result<()> {
     }
 }
 
-/// Bytes that were taken from the device and are kept, or on the CPU that the process occupies.
-pub(crate) fn taken<B: Ops>(device: &B::Device) -> Option<u64> {
-    B::bytes_reserved(device).or_else(resident)
+/// Bytes that were taken from a device and are kept, of several the most, or on the CPU that the process occupies.
+pub(crate) fn taken<B: Ops>(model: &Transformer<B>) -> Option<u64> {
+    reserved(model).or_else(resident)
+}
+
+/// Bytes that were taken from a device and are kept, of several the most.
+pub(crate) fn reserved<B: Ops>(model: &Transformer<B>) -> Option<u64> {
+    model.stages.iter().filter_map(|stage| B::bytes_reserved(&stage.device)).max()
 }
 
 /// Bytes of memory of its own that the process occupies, where the system says so. Files that are mapped are left out: their pages
@@ -73,8 +79,11 @@ pub(crate) fn most_resident() -> Option<u64> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use halfbyte::backends::Cpu;
+    use halfbyte::model::{ModelConfig, random};
     use halfbyte::optim::{DeviceBudget, Optim};
     use halfbyte_memory::preset;
+
+    use crate::plan::run_of;
 
     use super::*;
 
@@ -110,8 +119,13 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_run_that_takes_more_ends() {
-        let said = check::<Cpu>(&recipe(Optim::AdamW, 1), &Default::default()).unwrap_err().to_string();
+        let json =
+            br#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 8, "hidden_size": 8,
+            "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "rms_norm_eps": 1e-5}"#;
+        let config = ModelConfig::parse("config.json", json).unwrap();
+        let model = random::<Cpu>(config, 1, &Default::default()).unwrap();
+        let said = check(&recipe(Optim::AdamW, 1), &model).unwrap_err().to_string();
         assert!(said.contains("memory_limit is 1 B"), "{said}");
-        check::<Cpu>(&recipe(Optim::AdamW, 1 << 40), &Default::default()).unwrap();
+        check(&recipe(Optim::AdamW, 1 << 40), &model).unwrap();
     }
 }

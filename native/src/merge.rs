@@ -6,13 +6,13 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use halfbyte::files::{MergeBase, MergeDtype, MergeOptions, WeightDrift, load_adapter, merge_folder, write_atomic};
 use halfbyte::lab::{relative_error, trace};
-use halfbyte::model::BaseWeights;
+use halfbyte::model::{BaseWeights, DeviceMap};
 use halfbyte::ops::Ops;
 use halfbyte::text::Tokenizer;
 use pollster::block_on;
 use serde_json::json;
 
-use crate::device::{self, Choice, Job};
+use crate::device::{self, Choice, Found, Job};
 use crate::held::HeldArguments;
 use crate::progress::spinner;
 use crate::source::Source;
@@ -132,13 +132,14 @@ struct Compare<'a> {
 impl Job for Compare<'_> {
     type Output = Compared;
 
-    fn run<B: Ops>(self, device: B::Device, _name: &str) -> Result<Compared> {
+    fn run<B: Ops>(self, found: Found<B>) -> Result<Compared> {
         let ids = self.ids;
-        let mut model = load_base::<B>(self.model, self.trained_on, &device)?;
+        let map = DeviceMap::Whole(found.device);
+        let mut model = load_base::<B>(self.model, self.trained_on, &map)?;
         load_adapter(&mut model, self.adapter, false)?;
         let trained = block_on(trace(&model, &ids))?;
         drop(model);
-        let merged = load_base::<B>(self.merged, BaseWeights::Full, &device)?;
+        let merged = load_base::<B>(self.merged, BaseWeights::Full, &map)?;
         let merged = block_on(trace(&merged, &ids))?;
         let pairs = || merged.iter().zip(&trained);
         let errors: Vec<f64> = pairs().map(|(found, expected)| relative_error(found, expected)).collect();

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytesize::ByteSize;
 use halfbyte::train::Recipe;
 use halfbyte_memory::{
-    Device, Gpu, ModelShape, Phase, Plan, Proposal, Run, Workload, bytes, grouped, longest, plan, proposals,
+    Device, Gpu, ModelShape, Part, Phase, Plan, Proposal, Run, Workload, bytes, grouped, in_flight, longest, parts,
+    plan, proposals, spread,
 };
 use serde::{Deserialize, Serialize};
 
@@ -140,16 +141,46 @@ fn device_of(place: &Place, memory: Option<u64>) -> Device {
 /// The plan of a recipe's run on the model in `folder`, where its configuration can be planned for.
 pub(crate) fn of(recipe: &Recipe, folder: &Path) -> Option<Plan> {
     let shape = shape_of(&folder.join("config.json")).ok()?;
-    Some(plan(&shape, &run_of(recipe, &shape).ok()?))
+    let (shape, run) = fullest(parts_of(recipe, &shape).ok()?)?;
+    Some(plan(&shape, &run))
 }
 
-/// A recipe's run as the plan takes it, on the device that the recipe names.
+/// A recipe's run as the plan takes it, on a device of the kind that the recipe names.
 ///
 /// # Errors
-/// When there is no such device.
+/// When there is no such kind.
 pub(crate) fn run_of(recipe: &Recipe, shape: &ModelShape) -> Result<Run> {
-    let place = device::place(Choice::parse(&recipe.device)?);
-    Ok(recipe.memory(shape, device_of(&place, place.memory)))
+    let place = device::place(Choice::parse(&recipe.device)?, &recipe.devices);
+    Ok(recipe.memory(shape, device_of(&place, place.memories.first().copied().flatten())))
+}
+
+/// The same as each of the recipe's devices has a part of it, bottom first.
+///
+/// # Errors
+/// As [`run_of`].
+pub(crate) fn parts_of(recipe: &Recipe, shape: &ModelShape) -> Result<Vec<(ModelShape, Run)>> {
+    let place = device::place(Choice::parse(&recipe.device)?, &recipe.devices);
+    Ok(parts_at(&place, recipe, shape, None))
+}
+
+/// The parts of a recipe's run at a place, whose devices have `memory` each where that is said.
+fn parts_at(place: &Place, recipe: &Recipe, shape: &ModelShape, memory: Option<u64>) -> Vec<(ModelShape, Run)> {
+    let memories: Vec<Option<u64>> = place.memories.iter().map(|known| memory.or(*known)).collect();
+    let run = recipe.memory(shape, device_of(place, memories.first().copied().flatten()));
+    if memories.len() == 1 {
+        // All stages are on the one device.
+        let in_flight = in_flight(recipe.devices.numbers(1).len()) as u64;
+        let part = Part { in_flight: in_flight.min(run.accumulation), ..Part::default() };
+        return vec![(shape.clone(), Run { part, ..run })];
+    }
+    let known = memories.iter().all(Option::is_some);
+    let memories: Vec<u64> = memories.into_iter().map(|memory| memory.filter(|_| known).unwrap_or(1)).collect();
+    parts(shape, &run, &spread(shape, &run, &memories))
+}
+
+/// The part that needs most.
+pub(crate) fn fullest(parts: Vec<(ModelShape, Run)>) -> Option<(ModelShape, Run)> {
+    parts.into_iter().max_by_key(|(shape, run)| plan(shape, run).needed())
 }
 
 /// The most tokens that the recipe's steps go through, where its data can be counted.
@@ -168,11 +199,26 @@ fn tokens(recipe: &Recipe, processes: usize) -> Option<f64> {
     Some(seen * recipe.data.max_length as f64)
 }
 
-/// What `--json` prints.
+/// A device's part of a run.
+#[derive(Serialize)]
+struct Share {
+    layers: u64,
+    needed: u64,
+    trained: u64,
+}
+
+impl Share {
+    fn of((shape, run): &(ModelShape, Run)) -> Self {
+        Self { layers: shape.layers, needed: plan(shape, run).needed(), trained: run.trained(shape) }
+    }
+}
+
+/// What `--json` prints: the run and the plan are those of the device that needs most.
 #[derive(Serialize)]
 struct Report<'a> {
     model: &'a str,
     parameters: u64,
+    devices: &'a [Share],
     run: &'a Run,
     plan: &'a Plan,
     needed: u64,
@@ -187,10 +233,12 @@ struct Report<'a> {
 /// Prints the plan of a recipe that `processes` train; each needs what is planned.
 pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Result<()> {
     let model = shape(&recipe.model)?;
-    let choice = Choice::parse(&recipe.device)?;
-    let place = device::place(choice);
-    let memory = against.memory.or(place.memory);
-    let run = recipe.memory(&model, device_of(&place, memory));
+    let place = device::place(Choice::parse(&recipe.device)?, &recipe.devices);
+    let memory = against.memory.or(place.memories.iter().copied().min().flatten());
+    let parts = parts_at(&place, recipe, &model, against.memory);
+    let whole = model;
+    let shares: Vec<Share> = parts.iter().map(Share::of).collect();
+    let Some((model, run)) = fullest(parts) else { return Ok(()) };
     if run.rank == 0 || run.batch == 0 || run.length == 0 || run.accumulation == 0 {
         return Err(anyhow!(
             "lora.r, training.batch_size, training.gradient_accumulation_steps and data.max_length must be 1 or more"
@@ -200,22 +248,30 @@ pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Resu
     let proposals = memory.map_or(vec![], |memory| proposals(&model, &run, memory));
     let longest = memory.and_then(|memory| longest(&model, &Run { recompute: true, ..run.clone() }, memory, LONGEST));
     let tokens = tokens(recipe, processes);
-    let work = tokens.map(|tokens| Workload::of(&model, &run, tokens));
+    let work = tokens.filter(|_| shares.len() == 1).map(|tokens| Workload::of(&model, &run, tokens));
     let table = Table::load(against.gpus.as_deref())?;
     let gpus = table.estimates(plan.needed(), work.as_ref());
     if against.json {
-        let (parameters, needed) = (model.parameters(), plan.needed());
+        let (parameters, needed, devices) = (whole.parameters(), plan.needed(), &shares[..]);
         let fits = memory.map(|memory| needed <= memory);
         let (proposals, gpus) = (&proposals[..], &gpus[..]);
         let model = recipe.model.as_str();
         let (run, plan) = (&run, &plan);
-        let report = Report { model, parameters, run, plan, needed, memory, fits, proposals, longest, tokens, gpus };
+        let report =
+            Report { model, parameters, devices, run, plan, needed, memory, fits, proposals, longest, tokens, gpus };
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
-    println!("{}: {} parameters, {} trained", recipe.model, grouped(model.parameters()), grouped(run.trained(&model)));
+    let trained: u64 = shares.iter().map(|share| share.trained).sum();
+    println!("{}: {} parameters, {} trained", recipe.model, grouped(whole.parameters()), grouped(trained));
     let (batch, length) = (run.batch, run.length);
     println!("{}; micro-batches of {batch} x {length} tokens, {} to a step", place.name, run.accumulation);
+    if shares.len() > 1 {
+        for (i, Share { layers, needed, .. }) in shares.iter().enumerate() {
+            println!("device {i}: {layers} layers, {}", bytes(*needed));
+        }
+        println!("micro-batches under way at a time: {}; below, the device that needs most", run.part.in_flight);
+    }
     print(&plan);
     // What has to fit into the memory of the device: on the CPU, all processes.
     let mut together = plan.needed();

@@ -11,7 +11,7 @@ use halfbyte::train::{PretrainRecipe, Trainer, load_recipe, parse_override};
 use pollster::block_on;
 use serde_json::json;
 
-use crate::device::{self, Choice, Job};
+use crate::device::{self, Choice, Found, Job};
 use crate::progress::Progress;
 
 /// Steps after which the model is saved and evaluated.
@@ -42,7 +42,8 @@ struct Pretrain(PretrainRecipe);
 impl Job for Pretrain {
     type Output = ();
 
-    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+    fn run<B: Ops>(self, found: Found<B>) -> Result<()> {
+        let Found { device, name, .. } = found;
         let recipe = self.0;
         let folder = Path::new(&recipe.model);
         let config_path = folder.join("config.json");

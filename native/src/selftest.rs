@@ -9,7 +9,7 @@ use halfbyte::ops::Ops;
 use pollster::block_on;
 use serde_json::json;
 
-use crate::device::{self, Choice, Job};
+use crate::device::{self, Choice, Found, Job};
 use crate::progress::spinner;
 
 #[derive(clap::Args)]
@@ -35,7 +35,8 @@ struct SelfTest(Arguments);
 impl Job for SelfTest {
     type Output = ();
 
-    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+    fn run<B: Ops>(self, found: Found<B>) -> Result<()> {
+        let Found { device, name, .. } = found;
         let fresh = || std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
         let seed = self.0.seed.unwrap_or_else(fresh);
         println!("{name}; seed {seed}");

@@ -75,7 +75,7 @@ impl<B: Ops> Session<B> {
             if let Some(watch) = &mut self.watch {
                 watch.step(&metrics)?;
             }
-            limit::check::<B>(&self.run.recipe, &self.trainer.model().device())?;
+            limit::check(&self.run.recipe, self.trainer.model())?;
             // All stop after the same step, whichever of them was asked to.
             let asked = interrupt::asked();
             let (step, stop) = (metrics.step, self.trainer.collective().map_or(Ok(asked), |ranks| ranks.any(asked))?);

@@ -10,10 +10,11 @@ use halfbyte::lora::attach;
 use halfbyte::ops::Ops;
 use halfbyte::parallel::Group;
 use halfbyte::text::Tokenizer;
-use halfbyte::train::{Recipe, Run, Trainer, load_recipe, parse_override};
+use halfbyte::train::{Devices, Recipe, Run, Trainer, load_recipe, parse_override};
 use toml::Value;
 
-use crate::device::Choice;
+use crate::device::{Choice, Found};
+use crate::plan::run_of;
 use crate::source::{self, Source};
 use crate::talk::load_base;
 
@@ -55,7 +56,10 @@ pub(crate) struct RecipeArguments {
     /// Device to run on
     #[arg(long, value_enum)]
     device: Option<Choice>,
-    /// Memory that the run may take, such as 48GiB
+    /// GPUs of that kind to share the model's layers out among: all, or numbers such as 0,1
+    #[arg(long)]
+    devices: Option<Devices>,
+    /// Memory that the run may take of each device, such as 48GiB
     #[arg(long)]
     memory_limit: Option<String>,
     /// Any key of the recipe, for example training.warmup_ratio=0.1
@@ -90,7 +94,10 @@ impl RecipeArguments {
         let strings = strings.into_iter().filter_map(|(key, v)| Some((key, Value::String(v.clone()?))));
         let integers = integers.into_iter().filter_map(|(key, v)| Some((key, Value::Integer(v?))));
         let rate = self.learning_rate.map(|rate| ("training.learning_rate", Value::Float(rate)));
-        let flags = strings.chain(integers).chain(rate).map(|(key, value)| Ok((key.to_string(), value)));
+        let devices = self.devices.as_ref().map(Value::try_from).transpose();
+        let devices = devices.map_err(|e| halfbyte::Error::Invalid(format!("--devices: {e}")))?;
+        let devices = devices.map(|devices| ("devices", devices));
+        let flags = strings.chain(integers).chain(rate).chain(devices).map(|(key, value)| Ok((key.to_string(), value)));
         self.overrides.iter().map(|o| parse_override(o)).chain(flags).collect()
     }
 }
@@ -123,10 +130,11 @@ impl Setup {
     }
 
     /// The model with a new adapter, at step 0; one of the ranks of `group`, where there is one.
-    pub(crate) fn trainer<B: Ops>(&self, device: &B::Device, group: Option<Arc<Group>>) -> Result<Trainer<B>> {
+    pub(crate) fn trainer<B: Ops>(&self, found: &Found<B>, group: Option<Arc<Group>>) -> Result<Trainer<B>> {
         let recipe = &self.run.recipe;
         // The weights were fetched when the setup was read.
-        let mut model = load_base::<B>(self.base.folder(), recipe.quantization.base(), device)?;
+        let map = found.map_for(self.base.folder(), |shape| run_of(recipe, shape))?;
+        let mut model = load_base::<B>(self.base.folder(), recipe.quantization.base(), &map)?;
         attach(&mut model, &recipe.lora, recipe.seed)?;
         let (data, training) = (self.train.clone(), recipe.training.clone());
         Ok(match group {

@@ -4,15 +4,15 @@ use std::path::Path;
 
 use anyhow::Result;
 use halfbyte::files::load_adapter;
-use halfbyte::model::{Base, Loading, Transformer, load};
+use halfbyte::model::{Base, DeviceMap, Loading, Transformer, load_mapped};
 use halfbyte::ops::Ops;
 
 use crate::progress::bytes_bar;
 
 /// Loads a base model under a bar of bytes.
-pub(crate) fn load_base<B: Ops>(folder: &Path, base: impl Into<Base>, device: &B::Device) -> Result<Transformer<B>> {
+pub(crate) fn load_base<B: Ops>(folder: &Path, base: impl Into<Base>, map: &DeviceMap<B>) -> Result<Transformer<B>> {
     let bar = bytes_bar(&format!("loading {}", folder.display()))?;
-    let model = load(folder, base, device, &mut |now: Loading| {
+    let model = load_mapped(folder, base, map, &mut |now: Loading| {
         bar.set_length(now.all);
         bar.set_position(now.read);
     });

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use halfbyte::generate::{Sampling, Talker};
 use halfbyte::lora::trainable_line;
-use halfbyte::model::Transformer;
+use halfbyte::model::{Stage, Transformer};
 use halfbyte::ops::Ops;
 use halfbyte::parallel::Group;
 use halfbyte::text::{Message, Tokenizer};
-use halfbyte::train::{Recipe, Run, SavedCheckpoint, Trainer, checkpoints, sweep};
+use halfbyte::train::{Devices, Recipe, Run, SavedCheckpoint, Trainer, checkpoints, sweep};
 use pollster::block_on;
 
-use crate::device::{self, Choice, Job, Seat};
+use crate::device::{self, Choice, Found, Job};
 use crate::interrupt;
 use crate::limit;
 use crate::parallel::{self, Placement, Start as Place};
@@ -63,7 +63,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         limit::fit(&mut recipe, &shape)?;
     }
     let choice = Choice::parse(&recipe.device)?;
-    let seat = place.as_ref().map_or(Seat::default(), Placement::seat);
+    let mut seat = place.as_ref().map(Placement::seat).unwrap_or_default();
+    if place.is_some() && recipe.devices != Devices::First {
+        bail!(
+            "devices: a data-parallel run gives each of its processes one GPU that holds the whole model; leave devices out, or \
+             train by one process"
+        );
+    }
+    seat.devices = recipe.devices.clone();
     let (resume, dashboard) = (arguments.resume, arguments.dashboard);
     device::run_at(choice, seat, Train { recipe, resume, dashboard, place })
 }
@@ -79,10 +86,10 @@ struct Train {
 impl Job for Train {
     type Output = ();
 
-    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
-        let Some(place) = self.place.clone() else { return self.train::<B>(&device, name, None) };
+    fn run<B: Ops>(self, found: Found<B>) -> Result<()> {
+        let Some(place) = self.place.clone() else { return self.train::<B>(&found, None) };
         let mut group = None;
-        let trained = self.train::<B>(&device, name, Some((&place, &mut group)));
+        let trained = self.train::<B>(&found, Some((&place, &mut group)));
         trained.map_err(|error| {
             if let Some(group) = &group {
                 parallel::tell(group, &error);
@@ -94,13 +101,9 @@ impl Job for Train {
 
 impl Train {
     /// Everything from the data to the report; in a data-parallel run, that part of it which is this rank's.
-    fn train<B: Ops>(
-        self,
-        device: &B::Device,
-        name: &str,
-        among: Option<(&Placement, &mut Option<Arc<Group>>)>,
-    ) -> Result<()> {
+    fn train<B: Ops>(self, found: &Found<B>, among: Option<(&Placement, &mut Option<Arc<Group>>)>) -> Result<()> {
         let Train { recipe, resume, dashboard, place } = self;
+        let name = found.name.as_str();
         let leads = place.as_ref().is_none_or(Placement::leads);
         let output = Path::new(&recipe.output);
         let mut setup = Setup::read(&recipe)?;
@@ -113,12 +116,15 @@ impl Train {
             let group = Arc::new(place.join(&setup.run, from.as_ref())?);
             Ok(met.insert(group).clone())
         });
-        let mut trainer = setup.trainer::<B>(device, group.transpose()?)?;
+        let mut trainer = setup.trainer::<B>(found, group.transpose()?)?;
         let trainable = trainable_line(trainer.model_mut().parameter_counts());
         if leads {
             println!("device {name}; model {}; output {}", recipe.model, recipe.output);
             if setup.run.world_size > 1 {
                 println!("{}", setup.run.processes());
+            }
+            if let stages @ [_, _, ..] = trainer.model().stages.as_slice() {
+                println!("{}", shares(stages));
             }
             println!("{trainable}");
             let (all, trained) = (setup.train.token_count(), setup.train.trained_count());
@@ -178,6 +184,16 @@ impl Train {
         println!("talk to it: halfbyte generate {} --adapter {}", recipe.model, adapter.display());
         Ok(())
     }
+}
+
+/// Which layers each device took, in words.
+fn shares<B: Ops>(stages: &[Stage<B>]) -> String {
+    let share = |stage: &Stage<B>| match stage.layers.len() {
+        0 => "none".to_string(),
+        1 => format!("{}", stage.layers.start),
+        _ => format!("{} to {}", stage.layers.start, stage.layers.end - 1),
+    };
+    format!("layers by device: {}", stages.iter().map(share).collect::<Vec<_>>().join(", "))
 }
 
 /// The checkpoint that a run goes on from. `resume` is what the flag says: nothing, the latest, or a folder.

@@ -8,7 +8,7 @@ use halfbyte::ops::Ops;
 use halfbyte::train::{Recipe, SavedCheckpoint, save_checkpoint};
 use pollster::block_on;
 
-use crate::device::{self, Choice, Job};
+use crate::device::{self, Choice, Found, Job, Seat};
 use crate::setup::{RecipeArguments, Setup};
 
 /// What must be the same; the other files name the run's folder.
@@ -26,7 +26,8 @@ pub(crate) struct Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let recipe = arguments.recipe.recipe()?;
-    device::run(Choice::parse(&recipe.device)?, Verify { recipe, steps: arguments.steps })
+    let (choice, seat) = (Choice::parse(&recipe.device)?, Seat { devices: recipe.devices.clone(), ..Seat::default() });
+    device::run_at(choice, seat, Verify { recipe, steps: arguments.steps })
 }
 
 struct Verify {
@@ -37,19 +38,24 @@ struct Verify {
 impl Job for Verify {
     type Output = ();
 
-    fn run<B: Ops>(self, device: B::Device, name: &str) -> Result<()> {
+    fn run<B: Ops>(self, found: Found<B>) -> Result<()> {
         let mut setup = Setup::read(&self.recipe)?;
         setup.run.recipe.checkpoints.save_total_limit = 0;
         let folder = tempfile::tempdir()?;
         let [straight, stopped] = ["straight", "stopped"].map(|name| folder.path().join(name));
-        let leg = |output: &Path, from: Option<&Path>, until| leg::<B>(&setup, &device, output, from, until);
+        let leg = |output: &Path, from: Option<&Path>, until| leg::<B>(&setup, &found, output, from, until);
         let first = leg(&straight, None, self.steps)?;
         if first.losses.len() < 2 {
             bail!("the run has {} step; 2 are needed to stop between them", first.losses.len());
         }
         let (steps, per_epoch) = (first.losses.len(), first.steps_per_epoch);
         let stop = middle(steps, per_epoch);
-        println!("{name}: {steps} steps without a stop: loss {:.6} to {:.6}", first.losses[0], first.losses[steps - 1]);
+        println!(
+            "{}: {steps} steps without a stop: loss {:.6} to {:.6}",
+            found.name,
+            first.losses[0],
+            first.losses[steps - 1]
+        );
         let half = leg(&stopped, None, stop)?;
         println!("stopped after step {stop}: step {} of the {per_epoch} of its epoch", stop % per_epoch);
         let second = leg(&stopped, Some(&half.checkpoint), steps)?;
@@ -87,8 +93,8 @@ struct Leg {
 }
 
 /// Loads the model, puts it where `from` stood, trains to a step and saves a checkpoint: all that a new process would do.
-fn leg<B: Ops>(setup: &Setup, device: &B::Device, output: &Path, from: Option<&Path>, until: usize) -> Result<Leg> {
-    let mut trainer = setup.trainer::<B>(device, None)?;
+fn leg<B: Ops>(setup: &Setup, found: &Found<B>, output: &Path, from: Option<&Path>, until: usize) -> Result<Leg> {
+    let mut trainer = setup.trainer::<B>(found, None)?;
     if let Some(from) = from {
         let checkpoint = SavedCheckpoint::open(from)?;
         checkpoint.check(&setup.run)?;

@@ -23,7 +23,7 @@ fn examples(count: u32) -> Vec<Example> {
 fn losses(examples: &[Example], rows: &[usize]) -> Vec<f32> {
     let model = with_adapter::<Cpu>("llama-tied", &Default::default());
     let batch = Batch::collate(rows.iter().map(|i| &examples[*i]));
-    let hidden: Tensor<Cpu, 2> = model.hidden(&batch.tokens, &model.pass(Sequences::new(&batch.lengths)), None);
+    let hidden: Tensor<Cpu, 2> = model.hidden(&batch.tokens, &model.passes(&Sequences::new(&batch.lengths)), None);
     let mut begin = 0;
     let of = |length: &usize| {
         let rows = begin..begin + length;

@@ -8,6 +8,7 @@ pub mod optimizers;
 pub mod reference;
 #[cfg(feature = "gpu")]
 pub mod shaders;
+pub mod stages;
 
 use std::path::{Path, PathBuf};
 

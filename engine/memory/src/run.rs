@@ -52,6 +52,25 @@ pub enum Device {
     },
 }
 
+/// What of a model is on a device beside its layers, where several devices share the layers out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Part {
+    /// The embedding.
+    pub embedding: bool,
+    /// The norm behind the layers, the head and the loss.
+    pub head: bool,
+    /// Micro-batches that have gone up through the device's layers before the first comes down again.
+    pub in_flight: u64,
+}
+
+impl Default for Part {
+    /// All of a model.
+    fn default() -> Self {
+        Self { embedding: true, head: true, in_flight: 1 }
+    }
+}
+
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -99,6 +118,8 @@ pub struct Run {
     pub loss_chunk: u64,
     /// Where it runs.
     pub device: Device,
+    /// What of the model is there.
+    pub part: Part,
 }
 
 impl Default for Run {
@@ -125,6 +146,7 @@ impl Default for Run {
             double_quant: true,
             loss_chunk: 512,
             device: Device::Gpu { page: 0, fused_attention: false },
+            part: Part::default(),
         }
     }
 }
@@ -181,12 +203,12 @@ impl Run {
 
     /// Whether the embedding is trained beside the adapters.
     pub(crate) fn saves_embedding(&self) -> bool {
-        self.saves("model.embed_tokens")
+        self.part.embedding && self.saves("model.embed_tokens")
     }
 
     /// Whether the head is.
     pub(crate) fn saves_head(&self) -> bool {
-        self.saves("lm_head")
+        self.part.head && self.saves("lm_head")
     }
 
     /// Elements of each table that is trained beside the adapters.

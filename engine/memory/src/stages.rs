@@ -174,22 +174,29 @@ impl Walk<'_> {
         // What of a layer's input leaves the device until the layer is computed again.
         let away = if self.run.recompute && self.run.inputs_on_host && !self.cpu() { hidden } else { 0 };
         self.ledger.begin();
-        self.hold(Inputs, hidden);
-        for layer in 0..layers {
-            match self.run.recompute {
-                true => self.forward(Forward::InputKept, Inputs),
-                false => self.forward(Forward::Graph(layer > 0 || embedding), Graph),
+        let in_flight = self.run.part.in_flight.max(1);
+        for _ in 0..in_flight {
+            self.hold(Inputs, hidden);
+            for layer in 0..layers {
+                match self.run.recompute {
+                    true => self.forward(Forward::InputKept, Inputs),
+                    false => self.forward(Forward::Graph(layer > 0 || embedding), Graph),
+                }
+                self.free(Inputs, away);
+                self.ends(Stretch::Forward(layer), &mut moments);
             }
-            self.free(Inputs, away);
-            self.ends(Stretch::Forward(layer), &mut moments);
+            match self.run.part.head {
+                true => self.loss(true),
+                // The gradient of what goes on to the next device comes back from there.
+                false => self.hold(Backward, hidden),
+            }
+            if self.run.recompute {
+                // The hidden states that the loss was taken on.
+                self.free(Inputs, hidden);
+            }
+            self.ends(Stretch::Loss, &mut moments);
         }
-        self.loss(true);
-        if self.run.recompute {
-            // The hidden states that the loss was taken on.
-            self.free(Inputs, hidden);
-        }
-        self.ends(Stretch::Loss, &mut moments);
-        for layer in (0..layers).rev() {
+        for layer in (0..in_flight).flat_map(|_| (0..layers).rev()) {
             if self.run.recompute {
                 self.hold(Inputs, away);
                 self.forward(Forward::Graph(layer > 0 || embedding), Graph);
@@ -236,7 +243,9 @@ impl Walk<'_> {
         for _ in 0..self.model.layers {
             self.forward(Forward::Alone, Component::Inputs);
         }
-        self.loss(false);
+        if self.run.part.head {
+            self.loss(false);
+        }
         self.ledger.most()
     }
 
@@ -264,7 +273,9 @@ impl Walk<'_> {
             }
             walk.hold(place, product([elements, run.weight_bytes]));
         };
-        dense(self, parts[0], Component::Other);
+        if run.part.embedding {
+            dense(self, parts[0], Component::Other);
+        }
         for _ in 0..model.layers {
             for linear in self.linears {
                 let elements = linear.elements();
@@ -287,9 +298,10 @@ impl Walk<'_> {
             }
         }
         // What is trained of the tables is parted from them later.
-        let others = model.other_elements().saturating_sub(parts[0]);
+        let head = run.part.head && !(model.tied && run.part.embedding);
+        let others = model.small_elements().saturating_add(if head { parts[0] } else { 0 });
         self.hold(Component::Other, product([others, run.weight_bytes]));
-        if !model.tied {
+        if head && !model.tied {
             self.touch(
                 Component::File,
                 product([parts[0], F32 + narrow]).saturating_sub(product([parts[0], run.weight_bytes])),

@@ -70,10 +70,15 @@ pub(crate) fn optimizer_state(model: &ModelShape, run: &Run) -> (u64, u64) {
 /// trained as one of head and embedding stays as the other.
 pub(crate) fn frozen_elements(model: &ModelShape, run: &Run) -> u64 {
     let saved = run.saved(model).count() as u64;
-    let tables = match (model.tied, saved) {
-        (true, 0 | 1) => 1,
-        (true, _) => 0,
-        (false, _) => 2 - saved,
+    let tables = match (run.part.embedding, run.part.head) {
+        (true, true) if model.tied => {
+            if saved < 2 {
+                1
+            } else {
+                0
+            }
+        }
+        (embedding, head) => u64::from(embedding) + u64::from(head) - saved,
     };
     let squares = if run.dora { run.adapted(model).map(|[_, _, lengths]| lengths).sum() } else { 0 };
     let tables = product([tables, model.vocab_size, model.hidden_size]);

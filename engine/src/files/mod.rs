@@ -32,5 +32,5 @@ pub use held::adapter_base;
 pub use index::ShardIndex;
 pub use merge::{MergeBase, MergeDtype, MergeOptions, WeightDrift, merge_folder};
 pub use peft::{AdapterFiles, adapter_files, attach_file, load_adapter, save_adapter};
-pub(crate) use read::read_all;
+pub(crate) use read::{check_device, read_all};
 pub use read::{read, read_words};

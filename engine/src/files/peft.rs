@@ -37,9 +37,8 @@ pub fn load_adapter<B: Ops>(
 /// When a tensor fits no layer of the model.
 pub fn attach_file<B: Ops>(model: &mut Transformer<B>, file: &AdapterFile, trainable: bool) -> Result<()> {
     let lora = file.config.lora();
-    let device = model.device();
-    let parameter = |values: Vec<f32>, shape: [usize; 2]| -> Parameter<B> {
-        Parameter { value: Tensor::from_data(TensorData::new(values, shape), &device), trainable }
+    let parameter = |values: Vec<f32>, shape: [usize; 2], device: &B::Device| -> Parameter<B> {
+        Parameter { value: Tensor::from_data(TensorData::new(values, shape), device), trainable }
     };
     let linears: Vec<String> = model.linears_mut().map(|(path, _)| path).collect();
     if let Some(stray) = file.layers().iter().find(|layer| !linears.contains(layer)) {
@@ -50,12 +49,13 @@ pub fn attach_file<B: Ops>(model: &mut Transformer<B>, file: &AdapterFile, train
     let mut saved = read_saved(model, file, &lora)?;
     for (layer, linear) in model.linears_mut() {
         let found = file.matrices(&layer, Some(linear.weight.shape()))?;
+        let device = linear.weight.device();
         linear.lora = found.map(|found| {
             let ([out, input], rank) = (found.shape, found.rank);
             LoraBranch {
-                a: parameter(found.a, [rank, input]),
-                b: parameter(found.b, [out, rank]),
-                dora: found.magnitude.map(|values| Dora::with(parameter(values, [1, out]), &linear.weight)),
+                a: parameter(found.a, [rank, input], &device),
+                b: parameter(found.b, [out, rank], &device),
+                dora: found.magnitude.map(|values| Dora::with(parameter(values, [1, out], &device), &linear.weight)),
                 scaling: found.scaling,
                 dropout: lora.lora_dropout,
                 place: place(&layer),
@@ -64,7 +64,7 @@ pub fn attach_file<B: Ops>(model: &mut Transformer<B>, file: &AdapterFile, train
     }
     if !saved.is_empty() {
         *model = model.map(|path, old| match saved.remove(path) {
-            Some(values) => parameter(values, old.value.dims()),
+            Some(values) => parameter(values, old.value.dims(), &old.value.device()),
             None => old.clone(),
         });
     }

@@ -60,8 +60,8 @@ pub async fn generate<B: Ops>(
             (cache, seen) = (Vec::new(), 0);
         }
         let fresh = &tokens[seen..];
-        let pass = model.pass(Sequences::after(seen, fresh.len()));
-        let hidden = model.hidden(fresh, &pass, Some(&mut cache));
+        let passes = model.passes(&Sequences::after(seen, fresh.len()));
+        let hidden = model.hidden(fresh, &passes, Some(&mut cache));
         let last = hidden.narrow(0, fresh.len() - 1, 1);
         let mut logits = read(model.head.forward(last)).await?;
         seen = tokens.len();

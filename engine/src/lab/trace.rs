@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::files::read;
-use crate::model::Transformer;
+use crate::model::{Transformer, moved};
 use crate::ops::{Ops, Sequences};
 
 /// The residual stream after each decoder layer, `[tokens, hidden]` each, and last the logits `[tokens, vocab]`, on the
@@ -12,12 +12,15 @@ use crate::ops::{Ops, Sequences};
 /// On a token that the model does not know, or when the device cannot be read.
 pub async fn trace<B: Ops>(model: &Transformer<B>, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
     model.config.check_tokens(tokens)?;
-    let pass = model.pass(Sequences::new(&[tokens.len()]));
+    let passes = model.passes(&Sequences::new(&[tokens.len()]));
     let mut x = model.embed(tokens);
     let mut trace = Vec::new();
-    for layer in &model.layers {
-        x = layer.forward(x, &pass, None);
-        trace.push(read(x.clone()).await?);
+    for (stage, pass) in model.stages.iter().zip(&passes) {
+        x = moved(x, &stage.device);
+        for layer in &model.layers[stage.layers.clone()] {
+            x = layer.forward(x, pass, None);
+            trace.push(read(x.clone()).await?);
+        }
     }
     trace.push(read(model.head.forward(x)).await?);
     Ok(trace)

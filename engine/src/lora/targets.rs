@@ -89,7 +89,6 @@ fn is_named(path: &str, name: &str) -> bool {
 pub fn attach<B: Ops>(model: &mut Transformer<B>, config: &LoraConfig, seed: u64) -> Result<()> {
     let layers = Layers::new(config)?;
     let matcher = Matcher::new(config)?;
-    let device = model.device();
     let paths: Vec<String> = model.linears_mut().map(|(path, _)| path).collect();
     if let Some(missing) = matcher.missing(&paths) {
         let mut names: Vec<&str> = paths.iter().filter_map(|path| path.rsplit('.').next()).collect();
@@ -107,6 +106,7 @@ pub fn attach<B: Ops>(model: &mut Transformer<B>, config: &LoraConfig, seed: u64
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ place);
         let bound = 1.0 / (input as f32).sqrt();
         let a = (0..rank * input).map(|_| random.random_range(-bound..bound)).collect();
+        let device = linear.weight.device();
         let trainable = |values, shape| Parameter { trainable: true, ..Parameter::frozen(values, shape, &device) };
         let dora = config.use_dora.then(|| Dora::new(&linear.weight));
         linear.lora = Some(LoraBranch {

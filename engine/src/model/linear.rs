@@ -26,6 +26,14 @@ impl<B: Ops> Weight<B> {
         }
     }
 
+    /// Where it is.
+    pub fn device(&self) -> B::Device {
+        match self {
+            Self::Dense(weight) => weight.value.device(),
+            Self::Nf4(weight) => weight.device(),
+        }
+    }
+
     /// The weight beneath an adapter, which is never trained itself.
     fn frozen(&self) -> Frozen<B> {
         match self {

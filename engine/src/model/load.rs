@@ -9,8 +9,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::config::LinearConfig;
 use super::{
-    Attention, DecoderLayer, EMBEDDING, Head, Kind, Linear, Mlp, ModelConfig, Parameter, Projections, RmsNorm, Rope,
-    Transformer, Weight, join, layer_path,
+    Attention, DecoderLayer, DeviceMap, EMBEDDING, Head, Kind, Linear, Mlp, ModelConfig, Parameter, Projections,
+    RmsNorm, Rope, Stage, Transformer, Weight, join, layer_path,
 };
 use crate::files::{Checkpoint, is_quantized, nf4_weight};
 use crate::nf4;
@@ -48,12 +48,12 @@ impl From<BaseWeights> for Base {
 
 impl Base {
     /// # Errors
-    /// When the device computes nothing in the tables' type.
-    pub(super) fn check<B: Backend>(&self, device: &B::Device) -> Result<()> {
+    /// When a device computes nothing in the tables' type.
+    pub(super) fn check<B: Backend>(&self, stages: &[Stage<B>]) -> Result<()> {
         let dtype = self.tables.into();
-        match B::supports_dtype(device, dtype) {
-            true => Ok(()),
-            false => Err(Error::Device {
+        match stages.iter().find(|stage| !B::supports_dtype(&stage.device, dtype)) {
+            None => Ok(()),
+            Some(Stage { device, .. }) => Err(Error::Device {
                 device: format!("{device:?}"),
                 reason: format!("it has no {dtype:?}; hold embedding and head in f32 (quantization.embedding_dtype)"),
             }),
@@ -63,6 +63,9 @@ impl Base {
 
 /// Where the values of a model come from.
 pub(super) trait Values<B: Backend> {
+    /// What comes next goes to this device.
+    fn enter(&mut self, device: &B::Device);
+
     /// A parameter of this shape; `dims` is the shape in the file.
     fn parameter(&mut self, path: &str, shape: [usize; 2], dims: &[usize]) -> Result<Parameter<B>>;
 
@@ -101,28 +104,42 @@ pub fn load<B: Ops>(
     device: &B::Device,
     progress: &mut dyn FnMut(Loading),
 ) -> Result<Transformer<B>> {
+    load_mapped(folder, base, &DeviceMap::Whole(device.clone()), progress)
+}
+
+/// [`load`] over several devices.
+///
+/// # Errors
+/// As [`load`], and when the map is not one of as many layers as the model has.
+pub fn load_mapped<B: Ops>(
+    folder: &Path,
+    base: impl Into<Base>,
+    map: &DeviceMap<B>,
+    progress: &mut dyn FnMut(Loading),
+) -> Result<Transformer<B>> {
     let path = folder.join("config.json");
     let json = std::fs::read(&path)
         .map_err(|e| Error::file(&path, format!("{e}; a model folder holds config.json and model.safetensors")))?;
     let config = ModelConfig::parse(&path, &json)?;
-    load_from(config, &Checkpoint::open(folder)?, base, device, progress)
+    load_from(config, &Checkpoint::open(folder)?, base, map, progress)
 }
 
-/// [`load`] of a model whose files are open.
+/// [`load_mapped`] of a model whose files are open.
 ///
 /// # Errors
-/// When a tensor is missing or does not have the shape that the configuration asks for.
+/// When a tensor is missing or does not have the shape that the configuration asks for, or as [`load_mapped`].
 pub fn load_from<B: Ops>(
     config: ModelConfig,
     file: &Checkpoint,
     base: impl Into<Base>,
-    device: &B::Device,
+    map: &DeviceMap<B>,
     progress: &mut dyn FnMut(Loading),
 ) -> Result<Transformer<B>> {
     let base = base.into();
-    base.check::<B>(device)?;
-    let (names, quantized) = (config.clone(), is_quantized(file));
-    build(config, base.linears, &mut FromFile { file, names, quantized, base, device, progress })
+    let stages = map.stages(config.layer_kinds.len())?;
+    base.check(&stages)?;
+    let (names, quantized, device) = (config.clone(), is_quantized(file), B::Device::default());
+    build(config, base.linears, stages, &mut FromFile { file, names, quantized, base, device, progress })
 }
 
 /// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, biases zero, norms as
@@ -132,7 +149,9 @@ pub fn load_from<B: Ops>(
 /// None that a valid configuration causes.
 pub fn random<B: Ops>(config: ModelConfig, seed: u64, device: &B::Device) -> Result<Transformer<B>> {
     let norm = 1.0 - config.family.norm_offset as f32;
-    build(config, BaseWeights::Full, &mut Random::<B> { random: ChaCha8Rng::seed_from_u64(seed), norm, device })
+    let stages = DeviceMap::Whole(device.clone()).stages(config.layer_kinds.len())?;
+    let (random, device) = (ChaCha8Rng::seed_from_u64(seed), device.clone());
+    build(config, BaseWeights::Full, stages, &mut Random::<B> { random, norm, device })
 }
 
 struct FromFile<'a, B: Backend> {
@@ -142,7 +161,7 @@ struct FromFile<'a, B: Backend> {
     /// The file holds 4-bit weights: those that are not in 4 bits stay as they are, as `llm_int8_skip_modules` asked.
     quantized: bool,
     base: Base,
-    device: &'a B::Device,
+    device: B::Device,
     progress: &'a mut dyn FnMut(Loading),
 }
 
@@ -160,10 +179,14 @@ impl<B: Backend> FromFile<'_, B> {
 }
 
 impl<B: Ops> Values<B> for FromFile<'_, B> {
+    fn enter(&mut self, device: &B::Device) {
+        self.device = device.clone();
+    }
+
     fn parameter(&mut self, path: &str, shape: [usize; 2], dims: &[usize]) -> Result<Parameter<B>> {
         self.tell(path);
         let name = self.name(path);
-        Ok(Parameter::frozen(self.file.floats(&name, dims)?, shape, self.device))
+        Ok(Parameter::frozen(self.file.floats(&name, dims)?, shape, &self.device))
     }
 
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
@@ -176,13 +199,13 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
             (None, BaseWeights::Full) => return Ok(Weight::Dense(self.parameter(path, shape, &shape)?)),
             (Some(data), BaseWeights::Full) => {
                 self.tell(path);
-                return Ok(Weight::Dense(Parameter::frozen(data.dequantize(), shape, self.device)));
+                return Ok(Weight::Dense(Parameter::frozen(data.dequantize(), shape, &self.device)));
             }
             (Some(data), BaseWeights::Nf4 { .. }) => data,
             (None, BaseWeights::Nf4 { block_size, double_quant }) => {
                 self.tell(path);
                 let values = self.file.floats(&name, &shape)?;
-                let weight = quantize(values, shape, (block_size, double_quant), self.device);
+                let weight = quantize(values, shape, (block_size, double_quant), &self.device);
                 return weight.map(Weight::Nf4).map_err(|error| match error {
                     Error::Invalid(reason) => Error::file(&self.file.path, format!("tensor `{name}`: {reason}")),
                     other => other,
@@ -190,7 +213,7 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
             }
         };
         self.tell(path);
-        Ok(Weight::Nf4(Nf4Weight::upload(&data, self.device)?))
+        Ok(Weight::Nf4(Nf4Weight::upload(&data, &self.device)?))
     }
 
     fn tables(&self) -> FloatDType {
@@ -213,14 +236,18 @@ fn quantize<B: Ops>(
     Nf4Weight::upload(&nf4::quantize(&values, shape, block_size, double_quant)?, device)
 }
 
-struct Random<'a, B: Backend> {
+struct Random<B: Backend> {
     random: ChaCha8Rng,
     /// The norms' weights.
     norm: f32,
-    device: &'a B::Device,
+    device: B::Device,
 }
 
-impl<B: Ops> Values<B> for Random<'_, B> {
+impl<B: Ops> Values<B> for Random<B> {
+    fn enter(&mut self, device: &B::Device) {
+        self.device = device.clone();
+    }
+
     fn parameter(&mut self, path: &str, shape: [usize; 2], _dims: &[usize]) -> Result<Parameter<B>> {
         let count = shape[0] * shape[1];
         let values = if path.contains("norm") {
@@ -230,7 +257,7 @@ impl<B: Ops> Values<B> for Random<'_, B> {
         } else {
             (0..count).map(|_| 0.02 * self.normal()).collect()
         };
-        Ok(Parameter { trainable: true, ..Parameter::frozen(values, shape, self.device) })
+        Ok(Parameter { trainable: true, ..Parameter::frozen(values, shape, &self.device) })
     }
 
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
@@ -242,7 +269,7 @@ impl<B: Ops> Values<B> for Random<'_, B> {
     }
 }
 
-impl<B: Backend> Random<'_, B> {
+impl<B: Backend> Random<B> {
     /// A standard normal value, by the Box-Muller transform.
     fn normal(&mut self) -> f32 {
         let radius = (-2.0 * (1.0 - self.random.random::<f64>()).ln()).sqrt();
@@ -254,20 +281,29 @@ impl<B: Backend> Random<'_, B> {
 pub(super) fn build<B: Ops>(
     config: ModelConfig,
     base_weights: BaseWeights,
+    stages: Vec<Stage<B>>,
     values: &mut impl Values<B>,
 ) -> Result<Transformer<B>> {
     let hidden = config.hidden_size;
+    let ends = [stages.first(), stages.last()].map(|stage| stage.map(|stage| stage.device.clone()).unwrap_or_default());
+    let [bottom, top] = &ends;
+    values.enter(bottom);
     let embedding = values.table(EMBEDDING, [config.vocab_size, hidden])?;
-    let kinds = config.layer_kinds.iter().enumerate();
-    let layers = kinds.map(|(i, kind)| layer(&config, &layer_path(i), *kind, values)).collect::<Result<_>>()?;
+    let mut layers = Vec::with_capacity(config.layer_kinds.len());
+    for stage in &stages {
+        values.enter(&stage.device);
+        for i in stage.layers.clone() {
+            layers.push(layer(&config, &layer_path(i), config.layer_kinds[i], values)?);
+        }
+    }
     let norm = norm(&config, "model.norm", hidden, values)?;
     let weight = match config.tied {
-        true => embedding.clone(),
+        true => embedding.on(top),
         false => values.table("lm_head.weight", [config.vocab_size, hidden])?,
     };
     let head = Head { norm, weight, tied: config.tied, softcap: config.final_logit_softcapping };
     let kinds = config.kinds.iter().map(|kind| Kind { window: kind.window, rope: Rope::new(&kind.rope) }).collect();
-    Ok(Transformer { config, embedding, layers, head, kinds, base_weights })
+    Ok(Transformer { config, embedding, layers, stages, head, kinds, base_weights })
 }
 
 fn layer<B: Ops>(

@@ -16,6 +16,7 @@ mod pass;
 mod projections;
 mod rope;
 mod save;
+mod stage;
 mod synthetic;
 
 use burn::tensor::backend::Backend;
@@ -26,7 +27,7 @@ pub use config::{AttentionConfig, LayerKind, LinearConfig, ModelConfig};
 pub use family::{Biases, FAMILIES, Family, Windows};
 pub use layer::DecoderLayer;
 pub use linear::{Linear, Weight};
-pub use load::{Base, BaseWeights, Loading, load, load_from, random};
+pub use load::{Base, BaseWeights, Loading, load, load_from, load_mapped, random};
 pub use mlp::Mlp;
 pub(crate) use names::{module_path, prefix_of, text_path};
 pub use norm::RmsNorm;
@@ -37,9 +38,13 @@ pub use projections::Projections;
 pub use rope::{Llama3Scaling, LongRope, Rope, RopeConfig, Scaling, Yarn};
 pub use save::save_dense;
 pub(crate) use save::stored_shape;
+pub use stage::{DeviceMap, Stage};
+pub(crate) use stage::{moved, to_host};
 pub(crate) use synthetic::random_nf4;
 pub use synthetic::synthetic;
 
+use crate::Result;
+use crate::files::check_device;
 use crate::lora::SQUARES;
 use crate::ops::{Ops, Sequences, half_matmul, matmul};
 
@@ -55,6 +60,8 @@ pub struct Transformer<B: Backend> {
     pub embedding: Parameter<B>,
     /// The decoder layers, bottom first.
     pub layers: Vec<DecoderLayer<B>>,
+    /// Which device holds which of them, bottom first.
+    pub stages: Vec<Stage<B>>,
     /// The final norm and the output head.
     pub head: Head<B>,
     /// How each kind of layer sees sequences.
@@ -106,9 +113,17 @@ impl<B: Ops> Head<B> {
 }
 
 impl<B: Ops> Transformer<B> {
-    /// The device that the model lives on.
+    /// The device that the embedding is on; the whole model's where it has one stage.
     pub fn device(&self) -> B::Device {
         self.embedding.value.device()
+    }
+
+    /// Asks every device of the model whether it refused something since it was last asked.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) when one did: what was computed since is wrong.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.stages.iter().try_for_each(|stage| check_device::<B>(&stage.device))
     }
 
     /// The rows of the embedding for `tokens`: `[tokens, hidden]`.
@@ -132,9 +147,11 @@ impl<B: Ops> Transformer<B> {
         }
     }
 
-    /// A pass over sequences.
-    pub fn pass(&self, sequences: Sequences) -> Pass<B> {
-        Pass::new(&self.kinds, self.config.attention.heads, sequences, &self.device())
+    /// A pass over sequences, on the device of every stage.
+    pub fn passes(&self, sequences: &Sequences) -> Vec<Pass<B>> {
+        let pass =
+            |stage: &Stage<B>| Pass::new(&self.kinds, self.config.attention.heads, sequences.clone(), &stage.device);
+        self.stages.iter().map(pass).collect()
     }
 
     /// Whether a cache that was filled while a sequence had `seen` tokens is of no use once it has `total`.
@@ -142,8 +159,9 @@ impl<B: Ops> Transformer<B> {
         self.kinds.iter().any(|kind| kind.rope.changes(seen, total))
     }
 
-    /// Hidden states of `tokens` after the last layer, before the head: `[tokens, hidden]`. A cache holds one sequence.
-    pub fn hidden(&self, tokens: &[u32], pass: &Pass<B>, cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
+    /// Hidden states of `tokens` after the last layer, before the head: `[tokens, hidden]`. There is a pass for each stage
+    /// ([`passes`](Self::passes)); a cache holds one sequence.
+    pub fn hidden(&self, tokens: &[u32], passes: &[Pass<B>], cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
         let mut slots: Vec<Option<&mut Option<LayerCache<B>>>> = match cache {
             Some(cache) => {
                 cache.resize_with(self.layers.len(), || None);
@@ -151,14 +169,17 @@ impl<B: Ops> Transformer<B> {
             }
             None => self.layers.iter().map(|_| None).collect(),
         };
-        let layers = self.layers.iter().zip(&mut slots);
-        layers.fold(self.embed(tokens), |x, (layer, slot)| layer.forward(x, pass, slot.take()))
+        self.stages.iter().zip(passes).fold(self.embed(tokens), |x, (stage, pass)| {
+            let range = stage.layers.clone();
+            let layers = self.layers[range.clone()].iter().zip(&mut slots[range]);
+            layers.fold(moved(x, &stage.device), |x, (layer, slot)| layer.forward(x, pass, slot.take()))
+        })
     }
 
     /// All logits of whole sequences: `[tokens, vocab]`. For tests and small models: the trainer and the generator never
     /// hold them all.
     pub fn logits(&self, tokens: &[u32], lengths: &[usize]) -> Tensor<B, 2> {
-        self.head.forward(self.hidden(tokens, &self.pass(Sequences::new(lengths)), None))
+        self.head.forward(self.hidden(tokens, &self.passes(&Sequences::new(lengths)), None))
     }
 
     /// Rebuilds the model with `f(path, parameter)` in place of every parameter, bottom to top; paths are Hugging Face's.
@@ -168,10 +189,12 @@ impl<B: Ops> Transformer<B> {
         let layers = self.layers.iter().enumerate().map(|(i, layer)| layer.map(&layer_path(i), f)).collect();
         let mut head = self.head.map(f);
         if self.head.tied {
-            head.weight = embedding.clone();
+            head.weight = embedding.on(&self.head.weight.value.device());
         }
+        let stage = |stage: &Stage<B>| Stage { device: stage.device.clone(), layers: stage.layers.clone() };
+        let stages = self.stages.iter().map(stage).collect();
         let (config, kinds, base_weights) = (self.config.clone(), self.kinds.clone(), self.base_weights);
-        Transformer { config, embedding, layers, head, kinds, base_weights }
+        Transformer { config, embedding, layers, stages, head, kinds, base_weights }
     }
 
     /// Calls `f(path, parameter)` for every parameter, the tied head left out.

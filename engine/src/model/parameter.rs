@@ -3,6 +3,7 @@
 use burn::tensor::backend::{AutodiffBackend, Backend, BackendTypes};
 use burn::tensor::{Tensor, TensorData};
 
+use super::moved;
 use crate::ops::Ops;
 
 /// A tensor of the model. Vectors (norms, biases) are held as `[1, n]`, so that every parameter has two dimensions.
@@ -20,6 +21,14 @@ impl<B: Backend> Parameter<B> {
         Self { value: Tensor::from_data(TensorData::new(values, shape), device), trainable: false }
     }
 
+    /// The same parameter on a device.
+    pub(crate) fn on(&self, device: &B::Device) -> Self
+    where
+        B: Ops,
+    {
+        Self { value: moved(self.value.clone(), device), trainable: self.trainable }
+    }
+
     /// The same values on the autodiff decoration of `B`; trainable ones collect a gradient there.
     pub fn lift<A: AutodiffBackend<InnerBackend = B>>(&self) -> Parameter<A> {
         let value = Tensor::from_inner(self.value.clone());
@@ -31,9 +40,15 @@ impl<B: Backend> Parameter<B> {
 ///
 /// [`map`](crate::model::Transformer::map) rebuilds a model over such a backend, one parameter at a time; it is how
 /// a layer gets its graph, how gradients are collected, and how the optimizer writes new values.
-pub trait Shares<B: Backend>: Ops + BackendTypes<IntTensorPrimitive = B::IntTensorPrimitive> {}
+pub trait Shares<B: Backend>:
+    Ops + BackendTypes<IntTensorPrimitive = B::IntTensorPrimitive, Device = B::Device>
+{
+}
 
-impl<B: Backend, C: Ops + BackendTypes<IntTensorPrimitive = B::IntTensorPrimitive>> Shares<B> for C {}
+impl<B: Backend, C> Shares<B> for C where
+    C: Ops + BackendTypes<IntTensorPrimitive = B::IntTensorPrimitive, Device = B::Device>
+{
+}
 
 /// Joins a path of the model, as Hugging Face names it.
 pub(crate) fn join(path: &str, name: &str) -> String {

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::load::{Values, build};
-use super::{Base, BaseWeights, ModelConfig, Parameter, Transformer, Weight};
+use super::{Base, BaseWeights, DeviceMap, ModelConfig, Parameter, Transformer, Weight};
 use crate::Result;
 use crate::nf4::{self, Absmax, NESTED_BLOCK_SIZE, Nf4Data};
 use crate::ops::{Nf4Weight, Ops};
@@ -18,28 +18,30 @@ const ABSMAX: f32 = 0.0387;
 /// How far scales are from it at most.
 const SPREAD: f32 = 0.004;
 
-/// A model of `config` whose weights are random and frozen, made on `device`: a linear layer in 4 bits is random codes under
+/// A model of `config` whose weights are random and frozen, made on its devices: a linear layer in 4 bits is random codes under
 /// scales that are nearly alike, so that nothing is quantized and the host never holds a weight in f32. NF4's levels are chosen so
 /// that normal weights give every code as often (arXiv:2305.14314, section 3). The same seed gives the same model on one backend.
 ///
 /// # Errors
-/// When the block size is none, or the device fails.
+/// When the block size is none, the map is of another number of layers, or a device fails.
 pub fn synthetic<B: Ops>(
     config: ModelConfig,
     base: impl Into<Base>,
     seed: u64,
-    device: &B::Device,
+    map: &DeviceMap<B>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Transformer<B>> {
     let base = base.into();
-    base.check::<B>(device)?;
+    let stages = map.stages(config.layer_kinds.len())?;
+    base.check(&stages)?;
     if let BaseWeights::Nf4 { block_size, .. } = base.linears {
         nf4::check_block_size(block_size)?;
     }
-    B::seed(device, seed);
+    stages.iter().for_each(|stage| B::seed(&stage.device, seed));
     let norm = 1.0 - config.family.norm_offset;
     let random = ChaCha8Rng::seed_from_u64(seed);
-    build(config, base.linears, &mut Synthetic::<B> { base, random, norm, device, progress })
+    let device = B::Device::default();
+    build(config, base.linears, stages, &mut Synthetic::<B> { base, random, norm, device, progress })
 }
 
 /// A weight of random codes under scales that are nearly alike: quantizing random weights would take longer, and give no other.
@@ -76,17 +78,21 @@ struct Synthetic<'a, B: Backend> {
     random: ChaCha8Rng,
     /// The norms' weights.
     norm: f64,
-    device: &'a B::Device,
+    device: B::Device,
     progress: &'a mut dyn FnMut(&str),
 }
 
 impl<B: Ops> Values<B> for Synthetic<'_, B> {
+    fn enter(&mut self, device: &B::Device) {
+        self.device = device.clone();
+    }
+
     fn parameter(&mut self, path: &str, shape: [usize; 2], _dims: &[usize]) -> Result<Parameter<B>> {
         (self.progress)(path);
         let value = match path {
-            path if path.contains("norm") => Tensor::full(shape, self.norm, self.device),
-            path if path.ends_with("bias") => Tensor::zeros(shape, self.device),
-            _ => Tensor::random(shape, Distribution::Normal(0.0, DEVIATION), self.device),
+            path if path.contains("norm") => Tensor::full(shape, self.norm, &self.device),
+            path if path.ends_with("bias") => Tensor::zeros(shape, &self.device),
+            _ => Tensor::random(shape, Distribution::Normal(0.0, DEVIATION), &self.device),
         };
         Ok(Parameter { value, trainable: false })
     }
@@ -97,7 +103,7 @@ impl<B: Ops> Values<B> for Synthetic<'_, B> {
         };
         (self.progress)(path);
         let data = random_nf4(shape, block_size, double_quant, &mut self.random)?;
-        Ok(Weight::Nf4(Nf4Weight::upload(&data, self.device)?))
+        Ok(Weight::Nf4(Nf4Weight::upload(&data, &self.device)?))
     }
 
     fn tables(&self) -> FloatDType {
@@ -108,7 +114,7 @@ impl<B: Ops> Values<B> for Synthetic<'_, B> {
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
     use crate::backends::Cpu;
-    use crate::model::{BaseWeights, ModelConfig, Weight, synthetic};
+    use crate::model::{BaseWeights, DeviceMap, ModelConfig, Weight, synthetic};
 
     #[test]
     fn weights_have_the_deviation_of_new_ones() {
@@ -118,7 +124,8 @@ mod tests {
         for double_quant in [false, true] {
             let config = ModelConfig::parse("config.json", json).expect("a model");
             let base = BaseWeights::Nf4 { block_size: 64, double_quant };
-            let make = || synthetic::<Cpu>(config.clone(), base, 3, &Default::default(), &mut |_| {}).expect("a model");
+            let place = DeviceMap::Whole(Default::default());
+            let make = || synthetic::<Cpu>(config.clone(), base, 3, &place, &mut |_| {}).expect("a model");
             let values = || {
                 let model = make();
                 let Weight::Nf4(weight) = &model.layers[0].mlp.down_proj.weight else { panic!("a weight in 4 bits") };

@@ -154,6 +154,11 @@ impl<B: Backend> Nf4Weight<B> {
         self.shape
     }
 
+    /// Where it is.
+    pub fn device(&self) -> B::Device {
+        self.parts.first().map(|part| B::int_device(&part.codes)).unwrap_or_default()
+    }
+
     /// The parts, each with its output features.
     pub(super) fn parts(&self) -> impl Iterator<Item = (&Nf4Primitive<B>, Range<usize>)> {
         self.parts.iter().scan(0, |end, part| {

@@ -26,23 +26,33 @@ pub const MIN_8BIT_SIZE: usize = 4096;
 pub struct Optimizer<B: Ops> {
     config: OptimizerConfig,
     steps: usize,
-    pages: Pages<B>,
+    /// Those of each device's parameters.
+    pages: Vec<Pages<B>>,
     last: Gradients<B>,
 }
 
 impl<B: Ops> Optimizer<B> {
-    /// An optimizer for parameters of these shapes that has seen no gradient.
+    /// An optimizer for parameters of these shapes on one device that has seen no gradient.
     pub fn new(config: OptimizerConfig, parameters: BTreeMap<String, [usize; 2]>, device: &B::Device) -> Self {
+        Self::spread(config, parameters.into_iter().map(|(path, shape)| (path, (shape, device.clone()))).collect())
+    }
+
+    /// [`new`](Self::new) for parameters on several devices, each of which keeps the state of its own, within the budget of each.
+    pub fn spread(config: OptimizerConfig, parameters: BTreeMap<String, ([usize; 2], B::Device)>) -> Self {
         // Embeddings keep f32 moments, as transformers' trainer has bitsandbytes do: their gradients are sparse.
         let eight_bit = |path: &str, [rows, columns]: [usize; 2]| {
             config.optim.is_8bit() && rows.saturating_mul(columns) >= MIN_8BIT_SIZE && path != EMBEDDING
         };
-        let layouts = parameters.into_iter().map(|(path, shape)| {
+        let mut devices: Vec<(B::Device, BTreeMap<String, Layout>)> = Vec::new();
+        for (path, (shape, device)) in parameters {
             let layout = Layout { shape, eight_bit: eight_bit(&path, shape) };
-            (path, layout)
-        });
+            match devices.iter_mut().find(|(known, _)| *known == device) {
+                Some((_, layouts)) => drop(layouts.insert(path, layout)),
+                None => devices.push((device, BTreeMap::from([(path, layout)]))),
+            }
+        }
         let budget = config.device_budget.0.filter(|_| config.optim.is_paged());
-        let pages = Pages::new(layouts.collect(), budget, device.clone());
+        let pages = devices.into_iter().map(|(device, layouts)| Pages::new(layouts, budget, device)).collect();
         Self { config, steps: 0, pages, last: Gradients::new() }
     }
 
@@ -72,14 +82,17 @@ impl<B: Ops> Optimizer<B> {
         }
         let mut after = BTreeMap::new();
         for path in &paths {
-            self.pages.bring(path).await?;
+            let pages = self.pages.iter_mut().find(|pages| pages.contains(path));
+            let pages = pages
+                .ok_or_else(|| Error::Invalid(format!("the optimizer was not made for the parameter `{path}`")))?;
+            pages.bring(path).await?;
             if let Some(before) = self.last.remove(path) {
-                self.pages.change(path, |moments| B::adam_advance(moments, primitive(before), betas));
+                pages.change(path, |moments| B::adam_advance(moments, primitive(before), betas));
             }
             if let Some(gradient) = gradients.get(path) {
                 let missing = || Error::Invalid(format!("the parameter `{path}` has a gradient and no value"));
                 let value = values.remove(path).ok_or_else(missing)?;
-                let moments = self.pages.get(path).ok_or_else(missing)?;
+                let moments = pages.get(path).ok_or_else(missing)?;
                 let step = AdamStep {
                     betas,
                     eps,
@@ -90,7 +103,7 @@ impl<B: Ops> Optimizer<B> {
                 let value = B::adam_apply(moments, primitive(gradient.clone()), primitive(value), step);
                 after.insert(path.clone(), Tensor::from_primitive(TensorPrimitive::Float(value)));
             }
-            self.pages.settle().await?;
+            pages.settle().await?;
         }
         self.last = gradients;
         self.steps = step;
@@ -105,12 +118,12 @@ impl<B: Ops> Optimizer<B> {
 
     /// What was paged so far; `None` where the optimizer is not a paged one.
     pub fn paging(&self) -> Option<PagingReport> {
-        self.config.optim.is_paged().then(|| self.pages.report())
+        self.config.optim.is_paged().then(|| self.pages.iter().map(Pages::report).sum())
     }
 
-    /// Bytes of state on the device at this moment, counted from the buffers.
+    /// Bytes of state on the devices at this moment, counted from the buffers.
     pub fn device_bytes(&self) -> u64 {
-        self.pages.device_bytes()
+        self.pages.iter().map(Pages::device_bytes).sum()
     }
 
     /// The state on the host, as it is to be saved beside the parameters' values: for each parameter `PATH`, f32
@@ -122,12 +135,14 @@ impl<B: Ops> Optimizer<B> {
     pub async fn state(&self) -> Result<BTreeMap<String, StateTensor>> {
         let betas = [self.config.adamw.beta1, self.config.adamw.beta2];
         let mut state = BTreeMap::new();
-        for (path, layout) in self.pages.layouts() {
-            let Some(mut moments) = self.pages.copy(path) else { continue };
-            if let Some(gradient) = self.last.get(path) {
-                moments = B::adam_advance(moments, primitive(gradient.clone()), betas);
+        for pages in &self.pages {
+            for (path, layout) in pages.layouts() {
+                let Some(mut moments) = pages.copy(path) else { continue };
+                if let Some(gradient) = self.last.get(path) {
+                    moments = B::adam_advance(moments, primitive(gradient.clone()), betas);
+                }
+                state.extend(layout.save(path, HostMoments::read(moments, pages.device()).await?));
             }
-            state.extend(layout.save(path, HostMoments::read(moments, self.pages.device()).await?));
         }
         Ok(state)
     }
@@ -137,23 +152,23 @@ impl<B: Ops> Optimizer<B> {
     /// # Errors
     /// When a tensor is missing, is not of this run, has another shape or kind, or holds what no moment can be;
     /// nothing was changed then.
-    pub fn restore(&mut self, step: usize, mut state: BTreeMap<String, StateTensor>, device: &B::Device) -> Result<()> {
+    pub fn restore(&mut self, step: usize, mut state: BTreeMap<String, StateTensor>) -> Result<()> {
         if i32::try_from(step).is_err() {
             return Err(Error::Invalid(format!(
                 "optimizer state: step {step} is out of range; is the checkpoint whole?"
             )));
         }
-        let layouts = self.pages.layouts();
-        let moments: Result<BTreeMap<String, HostMoments>> =
-            layouts.map(|(path, layout)| Ok((path.clone(), layout.load(path, &mut state)?))).collect();
-        let moments = moments?;
+        let mut load = |pages: &Pages<B>| -> Result<BTreeMap<String, HostMoments>> {
+            pages.layouts().map(|(path, layout)| Ok((path.clone(), layout.load(path, &mut state)?))).collect()
+        };
+        let moments = self.pages.iter().map(&mut load).collect::<Result<Vec<_>>>()?;
         if let Some(name) = state.keys().next() {
             let cure = "resume with the model and `lora` that the checkpoint was saved with";
             return Err(Error::Invalid(format!(
                 "optimizer state `{name}` belongs to nothing that this run trains; {cure}"
             )));
         }
-        self.pages.replace(moments, device);
+        self.pages.iter_mut().zip(moments).for_each(|(pages, moments)| pages.replace(moments));
         self.last.clear();
         self.steps = step;
         Ok(())

@@ -13,8 +13,8 @@ use bytesize::ByteSize;
 use halfbyte_memory::Residency;
 
 use super::state::{HostMoments, Layout};
+use crate::Result;
 use crate::ops::{DynamicTables, Moments, Ops};
-use crate::{Error, Result};
 
 /// What was moved between a device and its host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,18 +28,32 @@ pub struct Traffic {
 /// Where optimizer state was held and how often it was moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PagingReport {
-    /// Bytes that the device may hold; `None` for no limit.
+    /// Bytes that each device may hold; `None` for no limit.
     pub budget: Option<u64>,
     /// Pages, one for each parameter.
     pub pages: usize,
     /// Bytes of all of them.
     pub bytes: u64,
-    /// The most that was on the device at a time.
+    /// The most that was on the device at a time; of several, the sum.
     pub peak_device_bytes: u64,
     /// From the device to the host.
     pub spilled: Traffic,
     /// From the host to the device.
     pub fetched: Traffic,
+}
+
+impl std::iter::Sum for PagingReport {
+    fn sum<I: Iterator<Item = Self>>(reports: I) -> Self {
+        let moved = |a: Traffic, b: Traffic| Traffic { pages: a.pages + b.pages, bytes: a.bytes + b.bytes };
+        reports.fold(Self::default(), |sum, one| Self {
+            budget: one.budget,
+            pages: sum.pages + one.pages,
+            bytes: sum.bytes + one.bytes,
+            peak_device_bytes: sum.peak_device_bytes + one.peak_device_bytes,
+            spilled: moved(sum.spilled, one.spilled),
+            fetched: moved(sum.fetched, one.fetched),
+        })
+    }
 }
 
 impl std::fmt::Display for PagingReport {
@@ -102,6 +116,11 @@ impl<B: Ops> Pages<B> {
         &self.device
     }
 
+    /// Whether a parameter's page is one of these.
+    pub(super) fn contains(&self, path: &str) -> bool {
+        self.pages.contains_key(path)
+    }
+
     /// Each parameter and the layout of its moments.
     pub(super) fn layouts(&self) -> impl Iterator<Item = (&String, Layout)> {
         self.pages.iter().map(|(path, page)| (path, page.layout))
@@ -124,10 +143,9 @@ impl<B: Ops> Pages<B> {
         places.sum()
     }
 
-    /// Makes room for a parameter's page and brings it to the device.
+    /// Makes room for a parameter's page, where it has one here, and brings it to the device.
     pub(super) async fn bring(&mut self, path: &str) -> Result<()> {
-        let unknown = || Error::Invalid(format!("the optimizer was not made for the parameter `{path}`"));
-        let bytes = self.pages.get(path).ok_or_else(unknown)?.layout.bytes();
+        let Some(bytes) = self.pages.get(path).map(|page| page.layout.bytes()) else { return Ok(()) };
         if !self.residency.holds(path) {
             self.make_room(bytes).await?;
         }
@@ -200,9 +218,7 @@ impl<B: Ops> Pages<B> {
     }
 
     /// Puts other moments in place of all, which are brought to the device when they are used.
-    pub(super) fn replace(&mut self, moments: BTreeMap<String, HostMoments>, device: &B::Device) {
-        self.device = device.clone();
-        self.tables = OnceLock::new();
+    pub(super) fn replace(&mut self, moments: BTreeMap<String, HostMoments>) {
         self.residency.clear();
         for (path, moments) in moments {
             if let Some(page) = self.pages.get_mut(&path) {

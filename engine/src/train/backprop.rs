@@ -9,9 +9,10 @@ use burn_autodiff::Autodiff;
 use serde::{Deserialize, Serialize};
 
 use super::loss::{Targets, collect, head_loss};
+use super::pipeline::pipeline;
 use crate::data::Batch;
 use crate::lora::Dropout;
-use crate::model::{DecoderLayer, EMBEDDING, Pass, Transformer, indices, layer_path};
+use crate::model::{DecoderLayer, EMBEDDING, Pass, Stage, Transformer, indices, layer_path, moved, to_host};
 use crate::ops::{Ops, Sequences, backward_from};
 use crate::optim::{Gradients, accumulate};
 
@@ -72,12 +73,143 @@ enum Kept<B: Ops> {
     Graph(Box<Graph<B>>),
 }
 
-/// Waits for the device. A browser, whose thread cannot wait, is refused what asks for it ([`TrainerConfig::check`]).
-///
-/// [`TrainerConfig::check`]: super::TrainerConfig::check
-#[cfg_attr(target_arch = "wasm32", allow(clippy::disallowed_methods))]
-fn to_host<B: Ops>(x: &Tensor<B, 2>) -> TensorData {
-    x.to_data()
+/// How a step's micro-batches are backpropagated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// One over the number of trained tokens of all micro-batches, so that they add up to the mean over tokens.
+    pub(super) weight: f64,
+    /// Tokens whose logits exist at a time.
+    pub(super) chunk: usize,
+    pub(super) recompute: Recompute,
+}
+
+/// A micro-batch on its way up through the stages of a model, and back down.
+pub(super) struct Flight<'a, B: Ops> {
+    model: &'a Transformer<B>,
+    batch: &'a Batch,
+    settings: Settings,
+    passes: Vec<Pass<B>>,
+    /// What each stage's backward pass finds, of the layers that get a gradient.
+    kept: Vec<Vec<Kept<B>>>,
+    /// On the way up the hidden states behind the stage that was passed last, on the way down their gradient; nothing where no
+    /// gradient goes.
+    carried: Option<Tensor<B, 2>>,
+    /// The lowest layer that is trained. Nothing is kept of those below it, and no gradient goes there.
+    lowest: usize,
+    loss_sum: Option<Tensor<B, 1>>,
+    of_head: Gradients<B>,
+}
+
+impl<'a, B: Ops> Flight<'a, B> {
+    /// A micro-batch below the first stage: `embedded` `[tokens, hidden]` are the embeddings of its tokens, to which noise may have
+    /// been added.
+    pub(super) fn new(
+        model: &'a Transformer<B>,
+        embedded: Tensor<B, 2>,
+        batch: &'a Batch,
+        settings: Settings,
+        dropout: Option<Dropout>,
+    ) -> Self {
+        let mut passes = model.passes(&Sequences::new(&batch.lengths));
+        passes.iter_mut().for_each(|pass| pass.dropout = dropout.clone());
+        Self {
+            model,
+            batch,
+            settings,
+            kept: passes.iter().map(|_| Vec::new()).collect(),
+            passes,
+            carried: Some(embedded),
+            lowest: model.lowest_trained(),
+            loss_sum: None,
+            of_head: Gradients::new(),
+        }
+    }
+
+    /// How many stages there are.
+    pub(super) fn stages(&self) -> usize {
+        self.passes.len()
+    }
+
+    /// Brings what the stage before gave to the device of this one. This waits for what that one still computes.
+    pub(super) fn arrive(&mut self, stage: usize) {
+        let device = &self.model.stages[stage].device;
+        self.carried = self.carried.take().map(|x| moved(x, device));
+    }
+
+    /// Whether a layer's input has a gradient.
+    fn below(&self, layer: usize) -> bool {
+        layer > self.lowest || self.model.embedding.trainable
+    }
+
+    /// Up through the layers of a stage, behind the last of them also the loss.
+    pub(super) fn up(&mut self, stage: usize) {
+        let Some(mut x) = self.carried.take() else { return };
+        let (model, pass) = (self.model, &self.passes[stage]);
+        let graph_pass = pass.lift();
+        for i in model.stages[stage].layers.clone() {
+            let layer = &model.layers[i];
+            if i < self.lowest {
+                x = layer.forward(x, pass, None);
+                continue;
+            }
+            let kept = match self.settings.recompute {
+                Recompute::Layers => Kept::Input(x.clone()),
+                Recompute::LayersFromHost => Kept::Away(to_host(x.clone())),
+                Recompute::None => {
+                    let graph = Graph::new(layer, &layer_path(i), x.clone(), &graph_pass, self.below(i));
+                    Kept::Graph(Box::new(graph))
+                }
+            };
+            x = match &kept {
+                Kept::Graph(graph) => graph.output.clone().inner(),
+                _ => layer.forward(x, pass, None),
+            };
+            self.kept[stage].push(kept);
+        }
+        if stage + 1 < self.passes.len() {
+            self.carried = Some(x);
+            return;
+        }
+        let Settings { weight, chunk, .. } = self.settings;
+        let (loss_sum, d_hidden, of_head) = head_loss(&model.head, x, &Targets::of(self.batch), weight, chunk);
+        (self.loss_sum, self.carried, self.of_head) = (Some(loss_sum), Some(d_hidden), of_head);
+    }
+
+    /// Down through the layers of a stage; what its parameters' gradients come to is added `into` those of the micro-batches before.
+    pub(super) fn down(&mut self, stage: usize, into: &mut Gradients<B>) {
+        let model = self.model;
+        let graph_pass = self.passes[stage].lift();
+        let mut gradients = std::mem::take(&mut self.of_head);
+        // The gradient of a tied head belongs to the embedding, and goes where that is.
+        if let Some(of_tied) = gradients.remove(EMBEDDING) {
+            gradients.insert(EMBEDDING.to_string(), moved(of_tied, &model.device()));
+        }
+        let Stage { device, layers } = model.stages[stage].clone();
+        for i in layers.rev() {
+            let Some(kept) = self.kept[stage].pop() else { break };
+            let Some(d_output) = self.carried.take() else { break };
+            let path = layer_path(i);
+            let again = |input| Graph::new(&model.layers[i], &path, input, &graph_pass, self.below(i));
+            let graph = match kept {
+                Kept::Graph(graph) => *graph,
+                Kept::Input(input) => again(input),
+                Kept::Away(input) => again(Tensor::from_data(input, &device)),
+            };
+            self.carried = graph.backward(&path, d_output, &mut gradients);
+        }
+        if stage == 0
+            && let Some(d_embedded) = self.carried.take().filter(|_| model.embedding.trainable)
+        {
+            let d_embedding = model.embed_backward(&self.batch.tokens, d_embedded);
+            accumulate(&mut gradients, Gradients::from([(EMBEDDING.to_string(), d_embedding)]));
+        }
+        accumulate(into, gradients);
+    }
+
+    /// The sum of the losses, once it was all the way up.
+    pub(super) fn loss_sum(self) -> Option<Tensor<B, 1>> {
+        self.loss_sum
+    }
 }
 
 /// The loss of a batch and the gradients of `weight * sum of losses` for every trainable parameter.
@@ -92,68 +224,14 @@ pub fn backpropagate<B: Ops>(
     recompute: Recompute,
     dropout: Option<Dropout>,
 ) -> Step<B> {
-    backpropagate_from(model, model.embed(&batch.tokens), batch, weight, chunk, recompute, dropout)
+    let settings = Settings { weight, chunk, recompute };
+    let mut gradients = Gradients::new();
+    let flight = Flight::new(model, model.embed(&batch.tokens), batch, settings, dropout);
+    let loss_sum = pipeline(vec![flight], &mut gradients).next();
+    Step { loss_sum: loss_sum.unwrap_or_else(|| Tensor::zeros([1], &model.device())), gradients }
 }
 
-/// [`backpropagate`] from these embeddings `[tokens, hidden]` of the batch's tokens, to which noise may have been added.
-pub(super) fn backpropagate_from<B: Ops>(
-    model: &Transformer<B>,
-    embedded: Tensor<B, 2>,
-    batch: &Batch,
-    weight: f64,
-    chunk: usize,
-    recompute: Recompute,
-    dropout: Option<Dropout>,
-) -> Step<B> {
-    let mut pass = model.pass(Sequences::new(&batch.lengths));
-    pass.dropout = dropout;
-    let graph_pass = pass.lift();
-    // Nothing is kept of the layers below the lowest that is trained, and no gradient goes there.
-    let lowest = model.lowest_trained();
-    let below = |i: usize| i > lowest || model.embedding.trainable;
-    let (untouched, trained) = model.layers.split_at(lowest);
-    let mut x = untouched.iter().fold(embedded, |x, layer| layer.forward(x, &pass, None));
-    let mut kept = Vec::with_capacity(trained.len());
-    for (i, layer) in (lowest..).zip(trained) {
-        match recompute {
-            Recompute::Layers => {
-                kept.push(Kept::Input(x.clone()));
-                x = layer.forward(x, &pass, None);
-            }
-            Recompute::LayersFromHost => {
-                kept.push(Kept::Away(to_host(&x)));
-                x = layer.forward(x, &pass, None);
-            }
-            Recompute::None => {
-                let graph = Graph::new(layer, &layer_path(i), x, &graph_pass, below(i));
-                x = graph.output.clone().inner();
-                kept.push(Kept::Graph(Box::new(graph)));
-            }
-        }
-    }
-    let (loss_sum, d_hidden, mut gradients) = head_loss(&model.head, x, &Targets::of(batch), weight, chunk);
-    let mut gradient = Some(d_hidden);
-    for (i, kept) in kept.into_iter().enumerate().rev() {
-        let Some(d_output) = gradient.take() else { break };
-        let path = layer_path(lowest + i);
-        let graph = match kept {
-            Kept::Graph(graph) => *graph,
-            Kept::Input(input) => Graph::new(&trained[i], &path, input, &graph_pass, below(lowest + i)),
-            Kept::Away(input) => {
-                let input = Tensor::from_data(input, &model.device());
-                Graph::new(&trained[i], &path, input, &graph_pass, below(lowest + i))
-            }
-        };
-        gradient = graph.backward(&path, d_output, &mut gradients);
-    }
-    if let Some(d_embedded) = gradient.filter(|_| model.embedding.trainable) {
-        let d_embedding = model.embed_backward(&batch.tokens, d_embedded);
-        accumulate(&mut gradients, Gradients::from([(EMBEDDING.to_string(), d_embedding)]));
-    }
-    Step { loss_sum, gradients }
-}
-
-/// The same loss and gradients from one graph over the whole model: what layer-wise backpropagation is tested against.
+/// The same loss and gradients from one graph over a model of one stage: what layer-wise backpropagation is tested against.
 pub fn whole_graph<B: Ops>(model: &Transformer<B>, batch: &Batch, weight: f64) -> Step<B> {
     let lifted = model.map(|_, parameter| parameter.lift::<Autodiff<B>>());
     let logits = lifted.logits(&batch.tokens, &batch.lengths);

@@ -166,7 +166,7 @@ pub(super) async fn evaluate_in_parts<B: Ops>(
     let (rank, world_size) = collective.map_or((0, 1), |ranks| (ranks.rank(), ranks.world_size()));
     let mut found = vec![0.0; 2 * batches.len()];
     for (i, batch) in batches.iter().enumerate().skip(rank).step_by(world_size) {
-        let hidden = model.hidden(&batch.tokens, &model.pass(Sequences::new(&batch.lengths)), None);
+        let hidden = model.hidden(&batch.tokens, &model.passes(&Sequences::new(&batch.lengths)), None);
         let [loss, hit] = loss_and_hits(&model.head, hidden, &Targets::of(batch), loss_chunk);
         found[2 * i..2 * i + 2].copy_from_slice(&read(Tensor::cat(vec![loss, hit], 0)).await?);
     }

@@ -3,10 +3,12 @@
 mod backprop;
 mod checkpoint;
 mod config;
+mod devices;
 mod evaluation;
 mod loss;
 mod neftune;
 mod optimization;
+mod pipeline;
 mod plan;
 mod recipe;
 mod reduce;
@@ -21,6 +23,7 @@ pub use checkpoint::{
     CheckpointConfig, SavedCheckpoint, checkpoint_folder, checkpoints, remove_checkpoints, save_checkpoint, sweep,
 };
 pub use config::TrainerConfig;
+pub use devices::Devices;
 pub use evaluation::{BestMetric, Evaluation, EvaluationConfig, Strategy, evaluate};
 pub use loss::{Targets, head_loss, loss_and_hits};
 pub use neftune::noise;

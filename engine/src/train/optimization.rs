@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
+use halfbyte_memory::in_flight;
 
-use super::backprop::backpropagate_from;
+use super::backprop::{Flight, Settings};
 use super::config::TrainerConfig;
 use super::neftune::noise;
+use super::pipeline::pipeline;
 use super::reduce::{Summed, sum_over_ranks};
 use crate::data::Batch;
 use crate::files::read;
 use crate::lora::Dropout;
-use crate::model::{Parameter, Transformer};
+use crate::model::{Parameter, Transformer, moved};
 use crate::ops::Ops;
-use crate::optim::{Gradients, Optimizer, StateTensor, accumulate, grad_norm};
+use crate::optim::{Gradients, Optimizer, StateTensor, grad_norm};
 use crate::parallel::Collective;
 use crate::{Error, Result};
 
@@ -38,13 +40,13 @@ pub struct Optimization<B: Ops> {
 impl<B: Ops> Optimization<B> {
     /// An optimizer that has seen nothing; `seed` is that of dropout and noise.
     pub fn new(model: Transformer<B>, config: TrainerConfig, seed: u64) -> Self {
-        let mut shapes = BTreeMap::new();
+        let mut trained = BTreeMap::new();
         model.visit(|path, parameter| {
             if parameter.trainable {
-                shapes.insert(path.to_string(), parameter.value.dims());
+                trained.insert(path.to_string(), (parameter.value.dims(), parameter.value.device()));
             }
         });
-        let optimizer = Optimizer::new(config.optimizer(), shapes, &model.device());
+        let optimizer = Optimizer::spread(config.optimizer(), trained);
         Self { model, config, steps: 0, optimizer, collective: None, seed, before: None }
     }
 
@@ -66,21 +68,22 @@ impl<B: Ops> Optimization<B> {
         let mut loss_sum: Option<Tensor<B, 1>> = None;
         let collective = self.collective.as_deref();
         let (rank, world_size) = collective.map_or((0, 1), |ranks| (ranks.rank(), ranks.world_size()));
-        for (micro, batch) in batches.iter().enumerate().skip(rank).step_by(world_size) {
+        let TrainerConfig { loss_chunk: chunk, recompute, .. } = self.config;
+        let settings = Settings { weight, chunk, recompute };
+        let own: Vec<(usize, &Batch)> = batches.iter().enumerate().skip(rank).step_by(world_size).collect();
+        for group in own.chunks(in_flight(self.model.stages.len())) {
             collective.map_or(Ok(()), |ranks| ranks.check())?;
-            let dropout = Dropout { seed: self.seed, step: self.steps as u64, micro: micro as u64 };
-            let TrainerConfig { loss_chunk, recompute, neftune_noise_alpha: alpha, .. } = self.config;
-            let mut embedded = self.model.embed(&batch.tokens);
-            if alpha > 0.0 {
-                let noise = noise(&batch.lengths, embedded.dims()[1], alpha, &dropout);
-                embedded = embedded.clone() + Tensor::from_data(noise, &embedded.device());
-            }
-            let step = backpropagate_from(&self.model, embedded, batch, weight, loss_chunk, recompute, Some(dropout));
-            accumulate(&mut gradients, step.gradients);
-            loss_sum = Some(match loss_sum {
-                Some(sum) => sum + step.loss_sum,
-                None => step.loss_sum,
+            let flights = group.iter().map(|(micro, batch)| {
+                let dropout = Dropout { seed: self.seed, step: self.steps as u64, micro: *micro as u64 };
+                let embedded = self.embed(batch, &dropout);
+                Flight::new(&self.model, embedded, batch, settings, Some(dropout))
             });
+            for sum in pipeline(flights.collect(), &mut gradients) {
+                loss_sum = Some(match loss_sum {
+                    Some(before) => before + sum,
+                    None => sum,
+                });
+            }
         }
         let (loss, norm);
         (gradients, loss, norm) = match self.sums(gradients, loss_sum, weight).await {
@@ -124,6 +127,18 @@ impl<B: Ops> Optimization<B> {
         Ok((loss, norm))
     }
 
+    /// The embeddings of a micro-batch's tokens, with NEFTune's noise where that is asked for.
+    fn embed(&self, batch: &Batch, key: &Dropout) -> Tensor<B, 2> {
+        let embedded = self.model.embed(&batch.tokens);
+        match self.config.neftune_noise_alpha {
+            alpha if alpha > 0.0 => {
+                let noise = noise(&batch.lengths, embedded.dims()[1], alpha, key);
+                embedded.clone() + Tensor::from_data(noise, &embedded.device())
+            }
+            _ => embedded,
+        }
+    }
+
     /// The gradients of all micro-batches and ranks, the mean loss and the gradient norm. Reading them is the only point in a
     /// step where the host waits for the device.
     async fn sums(
@@ -140,6 +155,9 @@ impl<B: Ops> Optimization<B> {
         let (Some(loss_sum), Some(norm)) = (loss_sum, grad_norm(&gradients)) else {
             return Err(Error::Invalid("a step needs a batch and a trainable parameter".into()));
         };
+        // A read asks the loss's device whether it refused something, and each of the others is asked here.
+        self.model.check()?;
+        let norm = moved(norm, &loss_sum.device());
         let values = read(Tensor::cat(vec![loss_sum * weight, norm], 0)).await?;
         Ok((gradients, f64::from(values[0]), f64::from(values[1])))
     }
@@ -159,7 +177,7 @@ impl<B: Ops> Optimization<B> {
     /// # Errors
     /// When the state is not that of the model's trainable parameters; nothing changes then.
     pub fn restore(&mut self, steps: usize, state: BTreeMap<String, StateTensor>) -> Result<()> {
-        self.optimizer.restore(steps, state, &self.model.device())?;
+        self.optimizer.restore(steps, state)?;
         (self.steps, self.before) = (steps, None);
         Ok(())
     }

@@ -9,6 +9,7 @@ use toml::{Table, Value};
 
 use super::checkpoint::CheckpointConfig;
 use super::config::TrainerConfig;
+use super::devices::Devices;
 use super::evaluation::EvaluationConfig;
 use crate::data::DataConfig;
 use crate::lora::LoraConfig;
@@ -28,7 +29,9 @@ pub struct Recipe {
     pub seed: u64,
     /// `auto`, `cuda`, `wgpu` or `cpu`.
     pub device: String,
-    /// Memory that the run may take from the device, or of the host on the CPU: `"unlimited"`, or a size such as `"48GiB"`.
+    /// Which devices of that kind hold the model.
+    pub devices: Devices,
+    /// Memory that the run may take from each device, or of the host on the CPU: `"unlimited"`, or a size such as `"48GiB"`.
     pub memory_limit: DeviceBudget,
     /// What is trained on.
     pub data: DataConfig,
@@ -128,6 +131,7 @@ impl Default for Recipe {
             output: "out".into(),
             seed: 42,
             device: "auto".into(),
+            devices: Devices::default(),
             memory_limit: DeviceBudget::default(),
             data: DataConfig::default(),
             quantization: QuantizationConfig::default(),

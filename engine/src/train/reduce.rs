@@ -34,18 +34,18 @@ pub(super) async fn sum_over_ranks<B: Ops>(
     let mut shapes = BTreeMap::new();
     model.visit(|path, parameter| {
         if parameter.trainable {
-            shapes.insert(path.to_string(), parameter.value.dims());
+            shapes.insert(path.to_string(), (parameter.value.dims(), parameter.value.device()));
         }
     });
     let (paths, mut tensors): (Vec<String>, Vec<Tensor<B, 2>>) = gradients.into_iter().unzip();
     tensors.extend(loss.map(|loss| loss.unsqueeze()));
-    let mut read = read_all(tensors, &model.device()).await?;
+    let mut read = read_all(tensors).await?;
     let loss = if read.len() > paths.len() { read.pop() } else { None };
     let here: BTreeMap<String, Vec<f32>> = paths.into_iter().zip(read).collect();
     // All gradients, for each whether there is one, and the loss.
-    let size: usize = shapes.values().map(|[rows, columns]| rows * columns).sum();
+    let size: usize = shapes.values().map(|([rows, columns], _)| rows * columns).sum();
     let mut values = Vec::with_capacity(size + shapes.len() + 1);
-    for (path, [rows, columns]) in &shapes {
+    for (path, ([rows, columns], _)) in &shapes {
         match here.get(path) {
             Some(gradient) => values.extend(gradient),
             None => values.extend(std::iter::repeat_n(0.0, rows * columns)),
@@ -58,13 +58,13 @@ pub(super) async fn sum_over_ranks<B: Ops>(
     let (mut rest, others) = values.split_at(size);
     let (present, loss) = others.split_at(shapes.len());
     let mut summed = Summed { gradients: Gradients::new(), loss: loss.iter().copied().map(f64::from).sum(), norm: 0.0 };
-    for ((path, shape), present) in shapes.into_iter().zip(present) {
+    for ((path, (shape, device)), present) in shapes.into_iter().zip(present) {
         let (gradient, after) = rest.split_at(shape[0] * shape[1]);
         rest = after;
         // What no rank has a gradient of is left alone, as in one process.
         if *present > 0.0 {
             summed.norm += gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
-            let gradient = Tensor::from_data(TensorData::new(gradient.to_vec(), shape), &model.device());
+            let gradient = Tensor::from_data(TensorData::new(gradient.to_vec(), shape), &device);
             summed.gradients.insert(path, gradient);
         }
     }
@@ -82,7 +82,7 @@ pub(super) async fn digest<B: Ops>(model: &Transformer<B>) -> Result<[u8; 32]> {
         }
     });
     let mut sha256 = Sha256::new();
-    for (path, values) in paths.iter().zip(read_all(tensors, &model.device()).await?) {
+    for (path, values) in paths.iter().zip(read_all(tensors).await?) {
         sha256.update(path.as_bytes());
         values.chunks(1 << 16).for_each(|values| {
             sha256.update(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());

@@ -12,10 +12,11 @@ use crate::{Error, Result};
 
 /// Keys, or sections, of a recipe that a continued run may change. What is trained on and what model, and so the paths of
 /// both, are told by their content. All others would make it another run.
-const FREE: [&str; 12] = [
+const FREE: [&str; 13] = [
     "model",
     "output",
     "device",
+    "devices",
     "memory_limit",
     "data.train",
     "data.test",
@@ -90,8 +91,16 @@ impl Run {
     /// # Errors
     /// When the recipe cannot be encoded.
     pub fn shared(&self) -> Result<Vec<(String, String)>> {
-        const OWN: [&str; 7] =
-            ["model", "output", "device", "memory_limit", "data.train", "data.test", "training.optim_device_budget"];
+        const OWN: [&str; 8] = [
+            "model",
+            "output",
+            "device",
+            "devices",
+            "memory_limit",
+            "data.train",
+            "data.test",
+            "training.optim_device_budget",
+        ];
         let mut sections: Vec<(String, String)> = Vec::new();
         for (key, value) in flat(&self.recipe)?.into_iter().filter(|(key, _)| !OWN.contains(&key.as_str())) {
             let section = key.split_once('.').map_or(key.as_str(), |(section, _)| section);

@@ -63,7 +63,8 @@ impl Placement {
         let shared = matches!(self.launcher, Launcher::Halfbyte | Launcher::Torch);
         let share = self.local_size.filter(|_| shared && std::env::var_os("RAYON_NUM_THREADS").is_none());
         let all = std::thread::available_parallelism().map_or(1, usize::from);
-        Seat { local_rank: self.local_rank, threads: share.map(|ranks| (all / ranks.max(1)).max(1)) }
+        let threads = share.map(|ranks| (all / ranks.max(1)).max(1));
+        Seat { local_rank: self.local_rank, threads, ..Seat::default() }
     }
 
     /// Before anything is read. Under `--processes` rank 0 reads first: what is wrong is said once, and what has to be

@@ -5,7 +5,7 @@ use std::path::Path;
 use halfbyte::files::{adapter_files, attach_file};
 use halfbyte::generate::Sampling;
 use halfbyte::lora::LoraConfig;
-use halfbyte::model::{ModelConfig, Transformer, load_from};
+use halfbyte::model::{DeviceMap, ModelConfig, Transformer, load_from};
 use halfbyte::ops::Ops;
 use halfbyte::text::Tokenizer;
 use halfbyte::train::{QuantizationConfig, Recipe, parse_override, parse_recipe};
@@ -197,7 +197,8 @@ impl<B: Ops> Session<B> {
         let tokenizer = files.tokenizer().await?;
         let weights = files.weights().await?;
         let (mut count, total) = (0, weights.names().len() as u64);
-        let base = load_from::<B>(parsed, &weights, recipe.quantization.base(), &self.device, &mut |now| {
+        let map = DeviceMap::Whole(self.device.clone());
+        let base = load_from::<B>(parsed, &weights, recipe.quantization.base(), &map, &mut |now| {
             count += 1;
             let progress = halfbyte_protocol::Progress { what: format!("loading {}", now.path), done: count, total };
             port::post(&Event::Progress(progress));
