@@ -7,8 +7,8 @@ use std::process::Command;
 use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, PTX, Pass, Source, attention_source, nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source,
-    nf4_skinny_source,
+    Language, PTX, Pass, Source, attention_source, half_matmul_source, nf4_dequantize_source, nf4_matmul_source,
+    nf4_quantize_source, nf4_skinny_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -61,6 +61,13 @@ fn products_and_gradients_are_those_in_f64() {
 fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
     for (gradient, what) in [(false, "forward"), (true, "gradient")] {
         run("products.cpp", &nf4_matmul_source(Language::Cuda, &NF4_TABLE, DType::BF16, gradient), what);
+    }
+}
+
+#[test]
+fn products_with_weights_in_bf16_are_those_in_f64() {
+    for (gradient, what) in [(false, "forward"), (true, "gradient")] {
+        run("half.cpp", &half_matmul_source(gradient), what);
     }
 }
 

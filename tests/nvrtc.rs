@@ -6,8 +6,8 @@ use burn::tensor::DType;
 use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, Pass, Source, attention_source, nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source,
-    nf4_skinny_source,
+    Language, Pass, Source, attention_source, half_matmul_source, nf4_dequantize_source, nf4_matmul_source,
+    nf4_quantize_source, nf4_skinny_source,
 };
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
@@ -30,6 +30,7 @@ fn kernels() -> Vec<(String, Source)> {
         for dtype in [DType::F32, DType::BF16] {
             kernels.push((format!("nf4_matmul {dtype:?} {of}"), nf4_matmul_source(cuda, table, dtype, gradient)));
         }
+        kernels.push((format!("half_matmul {of}"), half_matmul_source(gradient)));
     }
     for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [64, 80, 96, 128, 256].map(|width| (pass, width))) {
         for (capped, what) in [(false, ""), (true, ", capped")] {

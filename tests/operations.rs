@@ -54,6 +54,11 @@ fn an_adapter_may_sit_on_the_upper_layer_alone() {
 }
 
 #[test]
+fn products_in_16_bits_are_refused() {
+    consistency::products_in_16_bits_are_nearly_the_same::<Cpu>(&Default::default());
+}
+
+#[test]
 fn tables_in_16_bits_are_their_values() {
     consistency::tables_in_16_bits_are_their_values::<Cpu>(&Default::default());
 }

@@ -89,6 +89,11 @@ fn an_adapter_may_sit_on_the_upper_layer_alone() {
 }
 
 #[test]
+fn products_in_16_bits_are_nearly_the_same() {
+    consistency::products_in_16_bits_are_nearly_the_same::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
 fn tables_in_16_bits_are_their_values() {
     consistency::tables_in_16_bits_are_their_values::<Wgpu>(&RASTERIZER);
 }

@@ -10,10 +10,10 @@ use halfbyte::data::{Dataset, Example};
 use halfbyte::files::write_atomic;
 use halfbyte::lab::ceilings;
 use halfbyte::lora::{LoraConfig, Targets, attach};
-use halfbyte::model::{BaseWeights, ModelConfig, synthetic};
-use halfbyte::ops::Ops;
+use halfbyte::model::{ModelConfig, synthetic};
+use halfbyte::ops::{ComputeDtype, Ops};
 use halfbyte::optim::{DeviceBudget, Optim};
-use halfbyte::train::{Devices, Recipe, Recompute, Trainer, TrainerConfig};
+use halfbyte::train::{Devices, EmbeddingDtype, Recipe, Recompute, Trainer, TrainerConfig};
 use halfbyte_memory::{ModelShape, bytes, grouped, plan};
 use pollster::block_on;
 use rand::{RngExt, SeedableRng};
@@ -47,6 +47,12 @@ pub(crate) struct Arguments {
     /// Steps that are timed, after one that is not
     #[arg(long, default_value_t = 5)]
     steps: usize,
+    /// What the operands of products are rounded to: f32, bf16 (CUDA) or f16 (other GPUs)
+    #[arg(long, default_value = "f32", value_parser = parse::<ComputeDtype>)]
+    compute_dtype: ComputeDtype,
+    /// What embedding and head are held in: f32, bf16 or f16
+    #[arg(long, default_value = "f32", value_parser = parse::<EmbeddingDtype>)]
+    embedding_dtype: EmbeddingDtype,
     /// Optimizer
     #[arg(long, default_value = "adamw", value_parser = parse::<Optim>)]
     optim: Optim,
@@ -152,7 +158,8 @@ impl Job for Bench {
         if let Some(path) = &arguments.json {
             let report = json!({
                 "device": name, "model": arguments.model, "rank": arguments.rank, "optim": arguments.optim,
-                "accumulation": arguments.accumulation,
+                "accumulation": arguments.accumulation, "compute_dtype": arguments.compute_dtype,
+                "embedding_dtype": arguments.embedding_dtype,
                 "recompute": arguments.recompute, "dense_gflops": ceiling, "measurements": all,
             });
             write_atomic(path, serde_json::to_string_pretty(&report)?.as_bytes())?;
@@ -188,13 +195,16 @@ fn measure<B: Ops>(
         ..TrainerConfig::default()
     };
     recipe.device = arguments.device.to_possible_value().map_or("auto".into(), |value| value.get_name().to_string());
+    recipe.quantization.compute_dtype = arguments.compute_dtype;
+    recipe.quantization.embedding_dtype = arguments.embedding_dtype;
     recipe.devices = arguments.devices.clone();
     recipe.memory_limit = DeviceBudget(arguments.memory_limit);
     limit::fit(&mut recipe, shape)?;
-    let base = BaseWeights::Nf4 { block_size: halfbyte::nf4::BLOCK_SIZE, double_quant: true };
     let map = found.map(shape, &run_of(&recipe, shape)?);
     let bar = spinner("making weights up");
-    let mut model = synthetic::<B>(config.clone(), base, 1, &map, &mut |path| bar.set_message(path.to_string()))?;
+    let mut model = synthetic::<B>(config.clone(), recipe.quantization.base(), 1, &map, &mut |path| {
+        bar.set_message(path.to_string())
+    })?;
     attach(&mut model, &recipe.lora, 1)?;
     let mut random = ChaCha8Rng::seed_from_u64(length as u64);
     let mut example = |_| Example {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytesize::ByteSize;
+use halfbyte::ops::ComputeDtype;
 use halfbyte::train::Recipe;
 use halfbyte_memory::{
     Device, Gpu, ModelShape, Part, Phase, Plan, Proposal, Run, Workload, bytes, grouped, in_flight, longest, parts,
@@ -127,13 +128,14 @@ pub(crate) struct Estimate {
 }
 
 /// The device as the plan sees it; `memory` is what it has, where that is known.
-fn device_of(place: &Place, memory: Option<u64>) -> Device {
+fn device_of(place: &Place, compute: ComputeDtype, memory: Option<u64>) -> Device {
     match place.gpu {
         // CUDA's allocator takes pages of up to a quarter of the memory; other GPUs' limits are not known here. CUDA's kernels for
-        // attention round to bf16, and a run computes in f32.
-        true => {
-            Device::Gpu { page: if place.pages { memory.unwrap_or(0) / 4 } else { 0 }, fused_attention: !place.pages }
-        }
+        // attention round to bf16, which has to be asked for.
+        true => Device::Gpu {
+            page: if place.pages { memory.unwrap_or(0) / 4 } else { 0 },
+            fused_attention: !place.pages || compute == ComputeDtype::Bf16,
+        },
         false => Device::Cpu { threads: place.threads, cache: 1 << 20 },
     }
 }
@@ -151,7 +153,8 @@ pub(crate) fn of(recipe: &Recipe, folder: &Path) -> Option<Plan> {
 /// When there is no such kind.
 pub(crate) fn run_of(recipe: &Recipe, shape: &ModelShape) -> Result<Run> {
     let place = device::place(Choice::parse(&recipe.device)?, &recipe.devices);
-    Ok(recipe.memory(shape, device_of(&place, place.memories.first().copied().flatten())))
+    Ok(recipe
+        .memory(shape, device_of(&place, recipe.quantization.compute_dtype, place.memories.first().copied().flatten())))
 }
 
 /// The same as each of the recipe's devices has a part of it, bottom first.
@@ -166,7 +169,8 @@ pub(crate) fn parts_of(recipe: &Recipe, shape: &ModelShape) -> Result<Vec<(Model
 /// The parts of a recipe's run at a place, whose devices have `memory` each where that is said.
 fn parts_at(place: &Place, recipe: &Recipe, shape: &ModelShape, memory: Option<u64>) -> Vec<(ModelShape, Run)> {
     let memories: Vec<Option<u64>> = place.memories.iter().map(|known| memory.or(*known)).collect();
-    let run = recipe.memory(shape, device_of(place, memories.first().copied().flatten()));
+    let run =
+        recipe.memory(shape, device_of(place, recipe.quantization.compute_dtype, memories.first().copied().flatten()));
     if memories.len() == 1 {
         // All stages are on the one device.
         let in_flight = in_flight(recipe.devices.numbers(1).len()) as u64;

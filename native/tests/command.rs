@@ -111,6 +111,36 @@ fn a_run_leaves_an_adapter_its_metrics_and_a_chart_and_can_be_repeated() {
 }
 
 #[test]
+fn stages_on_one_device_train_the_same_adapter() {
+    let folder = folder();
+    let adapter = |output: &str, more: &[&str]| {
+        let output = folder.path().join(output);
+        let steps = ["--max-steps", "3", "--set", "training.gradient_accumulation_steps=3"];
+        let said = works(&training(name(&output), &[&steps, more].concat()));
+        (said, fs::read(output.join("adapter/adapter_model.safetensors")).expect("an adapter"))
+    };
+    let (_, alone) = adapter("alone", &[]);
+    let (said, staged) = adapter("staged", &["--devices", "0,0"]);
+    assert!(said.contains("layers by device: 0 to 1, 2 to 3"), "{said}");
+    assert_eq!(alone, staged);
+    let ask = ["generate", MODEL, "--adapter", name(&folder.path().join("staged/adapter")), "--device", "cpu"]
+        .map(String::from);
+    let answer = |more: &[&str]| {
+        let ask: Vec<&str> = ask.iter().map(String::as_str).collect();
+        works(&[&ask, &["-p", "What is a trout?", "--max-new-tokens", "8"][..], more].concat())
+    };
+    assert_eq!(answer(&[]), answer(&["--devices", "0,0"]));
+    let output = folder.path().join("refused");
+    for (more, cure) in [
+        (&["--devices", "0,1"][..], "this machine has 1 such device(s)"),
+        (&["--devices", "both"], "write all, or numbers such as 0,1"),
+        (&["--devices", "0,0", "--processes", "2"], "leave devices out"),
+    ] {
+        assert!(refuses(&training(name(&output), more)).contains(cure), "{more:?}");
+    }
+}
+
+#[test]
 fn a_killed_run_leaves_a_whole_adapter_or_none() {
     let folder = folder();
     let output = folder.path().join("run");
@@ -321,6 +351,25 @@ fn plans_and_devices_are_listed() {
     assert_eq!(json["plans"][0]["fits"], false);
     assert!(refuses(&["memory", "llama-2-7b", "--memory", "much"]).contains("24GiB"));
     assert!(works(&["devices"]).lines().any(|line| line.starts_with("cpu")));
+}
+
+#[test]
+fn layers_are_planned_over_devices() {
+    let plan = |devices: &str| {
+        let plan =
+            ["train", "recipes/kinds.toml", "--model", "llama-3.1-70b", "--device", "cuda", "--devices", devices];
+        let plan = [&plan[..], &["--plan", "--json", "--set", "training.recompute=layers"]].concat();
+        serde_json::from_str::<serde_json::Value>(&works(&plan)).expect("JSON")
+    };
+    let (one, two) = (plan("first"), plan("0,1"));
+    let needed = |plan: &serde_json::Value| plan["needed"].as_u64().expect("a number");
+    assert!(needed(&two) < needed(&one) * 3 / 5 && needed(&two) > needed(&one) * 2 / 5, "{one} {two}");
+    let layers = |plan: &serde_json::Value| {
+        let devices = plan["devices"].as_array().expect("devices").iter();
+        devices.map(|device| device["layers"].as_u64().expect("a number")).collect::<Vec<_>>()
+    };
+    assert_eq!(layers(&one), [80]);
+    assert_eq!(layers(&two).iter().sum::<u64>(), 80);
 }
 
 #[test]

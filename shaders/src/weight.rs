@@ -40,6 +40,9 @@ impl<R: SourceRuntime> Nf4<R> {
 /// Instructions that are put before every CUDA kernel that reads a weight; the host emulation has twins of them.
 pub const PTX: &str = include_str!("ptx.cu");
 
+/// What kernels on tensor cores have in common.
+pub(crate) const TILES: &str = include_str!("tiles.cu");
+
 /// A kernel that reads a weight: what such kernels have in common is put before it.
 pub(crate) fn reader(
     name: &'static str,

@@ -6,6 +6,7 @@
 #include "ptx.h"
 
 #include KERNEL
+#include "random.h"
 
 #ifndef ATTENTION_D_KEYS
 constexpr u32 PARTS = 1;
@@ -21,9 +22,6 @@ struct Case {
     u32 cached, heads, kv_heads, window;
     float softcap = CAPPED ? 1.5f : 0;
 };
-
-static std::mt19937 noise(5);
-static float uniform() { return (float)(noise() >> 8) / (1 << 23) - 1; }
 
 typedef std::vector<double> Numbers;
 

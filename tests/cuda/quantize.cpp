@@ -6,6 +6,7 @@
 #include "device.h"
 
 #include KERNEL
+#include "random.h"
 
 struct Quantized {
     // Padded to whole words.
@@ -55,11 +56,6 @@ static void launch(const std::vector<float>& weights, size_t shift, size_t block
     to.codes.check_surroundings("codes");
     to.absmax.check_surroundings("absmax");
 }
-
-static std::mt19937 noise(3);
-
-// From -1 to 1.
-static float uniform() { return (float)(noise() >> 8) / (1 << 23) - 1; }
 
 // In a block whose scale is 0.37: the scale itself, or a weight that lies on a bound between two codes or next to it.
 static float on_a_bound() {

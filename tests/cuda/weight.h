@@ -4,11 +4,7 @@
 #include <cmath>
 
 #include "device.h"
-
-static std::mt19937 noise(7);
-
-// From -1 to 1.
-static float uniform() { return (float)(noise() >> 8) / (1 << 23) - 1; }
+#include "random.h"
 
 static size_t ceil_divide(size_t a, size_t b) { return (a + b - 1) / b; }
 

@@ -3,9 +3,10 @@
 
 use burn::tensor::{DType, FloatDType};
 use halfbyte::data::Batch;
+use halfbyte::files::load_adapter;
 use halfbyte::lora::{Dropout, LoraConfig, Targets, attach};
 use halfbyte::model::{Base, Transformer, load};
-use halfbyte::ops::Ops;
+use halfbyte::ops::{ComputeDtype, Ops, Product, Variant};
 use halfbyte::optim::{Gradients, accumulate};
 use halfbyte::train::{Recompute, Step, backpropagate, whole_graph};
 
@@ -95,13 +96,50 @@ pub fn recomputation_drops_the_same_elements<B: Ops>(device: &B::Device) {
     assert!(first != other && first != without && other != without, "{first}, {other}, {without}");
 }
 
+/// Products in 16 bits are those in f32 to that type's rounding: logits, loss and every gradient. A type in which a device computes no
+/// products is refused by its name.
+pub fn products_in_16_bits_are_nearly_the_same<B: Ops>(device: &B::Device) {
+    let mut computed = 0;
+    for (compute, rounding) in [(ComputeDtype::Bf16, 2e-2), (ComputeDtype::F16, 3e-3)] {
+        let tiled = if compute == ComputeDtype::Bf16 { Variant::TiledBf16 } else { Variant::TiledF16 };
+        let can = B::nf4_variants(device, [64, 64], 72, Product::Forward).contains(&tiled);
+        for name in [MODEL, "gemma2"] {
+            let base = Base { compute, ..NF4.into() };
+            let mut rounded = match (load::<B>(&golden(name), base, device, &mut |_| {}), can) {
+                (Ok(model), true) => model,
+                (Err(error), false) => {
+                    assert!(error.to_string().contains(&format!("no products in {compute:?}")), "{error}");
+                    continue;
+                }
+                (found, _) => panic!("{compute:?}: {:?}", found.err()),
+            };
+            load_adapter(&mut rounded, golden(name).join("adapter"), true).expect(name);
+            let (exact, batch) = (with_adapter::<B>(name, device), golden_batch(&expected(name)));
+            let logits = |model: &Transformer<B>| values(model.logits(&batch.tokens, &batch.lengths));
+            let what = format!("{name} in {compute:?}");
+            assert_close(&what, &logits(&rounded), &logits(&exact), rounding);
+            // Not by chance the same: something was rounded.
+            assert_ne!(logits(&rounded), logits(&exact), "{what}");
+            let step = |model: &Transformer<B>| backpropagate(model, &batch, 0.1, 16, Recompute::Layers, None);
+            let (found, expected) = (step(&rounded), step(&exact));
+            assert_close(&what, &values(found.loss_sum), &values(expected.loss_sum), rounding);
+            for (path, gradient) in expected.gradients {
+                let found = values(found.gradients[&path].clone());
+                assert_close(&format!("{what}: {path}"), &found, &values(gradient), 2.0 * rounding);
+            }
+            computed += 1;
+        }
+    }
+    println!("{computed} models computed in 16 bits");
+}
+
 /// Embedding and head in 16 bits give what the same values in f32 give, gradients too; a type that the device does not have is
 /// refused by its name.
 pub fn tables_in_16_bits_are_their_values<B: Ops>(device: &B::Device) {
     let batch = golden_batch(&expected(MODEL));
     let mut compared = 0;
     for tables in [FloatDType::BF16, FloatDType::F16] {
-        let held = load::<B>(&golden(MODEL), Base { linears: NF4, tables }, device, &mut |_| {});
+        let held = load::<B>(&golden(MODEL), Base { tables, ..NF4.into() }, device, &mut |_| {});
         let mut held = match (B::supports_dtype(device, tables.into()), held) {
             (true, held) => held.expect("a type that the device has"),
             (false, Err(error)) => {

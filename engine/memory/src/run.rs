@@ -110,6 +110,9 @@ pub struct Run {
     pub file_bytes: u64,
     /// Bytes of an activation.
     pub activation_bytes: u64,
+    /// Products with 4-bit weights round their operands to 16 bits, and decode the weight on the way: no decoded weight, but the
+    /// operand once more. On a GPU alone.
+    pub compute_16bit: bool,
     /// Elements that share an NF4 scale.
     pub block_size: u64,
     /// Scales are quantized again.
@@ -142,6 +145,7 @@ impl Default for Run {
             weight_bytes: 2,
             file_bytes: 2,
             activation_bytes: 2,
+            compute_16bit: false,
             block_size: 64,
             double_quant: true,
             loss_chunk: 512,

@@ -129,7 +129,10 @@ impl<'a> Walk<'a> {
             }
             Device::Gpu { .. } => {
                 self.hold(result, bytes);
-                if quantized {
+                if quantized && self.run.compute_16bit {
+                    let rounded = product([self.tokens, inner, 2]);
+                    self.touch(Component::Work, rounded);
+                } else if quantized {
                     // Room for the result of a kernel that decodes as it goes is made before the variant is chosen; the
                     // dense product of a decoded weight makes its own.
                     let dense = product([elements, F32]);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::files::{Checkpoint, is_quantized, nf4_weight};
 use crate::nf4;
-use crate::ops::{Nf4Weight, Ops};
+use crate::ops::{ComputeDtype, Nf4Weight, Ops};
 use crate::{Error, Result};
 
 /// How the linear layers of the decoder are held on the device.
@@ -38,18 +38,25 @@ pub struct Base {
     pub linears: BaseWeights,
     /// Embedding and head: f32, or 16 bits of which parts are widened for each use.
     pub tables: FloatDType,
+    /// What the operands of products are rounded to.
+    pub compute: ComputeDtype,
 }
 
 impl From<BaseWeights> for Base {
     fn from(linears: BaseWeights) -> Self {
-        Self { linears, tables: FloatDType::F32 }
+        Self { linears, tables: FloatDType::F32, compute: ComputeDtype::F32 }
     }
 }
 
 impl Base {
     /// # Errors
-    /// When a device computes nothing in the tables' type.
-    pub(super) fn check<B: Backend>(&self, stages: &[Stage<B>]) -> Result<()> {
+    /// When a device has not the tables' type, or computes no products in the one that is asked for.
+    pub(super) fn check<B: Ops>(&self, stages: &[Stage<B>]) -> Result<()> {
+        if self.compute != ComputeDtype::F32 && self.linears == BaseWeights::Full {
+            let reason = "quantization.compute_dtype is of products with 4-bit weights: leave it at f32 with load_in_4bit = false";
+            return Err(Error::Invalid(reason.into()));
+        }
+        stages.iter().try_for_each(|stage| self.compute.check::<B>(&stage.device))?;
         let dtype = self.tables.into();
         match stages.iter().find(|stage| !B::supports_dtype(&stage.device, dtype)) {
             None => Ok(()),
@@ -139,7 +146,7 @@ pub fn load_from<B: Ops>(
     let stages = map.stages(config.layer_kinds.len())?;
     base.check(&stages)?;
     let (names, quantized, device) = (config.clone(), is_quantized(file), B::Device::default());
-    build(config, base.linears, stages, &mut FromFile { file, names, quantized, base, device, progress })
+    build(config, base, stages, &mut FromFile { file, names, quantized, base, device, progress })
 }
 
 /// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, biases zero, norms as
@@ -151,7 +158,7 @@ pub fn random<B: Ops>(config: ModelConfig, seed: u64, device: &B::Device) -> Res
     let norm = 1.0 - config.family.norm_offset as f32;
     let stages = DeviceMap::Whole(device.clone()).stages(config.layer_kinds.len())?;
     let (random, device) = (ChaCha8Rng::seed_from_u64(seed), device.clone());
-    build(config, BaseWeights::Full, stages, &mut Random::<B> { random, norm, device })
+    build(config, BaseWeights::Full.into(), stages, &mut Random::<B> { random, norm, device })
 }
 
 struct FromFile<'a, B: Backend> {
@@ -206,14 +213,16 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
                 self.tell(path);
                 let values = self.file.floats(&name, &shape)?;
                 let weight = quantize(values, shape, (block_size, double_quant), &self.device);
-                return weight.map(Weight::Nf4).map_err(|error| match error {
-                    Error::Invalid(reason) => Error::file(&self.file.path, format!("tensor `{name}`: {reason}")),
-                    other => other,
-                });
+                return weight.map(|weight| Weight::Nf4(weight.computing(self.base.compute))).map_err(
+                    |error| match error {
+                        Error::Invalid(reason) => Error::file(&self.file.path, format!("tensor `{name}`: {reason}")),
+                        other => other,
+                    },
+                );
             }
         };
         self.tell(path);
-        Ok(Weight::Nf4(Nf4Weight::upload(&data, &self.device)?))
+        Ok(Weight::Nf4(Nf4Weight::upload(&data, &self.device)?.computing(self.base.compute)))
     }
 
     fn tables(&self) -> FloatDType {
@@ -280,7 +289,7 @@ impl<B: Backend> Random<B> {
 /// Puts a model together, bottom to top.
 pub(super) fn build<B: Ops>(
     config: ModelConfig,
-    base_weights: BaseWeights,
+    base: Base,
     stages: Vec<Stage<B>>,
     values: &mut impl Values<B>,
 ) -> Result<Transformer<B>> {
@@ -301,9 +310,10 @@ pub(super) fn build<B: Ops>(
         true => embedding.on(top),
         false => values.table("lm_head.weight", [config.vocab_size, hidden])?,
     };
-    let head = Head { norm, weight, tied: config.tied, softcap: config.final_logit_softcapping };
+    let Base { linears: base_weights, compute, .. } = base;
+    let head = Head { norm, weight, tied: config.tied, compute, softcap: config.final_logit_softcapping };
     let kinds = config.kinds.iter().map(|kind| Kind { window: kind.window, rope: Rope::new(&kind.rope) }).collect();
-    Ok(Transformer { config, embedding, layers, stages, head, kinds, base_weights })
+    Ok(Transformer { config, embedding, layers, stages, head, kinds, base_weights, compute })
 }
 
 fn layer<B: Ops>(

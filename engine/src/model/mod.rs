@@ -46,7 +46,7 @@ pub use synthetic::synthetic;
 use crate::Result;
 use crate::files::check_device;
 use crate::lora::SQUARES;
-use crate::ops::{Ops, Sequences, half_matmul, matmul};
+use crate::ops::{ComputeDtype, Ops, Product, Sequences, half_matmul, matmul};
 
 /// The path of the embedding, and of the tied head.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -68,6 +68,8 @@ pub struct Transformer<B: Backend> {
     pub kinds: Vec<Kind>,
     /// How the linear layers were asked to be held.
     pub base_weights: BaseWeights,
+    /// What the operands of products are rounded to.
+    pub compute: ComputeDtype,
 }
 
 /// What turns the top layer's output into logits.
@@ -79,6 +81,8 @@ pub struct Head<B: Backend> {
     pub weight: Parameter<B>,
     /// The weight is the embedding.
     pub tied: bool,
+    /// What the operands of the product with a weight in 16 bits are rounded to.
+    pub compute: ComputeDtype,
     /// Logits are bounded to this much, by `cap · tanh(logit / cap)` (Gemma 2, arXiv:2408.00118, section 2).
     pub softcap: Option<f64>,
 }
@@ -92,7 +96,7 @@ impl<B: Ops> Head<B> {
         let (x, weight) = (self.norm.forward(x), self.weight.value.clone());
         let logits = match weight.dtype() {
             DType::F32 => matmul(x, weight.transpose()),
-            _ => half_matmul(x, weight),
+            _ => half_matmul(x, weight, Product::Forward, self.compute),
         };
         match self.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
@@ -107,6 +111,7 @@ impl<B: Ops> Head<B> {
             norm: self.norm.map("model.norm", f),
             weight: f(path, &self.weight),
             tied: self.tied,
+            compute: self.compute,
             softcap: self.softcap,
         }
     }
@@ -149,8 +154,9 @@ impl<B: Ops> Transformer<B> {
 
     /// A pass over sequences, on the device of every stage.
     pub fn passes(&self, sequences: &Sequences) -> Vec<Pass<B>> {
-        let pass =
-            |stage: &Stage<B>| Pass::new(&self.kinds, self.config.attention.heads, sequences.clone(), &stage.device);
+        let pass = |stage: &Stage<B>| {
+            Pass::new(&self.kinds, self.config.attention.heads, sequences.clone(), self.compute, &stage.device)
+        };
         self.stages.iter().map(pass).collect()
     }
 
@@ -194,7 +200,7 @@ impl<B: Ops> Transformer<B> {
         let stage = |stage: &Stage<B>| Stage { device: stage.device.clone(), layers: stage.layers.clone() };
         let stages = self.stages.iter().map(stage).collect();
         let (config, kinds, base_weights) = (self.config.clone(), self.kinds.clone(), self.base_weights);
-        Transformer { config, embedding, layers, stages, head, kinds, base_weights }
+        Transformer { config, embedding, layers, stages, head, kinds, base_weights, compute: self.compute }
     }
 
     /// Calls `f(path, parameter)` for every parameter, the tied head left out.

@@ -6,7 +6,7 @@ use burn_autodiff::Autodiff;
 
 use super::rope::Rope;
 use crate::lora::Dropout;
-use crate::ops::{Masking, Ops, Sequences};
+use crate::ops::{ComputeDtype, Masking, Ops, Sequences};
 
 /// How the layers of one kind see sequences.
 #[derive(Clone, Debug)]
@@ -41,11 +41,11 @@ pub struct View<B: Backend> {
 
 impl<B: Ops> Pass<B> {
     /// A pass without dropout through layers of this many query heads.
-    pub fn new(kinds: &[Kind], heads: usize, sequences: Sequences, device: &B::Device) -> Self {
+    pub fn new(kinds: &[Kind], heads: usize, sequences: Sequences, compute: ComputeDtype, device: &B::Device) -> Self {
         let views = kinds.iter().map(|kind| {
             let rotation = kind.rope.rotation(&sequences, device);
             let held = Sequences { cached: kept(sequences.cached, kind.window), ..sequences.clone() };
-            let masking = Masking::new(&held, kind.window, heads, device);
+            let masking = Masking::new(&held, kind.window, heads, compute, device);
             View { sequences: held, window: kind.window, rotation, masking }
         });
         Self { views: views.collect(), dropout: None }

@@ -41,7 +41,7 @@ pub fn synthetic<B: Ops>(
     let norm = 1.0 - config.family.norm_offset;
     let random = ChaCha8Rng::seed_from_u64(seed);
     let device = B::Device::default();
-    build(config, base.linears, stages, &mut Synthetic::<B> { base, random, norm, device, progress })
+    build(config, base, stages, &mut Synthetic::<B> { base, random, norm, device, progress })
 }
 
 /// A weight of random codes under scales that are nearly alike: quantizing random weights would take longer, and give no other.
@@ -103,7 +103,7 @@ impl<B: Ops> Values<B> for Synthetic<'_, B> {
         };
         (self.progress)(path);
         let data = random_nf4(shape, block_size, double_quant, &mut self.random)?;
-        Ok(Weight::Nf4(Nf4Weight::upload(&data, &self.device)?))
+        Ok(Weight::Nf4(Nf4Weight::upload(&data, &self.device)?.computing(self.base.compute)))
     }
 
     fn tables(&self) -> FloatDType {

@@ -1,9 +1,9 @@
 //! Autodiff for the operations: one graph node each, which keeps the operation's inputs and nothing in between. The
 //! gradient of a 4-bit product flows to the activations, never to the frozen weight.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{Tensor, TensorMetadata};
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::{
     base::Checkpointer,
@@ -14,8 +14,8 @@ use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 
 use super::fused::primitive;
 use super::{
-    Activation, Attended, AttentionForm, AttentionShape, Branch, Frozen, LoraGradients, Masking, Nf4Primitive, Ops,
-    Product, Variant,
+    Activation, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Frozen, LoraGradients, Masking,
+    Nf4Primitive, Ops, Product, Variant,
 };
 
 #[derive(Debug)]
@@ -44,11 +44,16 @@ impl<B: Ops> Backward<B, 2> for Matmul {
 struct Nf4Matmul;
 
 impl<B: Ops> Backward<B, 1> for Nf4Matmul {
-    type State = (Nf4Primitive<B>, Product);
+    type State = (Nf4Primitive<B>, Product, ComputeDtype);
 
     fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (weight, product) = step.state;
-        unary::<B, _>(step.parents, step.node, grads, |grad| B::nf4_matmul(grad, &weight, product.flipped(), None));
+        let (weight, product, compute) = step.state;
+        let product = product.flipped();
+        unary::<B, _>(step.parents, step.node, grads, |grad| {
+            let (device, rows) = (B::float_device(&grad), grad.shape()[0]);
+            let variant = compute.variant::<B>(&device, weight.shape, rows, product);
+            B::nf4_matmul(grad, &weight, product, variant)
+        });
     }
 }
 
@@ -107,11 +112,11 @@ impl<B: Ops> Backward<B, 2> for Gated {
 struct HalfMatmul;
 
 impl<B: Ops> Backward<B, 1> for HalfMatmul {
-    type State = (FloatTensor<B>, Product);
+    type State = (FloatTensor<B>, Product, ComputeDtype);
 
     fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (weight, product) = step.state;
-        unary::<B, _>(step.parents, step.node, grads, |grad| B::half_matmul(grad, weight, product.flipped()));
+        let (weight, product, compute) = step.state;
+        unary::<B, _>(step.parents, step.node, grads, |grad| B::half_matmul(grad, weight, product.flipped(), compute));
     }
 }
 
@@ -220,16 +225,21 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         let weight = inner(weight);
         let y = B::nf4_matmul(x.primitive, &weight, product, variant);
         match Nf4Matmul.prepare::<C>([x.node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((weight, product), y),
+            OpsKind::Tracked(prep) => prep.finish((weight, product, ComputeDtype::of(variant)), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 
-    fn half_matmul(x: FloatTensor<Self>, weight: FloatTensor<Self>, product: Product) -> FloatTensor<Self> {
+    fn half_matmul(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        product: Product,
+        compute: ComputeDtype,
+    ) -> FloatTensor<Self> {
         let weight = weight.primitive;
-        let y = B::half_matmul(x.primitive, weight.clone(), product);
+        let y = B::half_matmul(x.primitive, weight.clone(), product, compute);
         match HalfMatmul.prepare::<C>([x.node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((weight, product), y),
+            OpsKind::Tracked(prep) => prep.finish((weight, product, compute), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

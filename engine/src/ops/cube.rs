@@ -7,7 +7,10 @@ use cubecl::server::{IoError, LaunchError, ServerError};
 use halfbyte_shaders::{Heads, Language, Nf4, SourceRuntime};
 
 use super::fused::{primitive, tensor};
-use super::{Attended, AttentionForm, AttentionShape, Masking, Nf4Primitive, Ops, Product, Update, Variant, attention};
+use super::{
+    Attended, AttentionForm, AttentionShape, ComputeDtype, Masking, Nf4Primitive, Ops, Product, Update, Variant,
+    attention, half,
+};
 use crate::nf4::NF4_TABLE;
 
 fn nf4<R, F, I, BT>(weight: &Nf4Primitive<CubeBackend<R, F, I, BT>>) -> Nf4<R>
@@ -74,6 +77,20 @@ impl From<halfbyte_shaders::Variant> for Variant {
 impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for CubeBackend<R, F, I, BT> {
     fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
         halfbyte_shaders::matmul(lhs, rhs)
+    }
+
+    fn half_matmul(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        product: Product,
+        compute: ComputeDtype,
+    ) -> FloatTensor<Self> {
+        match (R::LANGUAGE, compute, weight.dtype) {
+            (Language::Cuda, ComputeDtype::Bf16, DType::BF16) => {
+                halfbyte_shaders::half_matmul(x, weight, product == Product::InputGradient)
+            }
+            _ => half::product::<Self>(x, weight, product),
+        }
     }
 
     fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2] {

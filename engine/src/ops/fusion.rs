@@ -8,7 +8,9 @@ use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
 
 use super::attention::{self, bounds};
-use super::{Attended, AttentionForm, AttentionShape, Masking, Nf4Primitive, Ops, Product, Update, Variant};
+use super::{
+    Attended, AttentionForm, AttentionShape, ComputeDtype, Masking, Nf4Primitive, Ops, Product, Update, Variant,
+};
 
 /// What reaches the tensors when a fusion stream runs.
 type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
@@ -77,6 +79,20 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         register::<B, 2>("matmul", [lhs, rhs], shape, |handles, [lhs, rhs]| {
             let lhs = handles.get_float_tensor::<B>(lhs);
             B::matmul(lhs, handles.get_float_tensor::<B>(rhs))
+        })
+    }
+
+    fn half_matmul(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        product: Product,
+        compute: ComputeDtype,
+    ) -> FloatTensor<Self> {
+        let [out, input] = [weight.shape()[0], weight.shape()[1]];
+        let shape = [x.shape()[0], product.widths([out, input]).1].into();
+        register::<B, 2>("half_matmul", [x, weight], shape, move |handles, [x, weight]| {
+            let x = handles.get_float_tensor::<B>(x);
+            B::half_matmul(x, handles.get_float_tensor::<B>(weight), product, compute)
         })
     }
 

@@ -8,6 +8,7 @@ mod attention;
 mod autodiff;
 #[cfg(all(test, feature = "cpu"))]
 mod composed;
+mod compute;
 #[cfg(feature = "cpu")]
 mod cpu;
 #[cfg(feature = "gpu")]
@@ -27,6 +28,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 pub use adam::{AdamStep, DynamicTables, MOMENT_BLOCK, Moments};
 pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, Sequences, Span};
 pub(crate) use autodiff::backward_from;
+pub use compute::ComputeDtype;
 pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
     attention_with_gradients, causal_attention, cross_entropy, gated, half_matmul, lora_linear, matmul, nf4_lora_by,
@@ -88,9 +90,9 @@ pub enum Variant {
     SkinnyShared,
     /// Many rows, bound by arithmetic: decoded tile by tile on the way into the product.
     Tiled,
-    /// The same on a GPU through wgpu, activations and weights rounded to f16. Never chosen for f32 activations.
+    /// The same on a GPU through wgpu, activations and weights rounded to f16: for [`ComputeDtype::F16`] alone.
     TiledF16,
-    /// The same on CUDA's tensor cores, activations and weights rounded to bf16. Never chosen for f32 activations.
+    /// The same on CUDA's tensor cores, activations and weights rounded to bf16: for [`ComputeDtype::Bf16`] alone.
     TiledBf16,
 }
 
@@ -178,7 +180,12 @@ pub trait Ops: Backend {
     }
 
     /// Either product of f32 rows with a frozen weight in 16 bits; [`half_matmul`].
-    fn half_matmul(x: FloatTensor<Self>, weight: FloatTensor<Self>, product: Product) -> FloatTensor<Self> {
+    fn half_matmul(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        product: Product,
+        _compute: ComputeDtype,
+    ) -> FloatTensor<Self> {
         half::product::<Self>(x, weight, product)
     }
 

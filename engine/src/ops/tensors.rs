@@ -3,7 +3,10 @@
 use burn::tensor::{Int, Tensor};
 
 use super::fused::{primitive, tensor};
-use super::{Activation, Attended, AttentionShape, Branch, Frozen, Masking, Nf4Weight, Ops, Product, Update, Variant};
+use super::{
+    Activation, Attended, AttentionShape, Branch, ComputeDtype, Frozen, Masking, Nf4Weight, Ops, Product, Update,
+    Variant,
+};
 
 /// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
 ///
@@ -89,10 +92,15 @@ pub fn attention_with_gradients<B: Ops>(
     (tensor(y), gradients.map(tensor))
 }
 
-/// `x · Wᵀ` of f32 rows with a weight `[out, in]` in 16 bits, which is not trained: in f32, the weight widened a part at a time and,
-/// for the gradient of `x`, once more.
-pub fn half_matmul<B: Ops>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
-    tensor(B::half_matmul(primitive(x), primitive(weight), Product::Forward))
+/// `x · Wᵀ` or `dy · W` of f32 rows with a weight `[out, in]` in 16 bits, which is not trained: on tensor cores where `compute` is the weight's own
+/// type and the device has them for it; else in f32, the weight widened a part at a time and, for the gradient of `x`, once more.
+pub fn half_matmul<B: Ops>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 2>,
+    product: Product,
+    compute: ComputeDtype,
+) -> Tensor<B, 2> {
+    tensor(B::half_matmul(primitive(x), primitive(weight), product, compute))
 }
 
 /// Cross entropy of `logits` `[n, vocab]` against the tokens `targets` `[n, 1]`: the sum of the losses `[1]`, and its

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use burn::tensor::backend::{Backend, BackendTypes};
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData, TensorMetadata};
 
 use super::fused::{primitive, tensor};
-use super::{Nf4Primitive, Ops, Product, Update, Variant};
+use super::{ComputeDtype, Nf4Primitive, Ops, Product, Update, Variant};
 use crate::files::read_words;
 use crate::nf4::{self, Absmax, Nf4Data, dynamic_map};
 use crate::{Error, Result};
@@ -37,6 +37,8 @@ pub struct Nf4Weight<B: Backend> {
     shape: [usize; 2],
     /// Of consecutive output features; nearly always one.
     parts: Vec<Nf4Primitive<B>>,
+    /// What operands are rounded to where many rows are multiplied.
+    compute: ComputeDtype,
 }
 
 impl<B: Ops> Nf4Weight<B> {
@@ -62,7 +64,7 @@ impl<B: Ops> Nf4Weight<B> {
                 (0..out).step_by(at_once).map(part).collect()
             }
         };
-        Ok(Self { shape: data.shape, parts })
+        Ok(Self { shape: data.shape, parts, compute: ComputeDtype::F32 })
     }
 
     /// Quantizes a row-major weight of `shape` `[out, in]` on the device, to the bits of [`nf4::quantize`]. The scales of the
@@ -101,7 +103,13 @@ impl<B: Ops> Nf4Weight<B> {
             Absmax::Plain(_) => absmax,
             Absmax::Double { codes, .. } => upload::<B>(words(codes), device),
         };
-        Ok(Self { shape, parts: vec![Nf4Primitive { codes, absmax, header, shape }] })
+        let parts = vec![Nf4Primitive { codes, absmax, header, shape }];
+        Ok(Self { shape, parts, compute: ComputeDtype::F32 })
+    }
+
+    /// The same weight, its products computed in a type that its device has.
+    pub fn computing(self, compute: ComputeDtype) -> Self {
+        Self { compute, ..self }
     }
 
     /// The weight decoded to f32 `[out, in]`.
@@ -111,7 +119,10 @@ impl<B: Ops> Nf4Weight<B> {
 
     /// Either product of rows of activations with the weight, by the given variant or by the fastest.
     pub(super) fn product(&self, x: FloatTensor<B>, product: Product, variant: Option<Variant>) -> FloatTensor<B> {
-        let of_part = |x, part: &_| B::nf4_matmul(x, part, product, variant);
+        let of_part = |x, part: &_| {
+            let variant = variant.or_else(|| self.variant(&x, part, product));
+            B::nf4_matmul(x, part, product, variant)
+        };
         match product {
             Product::Forward => self.joined(1, |part, _| of_part(x.clone(), part)),
             Product::InputGradient => {
@@ -134,8 +145,14 @@ impl<B: Ops> Nf4Weight<B> {
         self.joined(1, |part, features| {
             let Update { low, b, scaling } = update.clone();
             let b = narrowed::<B>(b, 0, (self.shape[0], features));
+            let variant = variant.or_else(|| self.variant(&x, part, Product::Forward));
             B::nf4_lora(x.clone(), part, Update { low, b, scaling }, variant)
         })
+    }
+
+    /// How a part is multiplied with `x`, where that is not to be found out.
+    fn variant(&self, x: &FloatTensor<B>, part: &Nf4Primitive<B>, product: Product) -> Option<Variant> {
+        self.compute.variant::<B>(&B::float_device(x), part.shape, x.shape()[0], product)
     }
 
     /// The results of all parts, one after the other along a dimension.
@@ -174,7 +191,7 @@ impl<B: Backend> Nf4Weight<B> {
             let Nf4Primitive { codes, absmax, header, shape } = part.clone();
             Nf4Primitive { codes, absmax, header, shape }
         };
-        Nf4Weight { shape: self.shape, parts: self.parts.iter().map(cast).collect() }
+        Nf4Weight { shape: self.shape, parts: self.parts.iter().map(cast).collect(), compute: self.compute }
     }
 }
 

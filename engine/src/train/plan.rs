@@ -5,6 +5,7 @@ use halfbyte_memory::{Device, Method, ModelShape, Optimizer, Run};
 use super::backprop::Recompute;
 use super::recipe::{EmbeddingDtype, Recipe};
 use crate::lora::Targets;
+use crate::ops::ComputeDtype;
 
 impl Recipe {
     /// The run that [`halfbyte_memory::plan`] takes. Lengths are the most that the recipe allows.
@@ -39,6 +40,8 @@ impl Recipe {
                 _ => 4,
             },
             activation_bytes: 4,
+            // In f16 gradients go through the products in f32, which may decode a weight whole.
+            compute_16bit: quantization.compute_dtype == ComputeDtype::Bf16,
             block_size: quantization.block_size as u64,
             double_quant: quantization.double_quant,
             loss_chunk: training.loss_chunk as u64,

@@ -14,6 +14,7 @@ use super::evaluation::EvaluationConfig;
 use crate::data::DataConfig;
 use crate::lora::LoraConfig;
 use crate::model::{Base, BaseWeights};
+use crate::ops::ComputeDtype;
 use crate::optim::DeviceBudget;
 use crate::{Error, Result};
 
@@ -61,6 +62,8 @@ pub struct QuantizationConfig {
     pub block_size: usize,
     /// Type of the embedding and the head on the device.
     pub embedding_dtype: EmbeddingDtype,
+    /// What the operands of products are rounded to; all else is f32.
+    pub compute_dtype: ComputeDtype,
 }
 
 /// What embedding and head are held in. In 16 bits, parts of them are widened for each use, so that all arithmetic is f32.
@@ -88,7 +91,7 @@ impl QuantizationConfig {
             EmbeddingDtype::Bf16 => FloatDType::BF16,
             EmbeddingDtype::F16 => FloatDType::F16,
         };
-        Base { linears, tables }
+        Base { linears, tables, compute: self.compute_dtype }
     }
 }
 
@@ -146,8 +149,13 @@ impl Default for Recipe {
 
 impl Default for QuantizationConfig {
     fn default() -> Self {
-        let embedding_dtype = EmbeddingDtype::default();
-        Self { load_in_4bit: true, double_quant: true, block_size: crate::nf4::BLOCK_SIZE, embedding_dtype }
+        Self {
+            load_in_4bit: true,
+            double_quant: true,
+            block_size: crate::nf4::BLOCK_SIZE,
+            embedding_dtype: EmbeddingDtype::default(),
+            compute_dtype: ComputeDtype::default(),
+        }
     }
 }
 

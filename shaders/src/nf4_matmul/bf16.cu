@@ -1,40 +1,8 @@
 // A product with an NF4 weight W[out, in] on tensor cores: y[rows, out] = x[rows, in] · Wᵀ, or transposed, as the
 // gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16 once per tile, sums and y are f32.
 //
-// Grid: x = ceil(columns of y / 128), y = ceil(rows / 128); 256 threads. Tiles of x arrive asynchronously two steps
-// ahead; the codes of W wait in registers for one step: each thread decodes just what it loads. For sm_80 and up.
-constexpr bool TRANSPOSED = {{ gradient }};
-constexpr u32 THREADS = {{ threads }};
-constexpr u32 TILE_ROWS = 128, TILE_COLUMNS = 128, TILE_DEPTH = 32, STAGES = 3;
-static_assert(THREADS == 256, "8 warps, each with 64 x 32 elements of y; each thread decodes 16 codes of a step");
-
-// Tiles are made of chunks of 16 bytes. Within a line of shared memory the chunks are permuted, so that the eight rows
-// of a matrix lie in different banks.
-__device__ __forceinline__ u32 deep_at(u32 row, u32 chunk) { return row * TILE_DEPTH + (chunk ^ (row / 2 % 4)) * 8; }
-__device__ __forceinline__ u32 wide_at(u32 row, u32 chunk) { return row * TILE_COLUMNS + (chunk ^ (row % 8)) * 8; }
-
-constexpr u32 X_TILE = TILE_ROWS * TILE_DEPTH, W_TILE = TILE_COLUMNS * TILE_DEPTH;
-
-// Two chunks of each thread. ALIGNED: all of a chunk is inside of x or none is, and it can be copied as a whole.
-template <bool ALIGNED>
-__device__ __forceinline__ void start_x(bf16* tile, const bf16* x, const Info& info, u32 step) {
-    const u32 depth = TRANSPOSED ? info.out : info.in;
-#pragma unroll
-    for (u32 i = 0; i < 2; i++) {
-        const u32 tile_row = threadIdx.x / 4 + 64 * i, chunk = threadIdx.x % 4;
-        const u32 row = blockIdx.y * TILE_ROWS + tile_row, k = step * TILE_DEPTH + chunk * 8;
-        const bool inside = row < info.rows && k < depth;
-        const bf16* from = inside ? x + (size_t)row * depth + k : x;
-        bf16* to = tile + deep_at(tile_row, chunk);
-        if (ALIGNED) {
-            copy_async(to, from, inside);
-        } else {
-#pragma unroll
-            for (u32 j = 0; j < 8; j++) to[j] = inside && k + j < depth ? from[j] : 0;
-        }
-    }
-}
-
+// Grid: x = ceil(columns of y / 128), y = ceil(rows / 128). Tiles of x arrive asynchronously two steps ahead; the codes of W
+// wait in registers for one step: each thread decodes just what it loads, 16 codes. shaders/src/tiles.cu comes before this text.
 // What one thread loads of W for one step: 16 codes with their scales before and from `left` on.
 struct Fetched {
     u32 packed[2], left;
@@ -86,25 +54,9 @@ __device__ __forceinline__ void decode_w(bf16* tile, const Weight& w, const Fetc
     }
 }
 
-__device__ __forceinline__ void multiply(const bf16* x_tile, const bf16* w_tile, float (&sum)[4][4][4]) {
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const u32 top = warp / 4 * 64, left = warp % 4 * 32;
-#pragma unroll
-    for (u32 k = 0; k < TILE_DEPTH; k += 16) {
-        u32 a[4][4], b[2][4];
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) load_matrices(a[i], x_tile + deep_at(top + 16 * i + lane % 16, k / 8 + lane / 16));
-#pragma unroll
-        for (u32 j = 0; j < 2; j++) {
-            const u32 column = left + 16 * j;
-            if (TRANSPOSED) load_matrices_transposed(b[j], w_tile + wide_at(k + lane % 16, column / 8 + lane / 16));
-            else load_matrices(b[j], w_tile + deep_at(column + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
-        }
-#pragma unroll
-        for (u32 i = 0; i < 4; i++)
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) multiply_add(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-    }
+template <bool ALIGNED>
+__device__ __forceinline__ void start_x(bf16* tile, const bf16* x, const Info& info, u32 step) {
+    start_rows<ALIGNED>(tile, x, blockIdx.y * TILE_ROWS, info.rows, TRANSPOSED ? info.out : info.in, step);
 }
 
 template <bool ALIGNED>
@@ -154,24 +106,5 @@ nf4_matmul_bf16(const u32* __restrict__ codes, const u32* __restrict__ absmax, c
     if (info.in % 16 == 0 && depth % 8 == 0 && ((size_t)x | (size_t)codes) % 16 == 0)
         accumulate<true>(x, w, info, x_tiles, w_tiles, sum);
     else accumulate<false>(x, w, info, x_tiles, w_tiles, sum);
-
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const bool vector = columns % 2 == 0 && (size_t)y % 8 == 0;
-#pragma unroll
-    for (u32 i = 0; i < 8; i++) {
-        const u32 row = blockIdx.y * TILE_ROWS + warp / 4 * 64 + i * 8 + lane / 4;
-        if (row >= info.rows) continue;
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            const u32 column = blockIdx.x * TILE_COLUMNS + warp % 4 * 32 + j * 8 + lane % 4 * 2;
-            float* to = y + (size_t)row * columns + column;
-            const float low = sum[i / 2][j][i % 2 * 2], high = sum[i / 2][j][i % 2 * 2 + 1];
-            if (vector) {
-                if (column < columns) *(float2*)to = make_float2(low, high);
-            } else {
-                if (column < columns) to[0] = low;
-                if (column + 1 < columns) to[1] = high;
-            }
-        }
-    }
+    store(y, sum, info.rows, columns);
 }

@@ -5,7 +5,7 @@ use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::Sources;
-use crate::weight::reader;
+use crate::weight::{TILES, reader};
 use crate::{Language, Nf4, Source, SourceRuntime, view};
 
 /// Multiplications of one WGSL dispatch at most: about 50 ms at 1 TFLOP/s, far from a browser's watchdog.
@@ -27,6 +27,8 @@ pub fn source(language: Language, table: &[f32; 16], dtype: DType, gradient: boo
         _ => panic!("nf4_matmul: no kernel in {language:?} takes {dtype:?}"),
     };
     SOURCES.get((language, dtype, gradient), |_| {
+        let on_tensor_cores = format!("{TILES}\n{}", kernels[1]);
+        let kernels = if dtype == DType::BF16 { ["", &on_tensor_cores] } else { kernels };
         let values =
             [("gradient", gradient.to_string()), ("scalar", scalar.to_string()), ("enable", enable.to_string())];
         reader(name, language, threads, kernels, table, &values)

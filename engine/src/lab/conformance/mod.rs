@@ -1,7 +1,8 @@
 //! Whether a backend's kernels are right: every variant on adversarial shapes against the plain code of
-//! [`crate::nf4`] in f64; and attention.
+//! [`crate::nf4`] in f64; attention; and products with weights in 16 bits.
 
 mod attention;
+mod half;
 
 use burn::tensor::{Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
@@ -113,6 +114,7 @@ pub async fn conformance<B: Ops>(
     }
     suite.weight([40, 72], 64, true, &[4097]).await?;
     suite.parts().await?;
+    suite.halves().await?;
     suite.attention().await?;
     Ok(suite.report)
 }

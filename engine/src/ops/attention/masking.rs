@@ -8,7 +8,7 @@ use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 
 use super::{AttentionForm, Sequences, Span};
-use crate::ops::Ops;
+use crate::ops::{ComputeDtype, Ops};
 
 /// Stands in for minus infinity in the mask: its exponential is zero in f32, and it stays finite in every shader.
 const MASKED: f32 = -1e30;
@@ -49,13 +49,23 @@ struct Padding<B: Backend> {
 }
 
 impl<B: Ops> Masking<B> {
-    /// For sequences of which each query sees at most `window` tokens, in the form that suits the backend and this many heads.
-    pub fn new(sequences: &Sequences, window: Option<usize>, heads: usize, device: &B::Device) -> Self {
+    /// For sequences of which each query sees at most `window` tokens, in the form that suits the backend, this many heads and the
+    /// type that is computed in.
+    pub fn new(
+        sequences: &Sequences,
+        window: Option<usize>,
+        heads: usize,
+        compute: ComputeDtype,
+        device: &B::Device,
+    ) -> Self {
         let [rows, longest, cached, heads] =
             [sequences.lengths.len(), sequences.longest(), sequences.cached, heads].map(|n| n as u64);
         let scores = 4 * rows * heads * longest * (cached + longest);
         let form = match B::ATTENTION_FORMS {
             forms if scores <= FEW_SCORES && forms.contains(&AttentionForm::Composed) => AttentionForm::Composed,
+            forms if compute == ComputeDtype::Bf16 && forms.contains(&AttentionForm::FusedBf16) => {
+                AttentionForm::FusedBf16
+            }
             forms => forms[0],
         };
         Self::of(form, sequences, window, device)

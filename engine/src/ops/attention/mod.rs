@@ -22,7 +22,7 @@ pub use masking::{Composed, Masking};
 pub enum AttentionForm {
     /// By the backend's own code, which never holds the scores of all queries.
     Fused,
-    /// The same on CUDA's tensor cores, operands rounded to bf16. Never chosen for f32 activations.
+    /// The same on CUDA's tensor cores, operands rounded to bf16: for [`ComputeDtype::Bf16`](super::ComputeDtype::Bf16) alone.
     FusedBf16,
     /// Of Burn's operations, over scores of all queries.
     Composed,

@@ -1,0 +1,70 @@
+//! The type in which products are computed.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Ops, Product, Variant};
+use crate::{Error, Result};
+
+/// What the operands of large products are rounded to: those with 4-bit weights of more than a few rows, those of attention, and
+/// those with a head that is held in the same type. Sums are f32, and so is all that is not a product: activations between the layers,
+/// norms, softmax, loss, adapters and their gradients (as under `torch.autocast`; bitsandbytes, `bnb_4bit_compute_dtype`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeDtype {
+    /// As they are.
+    #[default]
+    F32,
+    /// bf16, on CUDA's tensor cores.
+    Bf16,
+    /// f16, on a GPU through wgpu that has it; gradients of activations stay in f32, whose range they need.
+    F16,
+}
+
+impl ComputeDtype {
+    /// How a 4-bit weight of many rows is multiplied; `None` for the fastest way in f32.
+    fn tiled(self) -> Option<Variant> {
+        match self {
+            Self::F32 => None,
+            Self::Bf16 => Some(Variant::TiledBf16),
+            Self::F16 => Some(Variant::TiledF16),
+        }
+    }
+
+    /// The type that a variant rounds its operands to.
+    pub(super) fn of(variant: Option<Variant>) -> Self {
+        let rounding = [Self::Bf16, Self::F16].into_iter().find(|compute| compute.tiled() == variant);
+        rounding.unwrap_or_default()
+    }
+
+    /// The variant of a product of `rows` rows with a weight of this shape; `None` for the fastest in f32. A few rows wait for the
+    /// weight to be read, and gain nothing by rounding.
+    pub(super) fn variant<B: Ops>(
+        self,
+        device: &B::Device,
+        shape: [usize; 2],
+        rows: usize,
+        product: Product,
+    ) -> Option<Variant> {
+        // A gradient is a small number, which f16 holds with few bits or not at all; bf16 has the range of f32.
+        let tiled = self.tiled().filter(|_| self != Self::F16 || product == Product::Forward)?;
+        let can = B::nf4_variants(device, shape, rows, product);
+        [Variant::Skinny, tiled].into_iter().find(|variant| can.contains(variant))
+    }
+
+    /// # Errors
+    /// When the device computes no products in this type.
+    pub(crate) fn check<B: Ops>(self, device: &B::Device) -> Result<()> {
+        const ROWS: usize = 512;
+        let missing = |tiled: &Variant| !B::nf4_variants(device, [64, 64], ROWS, Product::Forward).contains(tiled);
+        match self.tiled().filter(missing) {
+            None => Ok(()),
+            Some(_) => Err(Error::Device {
+                device: format!("{device:?}"),
+                reason: format!(
+                    "it computes no products in {self:?}; CUDA does in bf16, other GPUs may in f16, and every device does in f32 \
+                     (quantization.compute_dtype)"
+                ),
+            }),
+        }
+    }
+}

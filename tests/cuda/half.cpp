@@ -1,0 +1,73 @@
+// Compares the kernel for products with a dense weight in bf16 to the product in f64, on shapes that fit its tiles badly.
+//
+// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu.
+#include <cmath>
+
+#include "ptx.h"
+
+#include KERNEL
+#include "random.h"
+
+// The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
+constexpr double TOLERANCE = 2e-6;
+
+struct Case {
+    size_t rows, out, in;
+    // How many elements the buffers begin after an aligned address.
+    size_t x_shift = 0, w_shift = 0, y_shift = 0;
+};
+
+// Runs a case; its largest error.
+static double run(const Case& c) {
+    char name[120];
+    snprintf(name, sizeof name, "rows %zu, out %zu, in %zu, x + %zu, w + %zu, y + %zu", c.rows, c.out, c.in, c.x_shift,
+             c.w_shift, c.y_shift);
+    device::test_case = name;
+    const size_t depth = TRANSPOSED ? c.out : c.in, columns = TRANSPOSED ? c.in : c.out;
+    std::vector<bf16> x(c.rows * depth), w(c.out * c.in);
+    for (bf16& value : x) value = device::to_bf16(uniform());
+    for (bf16& value : w) value = device::to_bf16(uniform());
+    const device::Buffer<bf16> input(x, c.x_shift), weight(w, c.w_shift);
+    device::Buffer<float> y(c.rows * columns, c.y_shift);
+    // Launched as shaders/src/half_matmul/mod.rs does it.
+    const Info info = { (u32)c.rows, (u32)c.out, (u32)c.in, 0 };
+    device::launch((u32)((columns + 127) / 128), (u32)((c.rows + 127) / 128), THREADS,
+                   [&] { half_matmul(input.data, weight.data, y.data, info); });
+    y.check_surroundings("y");
+    double worst = 0;
+    for (size_t row = 0; row < c.rows; row++)
+        for (size_t column = 0; column < columns; column++) {
+            double sum = 0, magnitude = 0;
+            for (size_t k = 0; k < depth; k++) {
+                const bf16 other = TRANSPOSED ? w[k * c.in + column] : w[column * c.in + k];
+                const double product = (double)device::from_bf16(x[row * depth + k]) * device::from_bf16(other);
+                sum += product;
+                magnitude += std::fabs(product);
+            }
+            const float got = y.data[row * columns + column];
+            const double error = std::fabs(got - sum) / (magnitude + 1e-30);
+            // Not the other way round: NaN must fail.
+            if (!(error <= TOLERANCE)) device::fail("y[%zu, %zu] is %g, not %g", row, column, got, sum);
+            worst = std::max(worst, error);
+        }
+    return worst;
+}
+
+int main() {
+    std::vector<Case> cases;
+    const size_t shapes[][3] = {
+        { 1, 1, 1 },    { 1, 64, 64 },   { 5, 13, 8 },     { 16, 8, 13 },   { 130, 33, 36 },  { 129, 130, 132 },
+        { 7, 257, 16 }, { 9, 16, 257 },  { 128, 128, 128 }, { 130, 131, 127 }, { 15, 24, 1000 }, { 15, 1000, 24 },
+        { 1, 3, 1001 }, { 8, 1001, 3 },  { 12, 320, 17 },  { 11, 264, 264 }, { 3, 8, 4 },      { 3, 2, 16 },
+        { 64, 136, 40 }, { 17, 31, 29 }, { 33, 96, 48 },   { 130, 257, 263 }, { 130, 264, 136 }, { 257, 32, 8 },
+    };
+    for (const auto& [rows, out, in] : shapes) cases.push_back({ rows, out, in });
+    for (size_t shift = 1; shift < 8; shift += 3) {
+        cases.push_back({ 9, 40, 64, shift, 0, 0 });
+        cases.push_back({ 9, 40, 64, 0, shift, 0 });
+        cases.push_back({ 9, 40, 64, 0, 0, shift });
+    }
+    double worst = 0;
+    for (const Case& c : cases) worst = std::max(worst, run(c));
+    printf("%zu products, the largest error %.1e of the sum of absolute values\n", cases.size(), worst);
+}
