@@ -6,9 +6,10 @@ use std::process::Command;
 
 use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
+use halfbyte::ops::Dropped;
 use halfbyte_shaders::{
-    Language, PTX, Pass, Source, attention_source, half_matmul_source, nf4_dequantize_source, nf4_matmul_source,
-    nf4_quantize_source, nf4_skinny_source,
+    Language, PTX, Pass, Source, attention_source, dropout_source, half_matmul_source, nf4_dequantize_source,
+    nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -86,6 +87,22 @@ fn attention_is_that_in_f64_of_rounded_operands() {
 #[test]
 fn quantizing_gives_the_bits_of_the_plain_code() {
     run("quantize.cpp", &nf4_quantize_source(Language::Cuda, &NF4_TABLE), "of all block sizes");
+}
+
+#[test]
+fn dropout_drops_what_the_key_says() {
+    // What the CPU drops, whose words are compared with those of Random123.
+    let drop = Dropped::new(0x1234_5678_9abc_def0, 0.25);
+    let factors: Vec<String> = (0..1003).map(|i| format!("{:?}f", drop.factor(i))).collect();
+    let [low, high] = drop.key;
+    let options = [
+        format!("-DKEY={low}u, {high}u"),
+        format!("-DTHRESHOLD={}u", drop.threshold),
+        format!("-DKEPT={:?}f", drop.kept),
+        format!("-DFACTORS={}", factors.join(",")),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    run_with("dropout.cpp", &dropout_source(Language::Cuda), "of a tensor whose length is odd", &options);
 }
 
 #[test]

@@ -6,8 +6,8 @@ use burn::tensor::DType;
 use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, Pass, Source, attention_source, half_matmul_source, nf4_dequantize_source, nf4_matmul_source,
-    nf4_quantize_source, nf4_skinny_source,
+    Language, Pass, Source, attention_source, dropout_source, half_matmul_source, nf4_dequantize_source,
+    nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
 };
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
@@ -15,7 +15,10 @@ const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
 /// Every kernel with every option, under a name of its own.
 fn kernels() -> Vec<(String, Source)> {
     let (cuda, table) = (Language::Cuda, &NF4_TABLE);
-    let mut kernels = vec![("nf4_quantize".to_string(), nf4_quantize_source(cuda, table))];
+    let mut kernels = vec![
+        ("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)),
+        ("dropout".to_string(), dropout_source(cuda)),
+    ];
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         kernels.push((format!("nf4_dequantize {dtype:?}"), nf4_dequantize_source(cuda, table, dtype)));
     }

@@ -34,6 +34,11 @@ fn attention_matches() {
 }
 
 #[test]
+fn dropout_matches() {
+    operations::dropout_matches::<Cpu>(&Default::default());
+}
+
+#[test]
 fn cross_entropy_matches() {
     operations::cross_entropy_matches::<Cpu>(&Default::default());
 }

@@ -69,6 +69,11 @@ fn attention_matches() {
 }
 
 #[test]
+fn dropout_matches() {
+    operations::dropout_matches::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
 fn cross_entropy_matches() {
     operations::cross_entropy_matches::<Wgpu>(&RASTERIZER);
 }

@@ -4,8 +4,8 @@
 use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, Pass, Source, attention_source, nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source,
-    nf4_skinny_source,
+    Language, Pass, Source, attention_source, dropout_source, nf4_dequantize_source, nf4_matmul_source,
+    nf4_quantize_source, nf4_skinny_source,
 };
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use naga::{AddressSpace, front::wgsl};
@@ -17,7 +17,7 @@ const INVOCATIONS: u32 = 256;
 
 fn kernels() -> Vec<Source> {
     let (language, table) = (Language::Wgsl, &NF4_TABLE);
-    let mut kernels = vec![nf4_quantize_source(language, table)];
+    let mut kernels = vec![nf4_quantize_source(language, table), dropout_source(language)];
     kernels.extend([DType::F32, DType::F16].map(|dtype| nf4_dequantize_source(language, table, dtype)));
     for rows in [1, 2, 4, 8, 16] {
         for branch in [false, true] {

@@ -2,6 +2,7 @@
 //! Burn's CubeCL runtimes, in the same memory and on the same stream as everything else.
 
 mod attention;
+mod dropout;
 mod half_matmul;
 mod matmul;
 mod nf4_dequantize;
@@ -13,6 +14,7 @@ mod view;
 mod weight;
 
 pub use attention::{Heads, Pass, attention, attention_backward, source as attention_source};
+pub use dropout::{dropout, source as dropout_source};
 pub use half_matmul::{half_matmul, source as half_matmul_source};
 pub use matmul::matmul;
 pub use nf4_dequantize::{dequantized_types, nf4_dequantize, source as nf4_dequantize_source};

@@ -8,8 +8,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use halfbyte::lab::conformance;
 use halfbyte::nf4::{Absmax, Nf4Data, quantize};
 use halfbyte::ops::{
-    Activation, Branch, Frozen, Nf4Weight, Ops, Product, Variant, cross_entropy, gated, lora_linear, matmul,
-    nf4_matmul, nf4_matmul_by, rms_norm, rotate,
+    Activation, Branch, Dropped, Frozen, Nf4Weight, Ops, Product, Variant, cross_entropy, dropout, gated, lora_linear,
+    matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
 };
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -292,15 +292,16 @@ pub fn lora_linear_matches<B: Ops>(device: &B::Device) {
         let [whole, pieces] = [u64::MAX, 1]
             .map(|most| Frozen::nf4(&Nf4Weight::upload_within(&data, most, device).expect("a valid weight")));
         let frozen = [Frozen::dense(weight.tensor::<Autodiff<B>>(device)), whole, pieces];
-        let mask = Matrix::of(rows, input, |i, j| if (i * 7 + j) % 3 == 0 { 0.0 } else { 1.5 });
+        let dropped = Dropped::new(random.random(), 0.3);
+        let mask = Matrix::of(rows, input, |i, j| f64::from(dropped.factor(i * input + j)));
         for (kind, frozen) in frozen.iter().enumerate() {
             let mask = (i + kind).is_multiple_of(2).then_some(&mask);
             let case = Case::<B> {
                 name: format!("lora_linear [{out}, {input}], rank {r}, {rows} rows, mask {}", mask.is_some()),
                 inputs: [[rows, input], [r, input], [out, r]].map(|[m, n]| Matrix::random(m, n, &mut random)).to_vec(),
                 operation: &|x| {
-                    let mask = mask.map(|mask| mask.tensor(device));
-                    lora_linear(x[0].clone(), frozen, Branch::new(x[1].clone(), x[2].clone(), mask, 0.5))
+                    let dropped = mask.map(|_| dropped);
+                    lora_linear(x[0].clone(), frozen, Branch::new(x[1].clone(), x[2].clone(), dropped, 0.5))
                 },
                 formula: &|x| {
                     let dropped = mask.map_or(x[0].clone(), |mask| x[0].with(mask, |a, b| a * b));
@@ -310,6 +311,22 @@ pub fn lora_linear_matches<B: Ops>(device: &B::Device) {
             };
             case.check(device, &mut random);
         }
+    }
+}
+
+/// What is dropped is what the key says, on every backend, and of the gradient the same.
+pub fn dropout_matches<B: Ops>(device: &B::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(9);
+    for [rows, columns] in [[1, 1], [3, 5], [33, 65], [70, 1024]] {
+        let dropped = Dropped::new(random.random(), 0.1);
+        let factors = Matrix::of(rows, columns, |i, j| f64::from(dropped.factor(i * columns + j)));
+        let case = Case::<B> {
+            name: format!("dropout [{rows}, {columns}]"),
+            inputs: vec![Matrix::random(rows, columns, &mut random)],
+            operation: &|x| dropout(x[0].clone(), dropped),
+            formula: &|x| x[0].with(&factors, |x, factor| x * factor),
+        };
+        case.check(device, &mut random);
     }
 }
 

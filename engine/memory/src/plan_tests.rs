@@ -65,7 +65,8 @@ fn more_tokens_and_kept_graphs_take_more() {
     assert!(base < peak("llama-3.1-8b", &Run { length: 4096, ..run.clone() }));
     assert!(base < peak("llama-3.1-8b", &Run { recompute: false, ..run.clone() }));
     assert!(peak("llama-3.1-8b", &Run { optimizer: Optimizer::AdamW8bit, ..run.clone() }) < base);
-    assert!(base < peak("llama-3.1-8b", &Run { dropout: true, ..run.clone() }));
+    // Of dropout nothing is kept.
+    assert_eq!(base, peak("llama-3.1-8b", &Run { dropout: true, ..run.clone() }));
     assert!(base < peak("llama-3.1-8b", &Run { accumulation: 2, ..run }));
 }
 

@@ -81,7 +81,7 @@ pub struct Run {
     pub rank: u64,
     /// Names of the adapted linear layers; empty for all seven.
     pub targets: Vec<String>,
-    /// The adapters' inputs are dropped out, which takes a mask for each.
+    /// Elements of the adapters' inputs are dropped.
     pub dropout: bool,
     /// The adapters train the lengths of the weights' rows on their own (DoRA, arXiv:2402.09353).
     pub dora: bool,

@@ -145,7 +145,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A linear layer; its result is held as `result` (`model/linear.rs`, `lora/branch.rs`). With a graph its branch's inner
-    /// activations and mask are kept, and under DoRA's scale its result as it was before.
+    /// activations are kept, and under DoRA's scale its result as it was before.
     pub(crate) fn linear(&mut self, linear: usize, graph: bool, result: Component) {
         if !self.run.adapts(self.linears[linear].name) {
             return self.frozen(linear, true, result);
@@ -153,20 +153,19 @@ impl<'a> Walk<'a> {
         if !self.run.dora {
             return self.adapted(linear, graph, result);
         }
-        let LinearShape { out, input, .. } = self.linears[linear];
+        let LinearShape { out, .. } = self.linears[linear];
         let (bytes, small) = (self.wide(out), product([self.run.rank, out, F32]));
         // The weight by the rows of A, the rows of A by each other and by B, and what comes of these, under the rows' lengths.
         self.touch(Component::Work, product([4, small]));
         let before = if graph { Component::Graph } else { Component::Work };
         // With dropout, the frozen layer's own product of what was dropped.
-        let (own, dropped) = if self.run.dropout { (bytes, self.wide(input)) } else { (0, 0) };
-        self.hold(before, dropped);
+        let own = if self.run.dropout { bytes } else { 0 };
         self.hold(Component::Work, own);
         self.adapted(linear, graph, before);
         self.hold(result, bytes);
         self.free(Component::Work, own);
         if !graph {
-            self.free(before, bytes.saturating_add(dropped));
+            self.free(before, bytes);
         }
     }
 
@@ -175,7 +174,9 @@ impl<'a> Walk<'a> {
         let LinearShape { out, input, .. } = self.linears[linear];
         let kept = if graph { Component::Graph } else { Component::Work };
         let (low, dropped) = (self.wide(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
-        self.hold(kept, dropped);
+        // What dropout leaves of the input; DoRA keeps it, and the branch alone drops it once more on the way back.
+        let of_dora = if self.run.dora { dropped } else { 0 };
+        self.hold(kept, of_dora);
         self.hold(Component::Work, dropped);
         if self.cpu() {
             self.hold(kept, low);
@@ -189,7 +190,7 @@ impl<'a> Walk<'a> {
         }
         self.free(Component::Work, dropped);
         if !graph {
-            self.free(kept, low.saturating_add(dropped));
+            self.free(kept, low.saturating_add(of_dora));
         }
     }
 
@@ -233,7 +234,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.free(Component::Work, low.saturating_add(scaled));
-        let kept = if self.run.dora { product([2, dropped]) } else { dropped };
+        let kept = if self.run.dora { dropped } else { 0 };
         self.free(Component::Graph, low.saturating_add(kept));
     }
 

@@ -1,13 +1,13 @@
 //! The branch beside one linear layer: `scaling * B(A(dropout(x)))`, with DoRA's lengths where they are trained.
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Dora;
 use crate::model::{Parameter, Shares, join};
-use crate::ops::{Branch, Frozen, Ops, lora_linear};
+use crate::ops::{Branch, Dropped, Frozen, Ops, lora_linear};
 
 /// Where the randomness of dropout comes from: a function of the run's seed, the step, the micro-batch and the place in
 /// the model, so that a layer that is computed again drops the same elements.
@@ -42,32 +42,28 @@ impl<B: Ops> LoraBranch<B> {
     /// The frozen layer and its branch: `[tokens, in] -> [tokens, out]`, the layer's bias left out.
     pub fn forward(&self, x: Tensor<B, 2>, weight: &Frozen<B>, dropout: Option<&Dropout>) -> Tensor<B, 2> {
         let dropout = dropout.filter(|_| self.dropout > 0.0);
-        let mask = dropout.map(|key| self.mask(x.dims(), key, &self.a.value.device()));
-        let branch = |mask| Branch::new(self.a.value.clone(), self.b.value.clone(), mask, self.scaling);
-        let Some(dora) = &self.dora else { return lora_linear(x, weight, branch(mask)) };
+        let dropped = dropout.map(|key| self.dropped(key));
+        let branch = |dropped| Branch::new(self.a.value.clone(), self.b.value.clone(), dropped, self.scaling);
+        let Some(dora) = &self.dora else { return lora_linear(x, weight, branch(dropped)) };
         let scale = dora.scale(self, weight);
-        match mask {
+        match dropped {
             None => lora_linear(x, weight, branch(None)) * scale,
             // The frozen layer sees all of the input; what is scaled, the frozen weight's part of it included, sees what
-            // was kept (PEFT, `DoraLinearVariant.forward`): `x W + (scale - 1) (x ∘ mask) W + scale s (x ∘ mask) A B`.
-            Some(mask) => {
-                let kept = x.clone() * mask;
+            // was kept (PEFT, `DoraLinearVariant.forward`): `x W + (scale - 1) kept W + scale s kept A B`.
+            Some(dropped) => {
+                let kept = crate::ops::dropout(x.clone(), dropped);
                 weight.forward(x - kept.clone()) + lora_linear(kept, weight, branch(None)) * scale
             }
         }
     }
 
-    /// `0` for a dropped element and `1 / (1 - p)` for a kept one.
-    fn mask(&self, shape: [usize; 2], key: &Dropout, device: &B::Device) -> Tensor<B, 2> {
+    /// What is dropped at a key.
+    fn dropped(&self, key: &Dropout) -> Dropped {
         let mut seed = [0u8; 32];
         for (part, value) in seed.chunks_mut(8).zip([key.seed, key.step, key.micro, self.place]) {
             part.copy_from_slice(&value.to_le_bytes());
         }
-        let mut random = ChaCha8Rng::from_seed(seed);
-        let threshold = (self.dropout * f64::from(u32::MAX)) as u32;
-        let kept = (1.0 / (1.0 - self.dropout)) as f32;
-        let values = (0..shape[0] * shape[1]).map(|_| if random.next_u32() < threshold { 0.0 } else { kept });
-        Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), device)
+        Dropped::new(ChaCha8Rng::from_seed(seed).next_u64(), self.dropout)
     }
 
     /// Rebuilds the branch with `f(path, parameter)` in place of its parameters.
@@ -117,7 +113,8 @@ mod tests {
             place: 1,
         };
         let key = Dropout { seed: 1, step: 2, micro: 3 };
-        let mask: Vec<f32> = lora.mask([rows, input], &key, &device).into_data().to_vec().unwrap();
+        let dropped = lora.dropped(&key);
+        let mask: Vec<f32> = (0..rows * input).map(|element| dropped.factor(element)).collect();
         let frozen = match &weight {
             Weight::Nf4(weight) => Frozen::nf4(weight),
             Weight::Dense(_) => unreachable!(),

@@ -14,7 +14,7 @@ use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 
 use super::fused::primitive;
 use super::{
-    Activation, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Frozen, LoraGradients, Masking,
+    Activation, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Dropped, Frozen, LoraGradients, Masking,
     Nf4Primitive, Ops, Product, Variant,
 };
 
@@ -136,6 +136,18 @@ impl<B: Ops> Backward<B, 3> for LoraLinear {
                 grads.register::<B>(node.id, gradient);
             }
         }
+    }
+}
+
+/// What was dropped has no gradient: the gradient is dropped as the tensor was.
+#[derive(Debug)]
+struct Dropout;
+
+impl<B: Ops> Backward<B, 1> for Dropout {
+    type State = Dropped;
+
+    fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        unary::<B, _>(step.parents, step.node, grads, |grad| B::dropout(grad, step.state));
     }
 }
 
@@ -280,12 +292,19 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
+    fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self> {
+        let y = B::dropout(x.primitive, dropped);
+        match Dropout.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(dropped, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
     fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
         let nodes = [x.node.clone(), branch.a.node.clone(), branch.b.node.clone()];
         let weight = frozen(weight);
-        let Branch { a, b, mask, scaling } = branch;
-        let mask = mask.map(|mask| mask.primitive);
-        let branch = Branch { a: a.primitive, b: b.primitive, mask, scaling };
+        let Branch { a, b, dropped, scaling } = branch;
+        let branch = Branch { a: a.primitive, b: b.primitive, dropped, scaling };
         let [y, low] = B::lora_linear(x.primitive.clone(), &weight, branch.clone());
         let y = match LoraLinear.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(([x.primitive, low.clone()], weight, branch), y),

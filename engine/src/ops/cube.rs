@@ -8,8 +8,8 @@ use halfbyte_shaders::{Heads, Language, Nf4, SourceRuntime};
 
 use super::fused::{primitive, tensor};
 use super::{
-    Attended, AttentionForm, AttentionShape, ComputeDtype, Masking, Nf4Primitive, Ops, Product, Update, Variant,
-    attention, half,
+    Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Nf4Primitive, Ops, Product, Update,
+    Variant, attention, half,
 };
 use crate::nf4::NF4_TABLE;
 
@@ -129,6 +129,10 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         let gradient = product == Product::InputGradient;
         let variants = halfbyte_shaders::variants(&R::client(device), shape, rows, gradient);
         variants.into_iter().map(Into::into).collect()
+    }
+
+    fn dropout(x: FloatTensor<Self>, Dropped { key, threshold, kept }: Dropped) -> FloatTensor<Self> {
+        halfbyte_shaders::dropout(x, key, threshold, kept)
     }
 
     const ATTENTION_FORMS: &'static [AttentionForm] = match R::LANGUAGE {

@@ -9,7 +9,8 @@ use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorI
 
 use super::attention::{self, bounds};
 use super::{
-    Attended, AttentionForm, AttentionShape, ComputeDtype, Masking, Nf4Primitive, Ops, Product, Update, Variant,
+    Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Nf4Primitive, Ops, Product, Update,
+    Variant,
 };
 
 /// What reaches the tensors when a fusion stream runs.
@@ -152,6 +153,13 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
 
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
         B::nf4_variants(device, shape, rows, product)
+    }
+
+    fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self> {
+        let shape = x.shape();
+        register::<B, 1>("dropout", [x], shape, move |handles, [x]| {
+            B::dropout(handles.get_float_tensor::<B>(x), dropped)
+        })
     }
 
     const ATTENTION_FORMS: &'static [AttentionForm] = B::ATTENTION_FORMS;

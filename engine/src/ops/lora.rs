@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
 use super::fused::{primitive, tensor};
-use super::{Nf4Weight, Ops, Product, matmul};
+use super::{Dropped, Nf4Weight, Ops, Product, dropout, matmul};
 
 /// A weight `[out, in]` that is not trained.
 #[derive(Clone, Debug)]
@@ -21,8 +21,8 @@ pub enum Frozen<B: Backend> {
 
 impl<B: Backend> Branch<B> {
     /// From tensors.
-    pub fn new(a: Tensor<B, 2>, b: Tensor<B, 2>, mask: Option<Tensor<B, 2>>, scaling: f64) -> Self {
-        Self { a: primitive(a), b: primitive(b), mask: mask.map(primitive), scaling }
+    pub fn new(a: Tensor<B, 2>, b: Tensor<B, 2>, dropped: Option<Dropped>, scaling: f64) -> Self {
+        Self { a: primitive(a), b: primitive(b), dropped, scaling }
     }
 }
 
@@ -52,15 +52,15 @@ impl<B: Ops> Frozen<B> {
     }
 }
 
-/// The branch: `scaling * B(A(x))`, with `x` times `mask` where elements are dropped.
+/// The branch: `scaling * B(A(dropout(x)))`.
 #[derive(Clone, Debug)]
 pub struct Branch<B: Backend> {
     /// `[r, in]`.
     pub a: FloatTensor<B>,
     /// `[out, r]`.
     pub b: FloatTensor<B>,
-    /// `[tokens, in]`: 0 for a dropped element, `1 / (1 - p)` for a kept one.
-    pub mask: Option<FloatTensor<B>>,
+    /// What is dropped of its input, in training.
+    pub dropped: Option<Dropped>,
     /// Multiplies the branch.
     pub scaling: f64,
 }
@@ -95,13 +95,13 @@ pub struct LoraGradients<B: Backend> {
     pub b: FloatTensor<B>,
 }
 
-/// `x · Wᵀ + scaling · (x ∘ mask) · Aᵀ · Bᵀ`, and `(x ∘ mask) · Aᵀ`, which the backward pass takes.
+/// `x · Wᵀ + scaling · dropout(x) · Aᵀ · Bᵀ`, and `dropout(x) · Aᵀ`, which the backward pass takes.
 pub(super) fn forward<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: Branch<B>) -> [FloatTensor<B>; 2] {
-    let kept = match branch.mask {
-        Some(mask) => tensor::<B, 2>(x.clone()) * tensor(mask),
-        None => tensor(x.clone()),
+    let kept = match branch.dropped {
+        Some(dropped) => B::dropout(x.clone(), dropped),
+        None => x.clone(),
     };
-    let low = primitive(matmul(kept, tensor::<B, 2>(branch.a).transpose()));
+    let low = primitive(matmul(tensor::<B, 2>(kept), tensor::<B, 2>(branch.a).transpose()));
     let update = Update { low: low.clone(), b: branch.b, scaling: branch.scaling };
     let y = match weight {
         Frozen::Nf4(weight) => weight.product_with(x, update, None),
@@ -119,18 +119,17 @@ pub(super) fn backward<B: Ops>(
     for_x: bool,
 ) -> LoraGradients<B> {
     let (low, a, b) = (tensor::<B, 2>(low), tensor::<B, 2>(branch.a), tensor::<B, 2>(branch.b));
-    let mask = branch.mask.map(tensor::<B, 2>);
-    let masked = |x: Tensor<B, 2>| match &mask {
-        Some(mask) => x * mask.clone(),
+    let kept = |x: Tensor<B, 2>| match branch.dropped {
+        Some(dropped) => dropout(x, dropped),
         None => x,
     };
     let dy = tensor::<B, 2>(grad.clone());
     let d_low = matmul(dy.clone(), b) * branch.scaling;
     let d_b = matmul(dy.transpose(), low * branch.scaling);
-    let d_a = matmul(d_low.clone().transpose(), masked(tensor(x)));
+    let d_a = matmul(d_low.clone().transpose(), kept(tensor(x)));
     let d_x = for_x.then(|| {
         let of_base = tensor::<B, 2>(weight.product(grad, Product::InputGradient));
-        primitive(of_base + masked(matmul(d_low, a)))
+        primitive(of_base + kept(matmul(d_low, a)))
     });
     LoraGradients { x: d_x, a: primitive(d_a), b: primitive(d_b) }
 }

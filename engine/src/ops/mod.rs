@@ -13,6 +13,7 @@ mod compute;
 mod cpu;
 #[cfg(feature = "gpu")]
 mod cube;
+mod dropout;
 mod fused;
 #[cfg(feature = "gpu")]
 mod fusion;
@@ -29,10 +30,11 @@ pub use adam::{AdamStep, DynamicTables, MOMENT_BLOCK, Moments};
 pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, Sequences, Span};
 pub(crate) use autodiff::backward_from;
 pub use compute::ComputeDtype;
+pub use dropout::Dropped;
 pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
-    attention_with_gradients, causal_attention, cross_entropy, gated, half_matmul, lora_linear, matmul, nf4_lora_by,
-    nf4_matmul, nf4_matmul_by, rms_norm, rotate,
+    attention_with_gradients, causal_attention, cross_entropy, dropout, gated, half_matmul, lora_linear, matmul,
+    nf4_lora_by, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
 };
 pub use weight::Nf4Weight;
 
@@ -224,6 +226,9 @@ pub trait Ops: Backend {
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
         fused::rotate::<Self>(x, cos, sin, back)
     }
+
+    /// [`dropout`](fn@dropout).
+    fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self>;
 
     /// [`lora_linear`], and the branch's inner activations `[tokens, r]`, which the backward pass takes.
     fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {

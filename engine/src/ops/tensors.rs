@@ -4,8 +4,8 @@ use burn::tensor::{Int, Tensor};
 
 use super::fused::{primitive, tensor};
 use super::{
-    Activation, Attended, AttentionShape, Branch, ComputeDtype, Frozen, Masking, Nf4Weight, Ops, Product, Update,
-    Variant,
+    Activation, Attended, AttentionShape, Branch, ComputeDtype, Dropped, Frozen, Masking, Nf4Weight, Ops, Product,
+    Update, Variant,
 };
 
 /// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
@@ -60,7 +60,12 @@ pub fn rotate<B: Ops>(x: Tensor<B, 2>, [cos, sin]: &[Tensor<B, 4>; 2]) -> Tensor
     tensor(B::rotate(primitive(x), primitive(cos.clone()), primitive(sin.clone()), false))
 }
 
-/// A frozen linear layer with a LoRA branch beside it: `x · Wᵀ + scaling · (x ∘ mask) · Aᵀ · Bᵀ`, `x` `[tokens, in]`.
+/// `x` `[tokens, in]` with a share of its elements zero and the others larger by as much.
+pub fn dropout<B: Ops>(x: Tensor<B, 2>, dropped: Dropped) -> Tensor<B, 2> {
+    tensor(B::dropout(primitive(x), dropped))
+}
+
+/// A frozen linear layer with a LoRA branch beside it: `x · Wᵀ + scaling · dropout(x) · Aᵀ · Bᵀ`, `x` `[tokens, in]`.
 pub fn lora_linear<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B>) -> Tensor<B, 2> {
     let [y, _] = B::lora_linear(primitive(x), weight, branch);
     tensor(y)

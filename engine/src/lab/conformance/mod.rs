@@ -13,7 +13,7 @@ use crate::Result;
 use crate::files::read;
 use crate::lab::judged_error;
 use crate::nf4::quantize;
-use crate::ops::{Nf4Weight, Ops, Product, Variant, matmul, nf4_lora_by, nf4_matmul_by};
+use crate::ops::{Dropped, Nf4Weight, Ops, Product, Variant, dropout, matmul, nf4_lora_by, nf4_matmul_by};
 
 /// What f32 results may be off by, `||found - expected|| / ||expected||`.
 const TOLERANCE: f64 = 1e-5;
@@ -115,6 +115,7 @@ pub async fn conformance<B: Ops>(
     suite.weight([40, 72], 64, true, &[4097]).await?;
     suite.parts().await?;
     suite.halves().await?;
+    suite.dropout().await?;
     suite.attention().await?;
     Ok(suite.report)
 }
@@ -186,6 +187,19 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         self.poison(m * n).await?;
         let found = matmul(self.upload(&a), self.upload(&b));
         self.compare(("matmul".into(), TOLERANCE), format!("[{m}, {k}] x [{k}, {n}]"), found, &a.times(&b, false)).await
+    }
+
+    /// Dropped are those elements that the key says, on every device.
+    async fn dropout(&mut self) -> Result<()> {
+        for [rows, columns] in [[1, 1], [3, 5], [17, 33], [131, 1000]] {
+            let (x, dropped) = (self.random(rows, columns), Dropped::new(self.random.random(), 0.1));
+            let factor = |(i, x): (usize, &f32)| f64::from(x * dropped.factor(i));
+            let expected: Vec<f64> = x.values.iter().enumerate().map(factor).collect();
+            self.poison(rows * columns).await?;
+            let found = dropout(self.upload(&x), dropped);
+            self.compare(("dropout".into(), 0.0), format!("[{rows}, {columns}]"), found, &expected).await?;
+        }
+        Ok(())
     }
 
     /// Weights quantized on the device: the decoded weight is that of the plain code, bit by bit.

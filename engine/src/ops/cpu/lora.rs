@@ -6,9 +6,9 @@ use rayon::prelude::*;
 
 use super::matrix::{Threads, View, matmul, product};
 use super::{floats, nf4, write};
-use crate::ops::{Frozen, Product};
+use crate::ops::{Dropped, Frozen, Product};
 
-/// Floats that one task of an elementwise product handles.
+/// Floats that one task of an elementwise product handles, a multiple of four.
 const TASK: usize = 1 << 14;
 
 /// The operands of the branch on the host.
@@ -17,8 +17,8 @@ pub(super) struct Branch<'a> {
     pub a: &'a [f32],
     /// `[out, r]`.
     pub b: &'a [f32],
-    /// `[tokens, in]`.
-    pub mask: Option<&'a [f32]>,
+    /// What is dropped of the input.
+    pub dropped: Option<Dropped>,
     pub scaling: f32,
     pub rank: usize,
 }
@@ -53,19 +53,23 @@ fn frozen(x: &[f32], weight: &Frozen<Flex>, [out, input]: [usize; 2], side: Prod
     }
 }
 
-fn masked(x: &[f32], mask: &[f32]) -> Vec<f32> {
-    let mut y = x.to_vec();
-    let tasks = y.par_chunks_mut(TASK).zip(mask.par_chunks(TASK));
-    tasks.for_each(|(y, mask)| y.iter_mut().zip(mask).for_each(|(y, mask)| *y *= mask));
-    y
+/// What dropout leaves of `x`.
+pub(super) fn dropout(mut x: Vec<f32>, dropped: Dropped) -> Vec<f32> {
+    x.par_chunks_mut(TASK).enumerate().for_each(|(task, x)| {
+        for (i, x) in x.chunks_mut(4).enumerate() {
+            let factors = dropped.factors(task * (TASK / 4) + i);
+            x.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+        }
+    });
+    x
 }
 
 /// The layer's output, and the branch's inner activations `[tokens, r]`.
 pub(super) fn forward(x: &[f32], weight: &Frozen<Flex>, branch: &Branch) -> [Vec<f32>; 2] {
-    let Branch { a, b, mask, scaling, rank } = *branch;
+    let Branch { a, b, dropped, scaling, rank } = *branch;
     let (out, input) = (b.len() / rank, a.len() / rank);
-    let dropped = mask.map(|mask| masked(x, mask));
-    let low = product(rows_of(dropped.as_deref().unwrap_or(x), input), rows_of(a, input).t(), 1.0, Threads::All);
+    let kept = dropped.map(|dropped| dropout(x.to_vec(), dropped));
+    let low = product(rows_of(kept.as_deref().unwrap_or(x), input), rows_of(a, input).t(), 1.0, Threads::All);
     let mut y = frozen(x, weight, [out, input], Product::Forward);
     matmul(rows_of(&low, rank), rows_of(b, rank).t(), (&mut y, out), scaling, true, Threads::All);
     [y, low]
@@ -79,24 +83,22 @@ pub(super) fn backward(
     grad: &[f32],
     for_x: bool,
 ) -> (Option<Vec<f32>>, Vec<f32>, Vec<f32>) {
-    let Branch { a, b, mask, scaling, rank } = *branch;
+    let Branch { a, b, dropped, scaling, rank } = *branch;
     let (out, input) = (b.len() / rank, a.len() / rank);
     let dy = rows_of(grad, out);
     let d_low = product(dy, rows_of(b, rank), scaling, Threads::All);
     let d_b = product(dy.t(), rows_of(low, rank), scaling, Threads::All);
-    let dropped = mask.map(|mask| masked(x, mask));
-    let d_a = product(rows_of(&d_low, rank).t(), rows_of(dropped.as_deref().unwrap_or(x), input), 1.0, Threads::All);
+    let kept = dropped.map(|dropped| dropout(x.to_vec(), dropped));
+    let d_a = product(rows_of(&d_low, rank).t(), rows_of(kept.as_deref().unwrap_or(x), input), 1.0, Threads::All);
     let d_x = for_x.then(|| {
         let mut d_x = frozen(grad, weight, [out, input], Product::InputGradient);
         let (d_low, a) = (rows_of(&d_low, rank), rows_of(a, input));
-        match mask {
+        match dropped {
             None => matmul(d_low, a, (&mut d_x, input), 1.0, true, Threads::All),
-            Some(mask) => {
-                let of_branch = product(d_low, a, 1.0, Threads::All);
-                let terms = of_branch.par_chunks(TASK).zip(mask.par_chunks(TASK));
-                d_x.par_chunks_mut(TASK).zip(terms).for_each(|(d_x, (branch, mask))| {
-                    d_x.iter_mut().zip(branch).zip(mask).for_each(|((d, b), m)| *d += b * m);
-                });
+            Some(dropped) => {
+                let of_branch = dropout(product(d_low, a, 1.0, Threads::All), dropped);
+                let terms = d_x.par_chunks_mut(TASK).zip(of_branch.par_chunks(TASK));
+                terms.for_each(|(d_x, branch)| d_x.iter_mut().zip(branch).for_each(|(d, b)| *d += b));
             }
         }
         d_x

@@ -15,8 +15,8 @@ use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
 use super::{
-    Activation, AdamStep, Attended, AttentionForm, AttentionShape, Branch, Frozen, LoraGradients, Masking, Moments,
-    Nf4Primitive, Ops, Product, Variant,
+    Activation, AdamStep, Attended, AttentionForm, AttentionShape, Branch, Dropped, Frozen, LoraGradients, Masking,
+    Moments, Nf4Primitive, Ops, Product, Variant,
 };
 use crate::nf4::quantize_blocks;
 
@@ -46,9 +46,9 @@ fn write(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
 
 /// Calls `f` with the operands of a LoRA branch on the host.
 fn with_branch<T>(branch: Branch<Flex>, f: impl FnOnce(&lora::Branch) -> T) -> T {
-    let Branch { a, b, mask, scaling } = branch;
-    let (rank, mask) = (a.shape()[0], mask.map(|mask| mask.to_contiguous()));
-    read([a, b], |[a, b]| f(&lora::Branch { a, b, mask: mask.as_ref().map(floats), scaling: scaling as f32, rank }))
+    let Branch { a, b, dropped, scaling } = branch;
+    let rank = a.shape()[0];
+    read([a, b], |[a, b]| f(&lora::Branch { a, b, dropped, scaling: scaling as f32, rank }))
 }
 
 impl Ops for Flex {
@@ -122,6 +122,11 @@ impl Ops for Flex {
         let width = shape[1];
         let head_dim = 2 * cos.shape().to_vec()[3];
         write(read([x, cos, sin], |[x, cos, sin]| rows::rotate(x, cos, sin, width, head_dim, back)), shape)
+    }
+
+    fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self> {
+        let shape = x.shape().to_vec();
+        write(read([x], |[x]| lora::dropout(x.to_vec(), dropped)), shape)
     }
 
     fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {

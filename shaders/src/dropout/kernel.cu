@@ -1,0 +1,28 @@
+// Dropout: each thread takes four elements, whose random words are one block of Philox4x32-10.
+//
+// Grid: in x and y together at least as many blocks as the elements need.
+typedef unsigned int u32;
+
+// How many elements, the key, and the word below which one is dropped; what others are multiplied by.
+struct Info { u32 count, key[2], threshold; float kept; u32 unused[3]; };
+
+__device__ __forceinline__ u32 high(u32 a, u32 b) { return (u32)((unsigned long long)a * b >> 32); }
+
+extern "C" __global__ void __launch_bounds__({{ threads }})
+dropout(const float* __restrict__ x, float* __restrict__ y, const __grid_constant__ Info info) {
+    const u32 block = (blockIdx.y * gridDim.x + blockIdx.x) * {{ threads }} + threadIdx.x;
+    u32 counter[4] = { block, 0, 0, 0 }, key[2] = { info.key[0], info.key[1] };
+#pragma unroll
+    for (u32 round = 0; round < 10; round++) {
+        const u32 first = counter[0], second = counter[2];
+        counter[0] = high(0xcd9e8d57u, second) ^ counter[1] ^ key[0];
+        counter[1] = 0xcd9e8d57u * second;
+        counter[2] = high(0xd2511f53u, first) ^ counter[3] ^ key[1];
+        counter[3] = 0xd2511f53u * first;
+        key[0] += 0x9e3779b9u, key[1] += 0xbb67ae85u;
+    }
+    const unsigned long long from = 4ull * block;
+#pragma unroll
+    for (u32 i = 0; i < 4; i++)
+        if (from + i < info.count) y[from + i] = counter[i] < info.threshold ? 0.0f : x[from + i] * info.kept;
+}

@@ -1,0 +1,25 @@
+// Compares the kernel for dropout with what the CPU drops.
+//
+// Compile with -DKERNEL="\"file\"", the kernel's text, and KEY, THRESHOLD and KEPT, and the FACTORS that are expected of them.
+#include "device.h"
+
+#include KERNEL
+#include "random.h"
+
+int main() {
+    const std::vector<float> factors = { FACTORS };
+    const size_t count = factors.size();
+    for (size_t shift = 0; shift < 4; shift++) {
+        std::vector<float> values(count);
+        for (float& value : values) value = uniform();
+        const device::Buffer<float> x(values, shift);
+        device::Buffer<float> y(count, shift);
+        const Info info = { (u32)count, { KEY }, THRESHOLD, KEPT, {} };
+        // More blocks than there is work for, in both dimensions.
+        device::launch(2, 2, 256, [&] { dropout(x.data, y.data, info); });
+        y.check_surroundings("y");
+        for (size_t i = 0; i < count; i++)
+            if (!(y.data[i] == values[i] * factors[i])) device::fail("y[%zu] is %g, not %g", i, y.data[i], values[i] * factors[i]);
+    }
+    printf("%zu elements, all as on the CPU\n", count);
+}
