@@ -1,7 +1,7 @@
 // A picture of every page, on a phone and on a desktop, light and dark, for somebody to look at.
 //
 //   cargo xtask web --serve                      in one shell, then in another
-//   node tests/browser/photograph.js FOLDER      after `npm ci` in tests/browser
+//   npm run photograph FOLDER                    in tests/browser, after `npm ci`
 
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -19,25 +19,33 @@ impl Dropped {
         Self { key: [key as u32, (key >> 32) as u32], threshold, kept: (1.0 / (1.0 - p)) as f32 }
     }
 
-    /// What four elements from `4 * block` on are multiplied by.
-    pub fn factors(&self, block: usize) -> [f32; 4] {
-        let words = philox([block as u32, (block as u64 >> 32) as u32, 0, 0], self.key);
-        words.map(|word| if word < self.threshold { 0.0 } else { self.kept })
-    }
-
     /// What an element is multiplied by.
     pub fn factor(&self, element: usize) -> f32 {
-        self.factors(element / 4)[element % 4]
+        self.factors::<1>(element / 4)[element % 4][0]
+    }
+
+    /// What elements from `4 * block` on are multiplied by: the `j`-th of each four in the `j`-th row.
+    #[inline(always)]
+    pub(super) fn factors<const N: usize>(&self, block: usize) -> [[f32; N]; 4] {
+        let low = std::array::from_fn(|lane| (block + lane) as u32);
+        let high = std::array::from_fn(|lane| ((block + lane) as u64 >> 32) as u32);
+        let words = philox([low, high, [0; N], [0; N]], self.key);
+        words.map(|words| words.map(|word| if word < self.threshold { 0.0 } else { self.kept }))
     }
 }
 
-/// Four random words.
-fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+/// Four random words of each of `N` counters, side by side for the sake of SIMD.
+#[inline(always)]
+fn philox<const N: usize>(mut counter: [[u32; N]; 4], mut key: [u32; 2]) -> [[u32; N]; 4] {
     for _ in 0..10 {
-        let [first, second] = [(0xD251_1F53, counter[0]), (0xCD9E_8D57, counter[2])]
-            .map(|(multiplier, word): (u64, u32)| multiplier * u64::from(word));
-        let high = |product: u64| (product >> 32) as u32;
-        counter = [high(second) ^ counter[1] ^ key[0], second as u32, high(first) ^ counter[3] ^ key[1], first as u32];
+        for lane in 0..N {
+            let [first, second] = [(0xD251_1F53, counter[0][lane]), (0xCD9E_8D57, counter[2][lane])]
+                .map(|(multiplier, word): (u64, u32)| multiplier * u64::from(word));
+            counter[0][lane] = (second >> 32) as u32 ^ counter[1][lane] ^ key[0];
+            counter[1][lane] = second as u32;
+            counter[2][lane] = (first >> 32) as u32 ^ counter[3][lane] ^ key[1];
+            counter[3][lane] = first as u32;
+        }
         key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
     }
     counter
@@ -60,7 +68,7 @@ mod tests {
                 [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
             ),
         ] {
-            assert_eq!(philox(counter, key), expected);
+            assert_eq!(philox(counter.map(|word| [word]), key).map(|[word]| word), expected);
         }
     }
 

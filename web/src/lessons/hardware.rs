@@ -153,7 +153,7 @@ pub(crate) fn Hardware() -> impl IntoView {
             </section>
             <section class="card" aria-label="How long it takes">
                 <h2>"How long it takes"</h2>
-                <Formula math="<mtext>seconds</mtext><mo>=</mo><mfrac><mrow><mtext>operations per token</mtext><mo>×</mo><mtext>tokens</mtext></mrow><mtext>sustained operations per second</mtext></mfrac>"/>
+                <Formula math="<mtext>seconds</mtext><mo>=</mo><mfrac><mrow><mtext>operations per token</mtext><mo lspace=\"0.2em\" rspace=\"0.2em\">×</mo><mtext>tokens</mtext></mrow><mtext>sustained operations per second</mtext></mfrac>"/>
                 <p>"What a datasheet promises is a limit. Put in what you measured: tokens per second times the operations of a token."</p>
                 <Slider label="Sustained rate" value=rate scale=Scale::Stops(vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 400.0]) format=|n| format!("{n} · 10¹² per second")/>
                 <p id="duration" aria-live="polite">{duration}</p>

@@ -2,13 +2,14 @@
 //! nothing but the results and two tensors of width `r` is written.
 
 use burn_flex::Flex;
+use pulp::Arch;
 use rayon::prelude::*;
 
 use super::matrix::{Threads, View, matmul, product};
 use super::{floats, nf4, write};
 use crate::ops::{Dropped, Frozen, Product};
 
-/// Floats that one task of an elementwise product handles, a multiple of four.
+/// Floats that one task of an elementwise product handles, whole vectors of blocks of random words.
 const TASK: usize = 1 << 14;
 
 /// The operands of the branch on the host.
@@ -53,13 +54,32 @@ fn frozen(x: &[f32], weight: &Frozen<Flex>, [out, input]: [usize; 2], side: Prod
     }
 }
 
+/// Counters whose random words are computed side by side: what the registers of a vector unit hold.
+const LANES: usize = 8;
+
+/// Dropout of elements from `4 * block` on, of as many as there are [`LANES`] for.
+#[inline(always)]
+fn drop_some(x: &mut [f32], block: usize, dropped: Dropped) {
+    let factors = dropped.factors::<LANES>(block);
+    x.iter_mut().enumerate().for_each(|(at, x)| *x *= factors[at % 4][at / 4]);
+}
+
 /// What dropout leaves of `x`.
 pub(super) fn dropout(mut x: Vec<f32>, dropped: Dropped) -> Vec<f32> {
     x.par_chunks_mut(TASK).enumerate().for_each(|(task, x)| {
-        for (i, x) in x.chunks_mut(4).enumerate() {
-            let factors = dropped.factors(task * (TASK / 4) + i);
-            x.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
-        }
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                // Moved in: a closure that could be called again is called by a shim, which keeps the vector unit out.
+                let (x, mut block) = (x, task * (TASK / 4));
+                let mut whole = x.chunks_exact_mut(4 * LANES);
+                for x in &mut whole {
+                    drop_some(x, block, dropped);
+                    block += LANES;
+                }
+                drop_some(whole.into_remainder(), block, dropped);
+            },
+        );
     });
     x
 }
