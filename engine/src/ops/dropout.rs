@@ -35,6 +35,8 @@ impl Dropped {
 }
 
 /// Four random words of each of `N` counters, side by side for the sake of SIMD.
+// A lane is of four arrays.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn philox<const N: usize>(mut counter: [[u32; N]; 4], mut key: [u32; 2]) -> [[u32; N]; 4] {
     for _ in 0..10 {

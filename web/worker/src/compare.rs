@@ -59,8 +59,12 @@ pub(crate) async fn on<B: Ops>(device: &B::Device, matrix: &Matrix, parts: &Part
             let tensor = |values: &[f32], rows: usize, columns: usize| {
                 B::float_reshape(B::float_from_data(values.into(), device), [rows, columns].into())
             };
-            let branch =
-                Branch { a: tensor(&a, *rank, input), b: tensor(&b, shape[0], *rank), mask: None, scaling: *scaling };
+            let branch = Branch {
+                a: tensor(&a, *rank, input),
+                b: tensor(&b, shape[0], *rank),
+                dropped: None,
+                scaling: *scaling,
+            };
             let found = read(lora_linear(on_device, &frozen, branch)).await?;
             let low: Vec<f32> = times(&x.dequantize(), &a, input).into_iter().map(|v| v as f32).collect();
             for (y, added) in y.iter_mut().zip(times(&low, &b, *rank)) {

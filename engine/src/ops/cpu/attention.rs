@@ -1,11 +1,10 @@
 //! Causal attention, a block of queries of one head at a time: the whole score matrix never exists, and heads are read
 //! where they lie, without a transposed copy.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::matrix::{Threads, View, matmul, with_scratch};
-use super::rows::{dot, exponentials, max, tanh};
+use super::rows::{dot, exponentials, max, tanh, vectorized};
 use crate::ops::{AttentionShape, Span};
 
 /// Queries of a block.
@@ -51,24 +50,27 @@ fn head<'a>(x: &'a [f32], shape: &AttentionShape, heads: usize, head: usize, fir
 fn weights(q: View, k: View, block: Block, shape: &AttentionShape, scores: &mut [f32], slopes: &mut [f32]) {
     let Block { count, keys, .. } = block;
     matmul(q, k.t(), (scores, keys), shape.scale, false, Threads::One);
-    Arch::new().dispatch(|| {
-        if let Some(cap) = shape.softcap {
-            let of_block = &mut scores[..count * keys];
-            of_block.iter_mut().for_each(|x| *x = tanh(*x / cap));
-            slopes.iter_mut().zip(of_block.iter()).for_each(|(slope, x)| *slope = 1.0 - x * x);
-            of_block.iter_mut().for_each(|x| *x *= cap);
-        }
-        for (i, row) in scores.chunks_mut(keys).take(count).enumerate() {
-            let end = keys - count + i + 1;
-            let (row, after) = row.split_at_mut(end);
-            let (before, seen) = row.split_at_mut(shape.window.map_or(0, |window| end.saturating_sub(window)));
-            let largest = max(seen);
-            let inverse = 1.0 / exponentials(seen, largest);
-            seen.iter_mut().for_each(|x| *x *= inverse);
-            before.fill(0.0);
-            after.fill(0.0);
-        }
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            if let Some(cap) = shape.softcap {
+                let of_block = &mut scores[..count * keys];
+                of_block.iter_mut().for_each(|x| *x = tanh(*x / cap));
+                slopes.iter_mut().zip(of_block.iter()).for_each(|(slope, x)| *slope = 1.0 - x * x);
+                of_block.iter_mut().for_each(|x| *x *= cap);
+            }
+            for (i, row) in scores.chunks_mut(keys).take(count).enumerate() {
+                let end = keys - count + i + 1;
+                let (row, after) = row.split_at_mut(end);
+                let (before, seen) = row.split_at_mut(shape.window.map_or(0, |window| end.saturating_sub(window)));
+                let largest = max(seen);
+                let inverse = 1.0 / exponentials(seen, largest);
+                seen.iter_mut().for_each(|x| *x *= inverse);
+                before.fill(0.0);
+                after.fill(0.0);
+            }
+        },
+    );
 }
 
 /// Writes one head's columns into a tensor of rows `heads * head_dim`.

@@ -2,10 +2,10 @@
 //! nothing but the results and two tensors of width `r` is written.
 
 use burn_flex::Flex;
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::matrix::{Threads, View, matmul, product};
+use super::rows::vectorized;
 use super::{floats, nf4, write};
 use crate::ops::{Dropped, Frozen, Product};
 
@@ -67,11 +67,10 @@ fn drop_some(x: &mut [f32], block: usize, dropped: Dropped) {
 /// What dropout leaves of `x`.
 pub(super) fn dropout(mut x: Vec<f32>, dropped: Dropped) -> Vec<f32> {
     x.par_chunks_mut(TASK).enumerate().for_each(|(task, x)| {
-        Arch::new().dispatch(
+        vectorized(
             #[inline(always)]
             || {
-                // Moved in: a closure that could be called again is called by a shim, which keeps the vector unit out.
-                let (x, mut block) = (x, task * (TASK / 4));
+                let mut block = task * (TASK / 4);
                 let mut whole = x.chunks_exact_mut(4 * LANES);
                 for x in &mut whole {
                     drop_some(x, block, dropped);

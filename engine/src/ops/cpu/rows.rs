@@ -1,7 +1,7 @@
 //! Operations that go row by row: norm, gate, rotation, cross entropy. Rows are shared out over the cores, and each
 //! loop is compiled for the widest vectors that the processor has.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::ops::Activation;
@@ -44,9 +44,30 @@ fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
+/// Calls `f` in a function that has the machine's widest vectors, into which it is inlined if it is `#[inline(always)]`.
+///
+/// A closure that pulp's `dispatch` takes, as one that is called once, is called by a shim where it could be called again, and what
+/// the shim calls has the vectors of the oldest machine.
+#[inline(always)]
+pub(super) fn vectorized<R>(f: impl FnMut() -> R) -> R {
+    struct Call<F>(F);
+    impl<R, F: FnMut() -> R> WithSimd for Call<F> {
+        type Output = R;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, _: S) -> R {
+            (self.0)()
+        }
+    }
+    Arch::new().dispatch(Call(f))
+}
+
 /// The inner product.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    Arch::new().dispatch(|| sum2(a, b, |a, b| a * b))
+    vectorized(
+        #[inline(always)]
+        || sum2(a, b, |a, b| a * b),
+    )
 }
 
 /// The largest of a row, in sixteen lanes.
@@ -83,14 +104,17 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     let task = rows_of(width) * width;
     y.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(y, x)| {
-        Arch::new().dispatch(|| {
-            for (y, x) in y.chunks_mut(width).zip(x.chunks(width)) {
-                let inverse = inverse_rms(x, eps);
-                for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                    *y = x * inverse * w;
+        vectorized(
+            #[inline(always)]
+            || {
+                for (y, x) in y.chunks_mut(width).zip(x.chunks(width)) {
+                    let inverse = inverse_rms(x, eps);
+                    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                        *y = x * inverse * w;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     y
 }
@@ -109,21 +133,24 @@ pub(super) fn rms_norm_backward(
     let parts: Vec<Vec<f32>> = chunks
         .map(|((d_x, x), grad)| {
             let mut d_weight = vec![0.0; if for_weight { width } else { 0 }];
-            Arch::new().dispatch(|| {
-                for ((d_x, x), grad) in d_x.chunks_mut(width).zip(x.chunks(width)).zip(grad.chunks(width)) {
-                    let inverse = inverse_rms(x, eps);
-                    for ((d, g), w) in d_x.iter_mut().zip(grad).zip(weight) {
-                        *d = g * w;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((d_x, x), grad) in d_x.chunks_mut(width).zip(x.chunks(width)).zip(grad.chunks(width)) {
+                        let inverse = inverse_rms(x, eps);
+                        for ((d, g), w) in d_x.iter_mut().zip(grad).zip(weight) {
+                            *d = g * w;
+                        }
+                        let along = sum2(d_x, x, |d, x| d * x) * inverse * inverse / width as f32;
+                        for (d, x) in d_x.iter_mut().zip(x) {
+                            *d = (*d - x * along) * inverse;
+                        }
+                        for ((d, g), x) in d_weight.iter_mut().zip(grad).zip(x) {
+                            *d += g * x * inverse;
+                        }
                     }
-                    let along = sum2(d_x, x, |d, x| d * x) * inverse * inverse / width as f32;
-                    for (d, x) in d_x.iter_mut().zip(x) {
-                        *d = (*d - x * along) * inverse;
-                    }
-                    for ((d, g), x) in d_weight.iter_mut().zip(grad).zip(x) {
-                        *d += g * x * inverse;
-                    }
-                }
-            });
+                },
+            );
             d_weight
         })
         .collect();
@@ -158,11 +185,14 @@ pub(super) fn gated(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32
     let mut y = vec![0.0; gate.len()];
     let (linear, cubic) = activation.coefficients();
     y.par_chunks_mut(TASK).zip(gate.par_chunks(TASK)).zip(up.par_chunks(TASK)).for_each(|((y, gate), up)| {
-        Arch::new().dispatch(|| {
-            for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-                *y = g * sigmoid(g * (linear + cubic * g * g)) * u;
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+                    *y = g * sigmoid(g * (linear + cubic * g * g)) * u;
+                }
+            },
+        );
     });
     y
 }
@@ -173,15 +203,18 @@ pub(super) fn gated_backward(gate: &[f32], up: &[f32], grad: &[f32], activation:
     let inputs = gate.par_chunks(TASK).zip(up.par_chunks(TASK)).zip(grad.par_chunks(TASK));
     d_gate.par_chunks_mut(TASK).zip(d_up.par_chunks_mut(TASK)).zip(inputs).for_each(
         |((d_gate, d_up), ((gate, up), grad))| {
-            Arch::new().dispatch(|| {
-                let inputs = gate.iter().zip(up).zip(grad);
-                for ((d_gate, d_up), ((g, u), grad)) in d_gate.iter_mut().zip(d_up).zip(inputs) {
-                    let sigma = sigmoid(g * (linear + cubic * g * g));
-                    let of_z = linear + 3.0 * cubic * g * g;
-                    *d_up = grad * g * sigma;
-                    *d_gate = grad * u * sigma * (1.0 + g * (1.0 - sigma) * of_z);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    let inputs = gate.iter().zip(up).zip(grad);
+                    for ((d_gate, d_up), ((g, u), grad)) in d_gate.iter_mut().zip(d_up.iter_mut()).zip(inputs) {
+                        let sigma = sigmoid(g * (linear + cubic * g * g));
+                        let of_z = linear + 3.0 * cubic * g * g;
+                        *d_up = grad * g * sigma;
+                        *d_gate = grad * u * sigma * (1.0 + g * (1.0 - sigma) * of_z);
+                    }
+                },
+            );
         },
     );
     (d_gate, d_up)
@@ -196,17 +229,20 @@ pub(super) fn rotate(x: &[f32], cos: &[f32], sin: &[f32], width: usize, head_dim
     let chunks = y.par_chunks_mut(rows * width).zip(x.par_chunks(rows * width));
     let tables = cos.par_chunks(rows * head_dim).zip(sin.par_chunks(rows * head_dim));
     chunks.zip(tables).for_each(|((y, x), (cos, sin))| {
-        Arch::new().dispatch(|| {
-            let tables = cos.chunks(head_dim).zip(sin.chunks(head_dim));
-            for ((y, x), (cos, sin)) in y.chunks_mut(width).zip(x.chunks(width)).zip(tables) {
-                for (y, x) in y.chunks_mut(head_dim).zip(x.chunks(head_dim)) {
-                    for i in 0..half {
-                        y[i] = x[i] * cos[i] + direction * x[i + half] * sin[i];
-                        y[i + half] = x[i + half] * cos[i + half] + direction * x[i] * sin[i + half];
+        vectorized(
+            #[inline(always)]
+            || {
+                let tables = cos.chunks(head_dim).zip(sin.chunks(head_dim));
+                for ((y, x), (cos, sin)) in y.chunks_mut(width).zip(x.chunks(width)).zip(tables) {
+                    for (y, x) in y.chunks_mut(head_dim).zip(x.chunks(head_dim)) {
+                        for i in 0..half {
+                            y[i] = x[i] * cos[i] + direction * x[i + half] * sin[i];
+                            y[i + half] = x[i + half] * cos[i + half] + direction * x[i] * sin[i + half];
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     });
     y
 }
@@ -218,16 +254,19 @@ pub(super) fn cross_entropy(logits: &[f32], targets: &[i32], vocab: usize) -> (f
         .zip(targets)
         .map(|(row, target)| {
             let target = *target as usize;
-            Arch::new().dispatch(|| {
-                let (largest, of_target) = (max(row), row[target]);
-                let sum = exponentials(row, largest);
-                let inverse = 1.0 / sum;
-                for x in row.iter_mut() {
-                    *x *= inverse;
-                }
-                row[target] -= 1.0;
-                f64::from(sum).ln() - f64::from(of_target - largest)
-            })
+            vectorized(
+                #[inline(always)]
+                || {
+                    let (largest, of_target) = (max(row), row[target]);
+                    let sum = exponentials(row, largest);
+                    let inverse = 1.0 / sum;
+                    for x in row.iter_mut() {
+                        *x *= inverse;
+                    }
+                    row[target] -= 1.0;
+                    f64::from(sum).ln() - f64::from(of_target - largest)
+                },
+            )
         })
         .collect();
     (losses.iter().sum::<f64>() as f32, gradient)
