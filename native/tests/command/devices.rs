@@ -1,6 +1,7 @@
 //! What there is to run on, what a run needs of it, and a model in several stages.
 
 use std::fs;
+use std::path::Path;
 
 use super::{MODEL, folder, name, refuses, training, works};
 
