@@ -2,6 +2,8 @@
 
 use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
+use halfbyte::nf4::quantize;
+use halfbyte::ops::{Nf4Weight, Ops};
 use halfbyte_tests::{attention, consistency, operations, optimizers, reference, shaders, stages};
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
@@ -116,6 +118,30 @@ fn the_8_bit_state_is_nearly_that_of_bitsandbytes() {
 #[test]
 fn paging_changes_no_bit() {
     optimizers::paging_changes_no_bit::<Wgpu>(&RASTERIZER);
+}
+
+/// What a model's weights and tables take of a GPU is what they are, not the pages that others would share.
+#[test]
+fn what_stays_takes_its_own_bytes() {
+    let device = WgpuDevice::DefaultDevice;
+    let reserved = || <Wgpu>::bytes_reserved(&device).expect("the allocator counts");
+    let shape = [2048, 4096];
+    let codes = (shape[0] * shape[1] / 2) as u64;
+    let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| (i % 251) as f32 / 250.0).collect();
+    let quantized = || {
+        let weight = Nf4Weight::<Wgpu>::quantize(values.clone(), shape, 64, true, &device);
+        pollster::block_on(weight).expect("a weight")
+    };
+    let data = quantize(&values, shape, 64, true).expect("a weight");
+    let uploaded = || Nf4Weight::<Wgpu>::upload(&data, &device).expect("a weight");
+    // The first of each makes room for what is gone when it is there.
+    let mut held = vec![quantized(), uploaded()];
+    for make in [&quantized as &dyn Fn() -> Nf4Weight<Wgpu>, &uploaded] {
+        let before = reserved();
+        held.extend((0..5).map(|_| make()));
+        let each = (reserved() - before) / 5;
+        assert!((codes..codes + codes / 4).contains(&each), "{each} bytes for a weight of {codes}");
+    }
 }
 
 #[test]

@@ -2,14 +2,14 @@
 //!
 //! Pools of pages of a quarter, a sixteenth, ... of the largest page, down to 8 MiB; the `i`-th of them from the largest
 //! takes what is no larger than its page over two to the `i`, and what is too large for all gets a slice of a largest
-//! page. A page is never given back. So for each pool the last page is partly empty, and in the largest pages what a
-//! slice leaves over is too small for the next of its kind.
+//! page. A page is never given back. So of each pool that a step asks of the last page is partly empty. What stays for the
+//! whole run has memory of its own (`ops/lasting.rs`).
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::run::product;
-use crate::{Method, ModelShape, Run};
+use crate::{ModelShape, Run};
 
 /// The pools that a largest page gives: page and largest slice, from small to large.
 fn pools(page: u64) -> Vec<(u64, u64)> {
@@ -25,36 +25,21 @@ fn pools(page: u64) -> Vec<(u64, u64)> {
     pools
 }
 
-/// Bytes that pages hold beyond `peak`: the weights by the pool of each, and for everything else one partly empty page of
-/// each pool that a training step asks of.
+/// Bytes that pages hold beyond `peak`: one partly empty page of each pool that a training step asks of.
 pub(crate) fn slack(model: &ModelShape, run: &Run, page: u64, peak: u64) -> u64 {
     if page == 0 || peak == u64::MAX {
         return 0;
     }
     let pools = pools(page);
     let pool_of = |bytes: u64| pools.iter().position(|(_, largest)| bytes <= *largest).unwrap_or(pools.len() - 1);
-    let codes = model.linears().into_iter().map(|linear| match run.method {
-        Method::Qlora => linear.elements().div_ceil(2),
-        Method::Lora | Method::Full => product([linear.elements(), run.weight_bytes]),
-    });
-    let mut held = vec![0u64; pools.len()];
     let mut used = vec![false; pools.len()];
-    for bytes in codes {
-        let pool = pool_of(bytes);
-        // Whole slices to a page, so many pages.
-        let (page, _) = pools[pool];
-        let per_page = (page / bytes.max(1)).max(1);
-        let lost = page.saturating_sub(product([per_page, bytes]));
-        held[pool] = held[pool].saturating_add(product([model.layers.div_ceil(per_page), lost]));
-        used[pool] = true;
-    }
     let tokens = run.tokens();
     let activations = [model.hidden_size, model.intermediate_size].map(|n| product([tokens, n, run.activation_bytes]));
     for bytes in activations.into_iter().chain([product([run.chunk(), model.vocab_size, 4])]) {
         used[pool_of(bytes)] = true;
     }
     let partly = pools.iter().zip(&used).filter(|(_, used)| **used).map(|((page, _), _)| page / 2);
-    held.into_iter().chain(partly).fold(0, u64::saturating_add)
+    partly.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

@@ -196,21 +196,23 @@ impl Walk<'_> {
             }
             self.ends(Stretch::Loss, &mut moments);
         }
-        for layer in (0..in_flight).flat_map(|_| (0..layers).rev()) {
-            if self.run.recompute {
-                self.hold(Inputs, away);
-                self.forward(Forward::Graph(layer > 0 || embedding), Graph);
+        for _ in 0..in_flight {
+            for layer in (0..layers).rev() {
+                if self.run.recompute {
+                    self.hold(Inputs, away);
+                    self.forward(Forward::Graph(layer > 0 || embedding), Graph);
+                }
+                self.backward(layer > 0 || embedding);
+                self.free(Graph, hidden);
+                if self.run.recompute {
+                    self.free(Inputs, hidden);
+                }
+                if layer == 0 && self.run.saves_embedding() {
+                    let table = self.table();
+                    self.hold(Gradients, table);
+                }
+                self.ends(Stretch::Backward(layer), &mut moments);
             }
-            self.backward(layer > 0 || embedding);
-            self.free(Graph, hidden);
-            if self.run.recompute {
-                self.free(Inputs, hidden);
-            }
-            if layer == 0 && self.run.saves_embedding() {
-                let table = self.table();
-                self.hold(Gradients, table);
-            }
-            self.ends(Stretch::Backward(layer), &mut moments);
         }
         self.free(Backward, u64::MAX);
         self.free(Inputs, u64::MAX);
@@ -266,11 +268,11 @@ impl Walk<'_> {
         let (model, run) = (self.model, self.run);
         let narrow = if run.file_bytes < F32 { run.file_bytes } else { 0 };
         let parts = [product([model.vocab_size, model.hidden_size]), model.hidden_size];
+        // As it is in the file, or widened.
+        let as_it_is = narrow > 0 && run.weight_bytes == run.file_bytes;
+        let read = if as_it_is { run.file_bytes } else { F32 + narrow };
         let dense = |walk: &mut Self, elements: u64, place: Component| {
-            walk.touch(Component::File, product([elements, F32 + narrow]));
-            if !walk.cpu() {
-                walk.touch(Component::File, product([elements, F32]));
-            }
+            walk.touch(Component::File, product([elements, read]));
             walk.hold(place, product([elements, run.weight_bytes]));
         };
         if run.part.embedding {
@@ -304,7 +306,7 @@ impl Walk<'_> {
         if head && !model.tied {
             self.touch(
                 Component::File,
-                product([parts[0], F32 + narrow]).saturating_sub(product([parts[0], run.weight_bytes])),
+                product([parts[0], read]).saturating_sub(product([parts[0], run.weight_bytes])),
             );
         }
         self.ledger.most()

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use burn::tensor::{FloatDType, TensorData};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -289,11 +290,34 @@ impl Checkpoint {
     /// # Errors
     /// When it is missing, of another shape, or of an element type that is no float.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.widened(name, &self.shaped(name, shape)?)
+    }
+
+    /// [`floats`](Self::floats) as a backend takes them, of a type: as they are where the file holds that one.
+    ///
+    /// # Errors
+    /// As [`floats`](Self::floats).
+    pub(crate) fn floats_as(&self, name: &str, shape: &[usize], dtype: FloatDType) -> Result<TensorData> {
+        let tensor = self.shaped(name, shape)?;
+        match (tensor.dtype, dtype) {
+            (Dtype::BF16, FloatDType::BF16) | (Dtype::F16, FloatDType::F16) => {
+                Ok(TensorData::from_bytes_vec(tensor.bytes.into_owned(), shape, dtype.into()))
+            }
+            _ => Ok(TensorData::new(self.widened(name, &tensor)?, shape).convert_dtype(dtype.into())),
+        }
+    }
+
+    /// A tensor of exactly this shape.
+    fn shaped(&self, name: &str, shape: &[usize]) -> Result<TensorBytes<'_>> {
         let tensor = self.tensor(name)?;
         if tensor.shape != shape {
             let found = tensor.shape;
             return Err(Error::file(&self.path, format!("tensor `{name}` has shape {found:?}; expected {shape:?}")));
         }
+        Ok(tensor)
+    }
+
+    fn widened(&self, name: &str, tensor: &TensorBytes) -> Result<Vec<f32>> {
         tensor.to_f32().ok_or_else(|| {
             Error::file(&self.path, format!("tensor `{name}` is {:?}; F32, F16 and BF16 are read", tensor.dtype))
         })

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::files::{Checkpoint, is_quantized, nf4_weight};
 use crate::nf4;
-use crate::ops::{ComputeDtype, Nf4Weight, Ops};
+use crate::ops::{ComputeDtype, Nf4Weight, Ops, lasting};
 use crate::{Error, Result};
 
 /// How the linear layers of the decoder are held on the device.
@@ -79,14 +79,8 @@ pub(super) trait Values<B: Backend> {
     /// The weight of a linear layer.
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>>;
 
-    /// The type of embedding and head.
-    fn tables(&self) -> FloatDType;
-
     /// Embedding or head.
-    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
-        let table = self.parameter(path, shape, &shape)?;
-        Ok(Parameter { value: table.value.cast(self.tables()), ..table })
-    }
+    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>>;
 }
 
 /// How far loading has come, before the tensor at `path`.
@@ -225,8 +219,11 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
         Ok(Weight::Nf4(Nf4Weight::upload(&data, &self.device)?.computing(self.base.compute)))
     }
 
-    fn tables(&self) -> FloatDType {
-        self.base.tables
+    /// In its own type before it comes to the device: f32 beside it would take a page that is never given back.
+    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
+        self.tell(path);
+        let data = self.file.floats_as(&self.name(path), &shape, self.base.tables)?;
+        Ok(Parameter { value: lasting(data, &self.device), trainable: false })
     }
 }
 
@@ -273,8 +270,8 @@ impl<B: Ops> Values<B> for Random<B> {
         Ok(Weight::Dense(self.parameter(path, shape, &shape)?))
     }
 
-    fn tables(&self) -> FloatDType {
-        FloatDType::F32
+    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
+        self.parameter(path, shape, &shape)
     }
 }
 

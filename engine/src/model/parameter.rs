@@ -4,7 +4,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend, BackendTypes};
 use burn::tensor::{Tensor, TensorData};
 
 use super::moved;
-use crate::ops::Ops;
+use crate::ops::{Ops, lasting};
 
 /// A tensor of the model. Vectors (norms, biases) are held as `[1, n]`, so that every parameter has two dimensions.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Parameter<B: Backend> {
 impl<B: Backend> Parameter<B> {
     /// A frozen parameter from host values.
     pub fn frozen(values: Vec<f32>, shape: [usize; 2], device: &B::Device) -> Self {
-        Self { value: Tensor::from_data(TensorData::new(values, shape), device), trainable: false }
+        Self { value: lasting(TensorData::new(values, shape), device), trainable: false }
     }
 
     /// The same parameter on a device.

@@ -1,15 +1,15 @@
 //! A model of any shape whose weights are made up, for tests and measurements without a download.
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Distribution, FloatDType, Tensor};
-use rand::{Rng, SeedableRng};
+use burn::tensor::{Distribution, Tensor, TensorData};
+use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::load::{Values, build};
 use super::{Base, BaseWeights, DeviceMap, ModelConfig, Parameter, Transformer, Weight};
 use crate::Result;
 use crate::nf4::{self, Absmax, NESTED_BLOCK_SIZE, Nf4Data};
-use crate::ops::{Nf4Weight, Ops};
+use crate::ops::{Nf4Weight, Ops, lasting};
 
 /// Standard deviation of the weights (transformers, `initializer_range`).
 const DEVIATION: f64 = 0.02;
@@ -106,8 +106,13 @@ impl<B: Ops> Values<B> for Synthetic<'_, B> {
         Ok(Weight::Nf4(Nf4Weight::upload(&data, &self.device)?.computing(self.base.compute)))
     }
 
-    fn tables(&self) -> FloatDType {
-        self.base.tables
+    /// Evenly distributed, on the host: see the table of a file.
+    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
+        (self.progress)(path);
+        let bound = (DEVIATION * 3f64.sqrt()) as f32;
+        let values = (0..shape[0] * shape[1]).map(|_| self.random.random_range(-bound..bound)).collect();
+        let data = TensorData::new::<f32, _>(values, shape).convert_dtype(self.base.tables.into());
+        Ok(Parameter { value: lasting(data, &self.device), trainable: false })
     }
 }
 

@@ -18,6 +18,7 @@ mod fused;
 #[cfg(feature = "gpu")]
 mod fusion;
 mod half;
+mod lasting;
 mod lora;
 mod tensors;
 mod weight;
@@ -31,6 +32,7 @@ pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, 
 pub(crate) use autodiff::backward_from;
 pub use compute::ComputeDtype;
 pub use dropout::Dropped;
+pub(crate) use lasting::lasting;
 pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
     attention_with_gradients, causal_attention, cross_entropy, dropout, gated, half_matmul, lora_linear, matmul,

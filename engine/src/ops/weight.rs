@@ -8,7 +8,8 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorMetadata};
 
 use super::fused::{primitive, tensor};
-use super::{ComputeDtype, Nf4Primitive, Ops, Product, Update, Variant};
+use super::lasting::lasting_results;
+use super::{ComputeDtype, Nf4Primitive, Ops, Product, Update, Variant, lasting};
 use crate::files::read_words;
 use crate::nf4::{self, Absmax, Nf4Data, dynamic_map};
 use crate::{Error, Result};
@@ -85,7 +86,8 @@ impl<B: Ops> Nf4Weight<B> {
             return Err(Error::Invalid(format!("{count} weights do not fill the shape {shape:?}")));
         }
         let weights = Tensor::<B, 1>::from_data(TensorData::new(weights, [count]), device);
-        let [codes, absmax] = B::nf4_quantize(primitive(weights), block_size);
+        let [codes, absmax] =
+            lasting_results::<B, _, _>(device, primitive(weights), |weights| B::nf4_quantize(weights, block_size));
         let scales: Vec<f32> = read_words(Tensor::<B, 1, Int>::from_primitive(absmax.clone()))
             .await?
             .into_iter()
@@ -230,7 +232,7 @@ fn upload<B: Backend>(words: Vec<u32>, device: &B::Device) -> IntTensor<B> {
     let length = words.len();
     let bytes = bytemuck::cast_slice(&words).to_vec();
     let data = TensorData::from_bytes_vec(bytes, [length], DType::U32);
-    Tensor::<B, 1, Int>::from_data(data, (device, DType::U32)).into_primitive()
+    lasting::<B, 1, Int>(data, device).into_primitive()
 }
 
 /// Four bytes to a word, in memory order, the last word padded with zeros.
