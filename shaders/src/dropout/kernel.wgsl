@@ -12,7 +12,7 @@ fn high(a: u32, b: u32) -> u32 {
     let b1 = b >> 16u;
     let low = a1 * b0;
     let other = a0 * b1;
-    let carried = (a0 * b0 >> 16u) + (low & 0xffffu) + (other & 0xffffu);
+    let carried = ((a0 * b0) >> 16u) + (low & 0xffffu) + (other & 0xffffu);
     return a1 * b1 + (low >> 16u) + (other >> 16u) + (carried >> 16u);
 }
 
