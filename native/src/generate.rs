@@ -112,11 +112,11 @@ impl Job for Generate {
 
 /// Answering with a base that is held so, as far as it decides how layers are shared out.
 fn inference(base: BaseWeights) -> Run {
-    let (method, weight_bytes) = match base {
-        BaseWeights::Nf4 { .. } => (Method::Qlora, 4),
-        BaseWeights::Full => (Method::Lora, 4),
+    let method = match base {
+        BaseWeights::Nf4 { .. } => Method::Qlora,
+        BaseWeights::Full => Method::Lora,
     };
-    Run { method, weight_bytes, length: 1, ..Run::default() }
+    Run { method, weight_bytes: 4, length: 1, ..Run::default() }
 }
 
 fn show(piece: &str) {

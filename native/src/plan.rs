@@ -153,8 +153,12 @@ pub(crate) fn of(recipe: &Recipe, folder: &Path) -> Option<Plan> {
 /// When there is no such kind.
 pub(crate) fn run_of(recipe: &Recipe, shape: &ModelShape) -> Result<Run> {
     let place = device::place(Choice::parse(&recipe.device)?, &recipe.devices);
-    Ok(recipe
-        .memory(shape, device_of(&place, recipe.quantization.compute_dtype, place.memories.first().copied().flatten())))
+    Ok(run_at(&place, recipe, shape, place.memories.first().copied().flatten()))
+}
+
+/// The same at a place, whose first device has so much memory.
+fn run_at(place: &Place, recipe: &Recipe, shape: &ModelShape, memory: Option<u64>) -> Run {
+    recipe.memory(shape, device_of(place, recipe.quantization.compute_dtype, memory))
 }
 
 /// The same as each of the recipe's devices has a part of it, bottom first.
@@ -169,8 +173,7 @@ pub(crate) fn parts_of(recipe: &Recipe, shape: &ModelShape) -> Result<Vec<(Model
 /// The parts of a recipe's run at a place, whose devices have `memory` each where that is said.
 fn parts_at(place: &Place, recipe: &Recipe, shape: &ModelShape, memory: Option<u64>) -> Vec<(ModelShape, Run)> {
     let memories: Vec<Option<u64>> = place.memories.iter().map(|known| memory.or(*known)).collect();
-    let run =
-        recipe.memory(shape, device_of(place, recipe.quantization.compute_dtype, memories.first().copied().flatten()));
+    let run = run_at(place, recipe, shape, memories.first().copied().flatten());
     if memories.len() == 1 {
         // All stages are on the one device.
         let in_flight = in_flight(recipe.devices.numbers(1).len()) as u64;

@@ -23,7 +23,7 @@ pub struct Proposal {
 }
 
 /// The largest value up to `most` that `fits`, which holds for every value below one that it holds for.
-fn largest(most: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
+pub(crate) fn largest(most: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
     if most == 0 || !fits(1) {
         return None;
     }

@@ -3,6 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::fit::largest;
 use crate::{ModelShape, Part, Run, plan};
 
 /// Micro-batches that go up through the stages of a model before the first comes down again: with four times as many as stages,
@@ -37,13 +38,8 @@ pub fn spread(model: &ModelShape, run: &Run, memories: &[u64]) -> Vec<u64> {
         let mut left = model.layers;
         let mut taken = vec![0; devices];
         for (i, taken) in taken.iter_mut().enumerate() {
-            let (mut yes, mut no) = (0, left + 1);
-            while no - yes > 1 {
-                let middle = yes + (no - yes) / 2;
-                if share(i, middle) <= limit { yes = middle } else { no = middle }
-            }
-            *taken = yes;
-            left -= yes;
+            *taken = largest(left, |layers| share(i, layers) <= limit).unwrap_or(0);
+            left -= *taken;
         }
         (left == 0).then_some(taken)
     };

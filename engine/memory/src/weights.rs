@@ -71,13 +71,7 @@ pub(crate) fn optimizer_state(model: &ModelShape, run: &Run) -> (u64, u64) {
 pub(crate) fn frozen_elements(model: &ModelShape, run: &Run) -> u64 {
     let saved = run.saved(model).count() as u64;
     let tables = match (run.part.embedding, run.part.head) {
-        (true, true) if model.tied => {
-            if saved < 2 {
-                1
-            } else {
-                0
-            }
-        }
+        (true, true) if model.tied => u64::from(saved < 2),
         (embedding, head) => u64::from(embedding) + u64::from(head) - saved,
     };
     let squares = if run.dora { run.adapted(model).map(|[_, _, lengths]| lengths).sum() } else { 0 };
