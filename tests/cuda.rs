@@ -8,8 +8,8 @@ use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte::ops::Dropped;
 use halfbyte_shaders::{
-    Language, PTX, Pass, Source, attention_source, dropout_source, half_matmul_source, nf4_dequantize_source,
-    nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
+    Language, LowRank, PTX, Pass, Source, attention_source, dropout_source, half_matmul_source, low_rank_source,
+    nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source, nf4_warpgroup_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -66,9 +66,33 @@ fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
 }
 
 #[test]
+fn products_by_groups_of_warps_are_those_in_f64_of_rounded_operands() {
+    for (tile_rows, gradient, branch) in [128, 256].into_iter().flat_map(|rows| {
+        [(false, false), (false, true), (true, false), (true, true)].map(|(gradient, branch)| (rows, gradient, branch))
+    }) {
+        let source = nf4_warpgroup_source(&NF4_TABLE, tile_rows, gradient, branch);
+        let what = format!(
+            "by {tile_rows} rows, {}{}",
+            if gradient { "gradient" } else { "forward" },
+            if branch { ", with a branch" } else { "" }
+        );
+        run_with("warpgroup.cpp", &source, &what, if branch { &["-DWITH_BRANCH"] } else { &[] });
+    }
+}
+
+#[test]
 fn products_with_weights_in_bf16_are_those_in_f64() {
     for (gradient, what) in [(false, "forward"), (true, "gradient")] {
         run("half.cpp", &half_matmul_source(gradient), what);
+    }
+}
+
+#[test]
+fn products_with_low_rank_matrices_are_those_in_f64_of_rounded_operands() {
+    let kernels = [LowRank::Narrow, LowRank::Outer].into_iter().flat_map(|kernel| [(kernel, false), (kernel, true)]);
+    for ((kernel, transposed), tiles) in kernels.flat_map(|kernel| [1, 2, 4, 8].map(|tiles| (kernel, tiles))) {
+        let what = format!("of {} columns{}", 8 * tiles, if transposed { ", transposed" } else { "" });
+        run("low_rank.cpp", &low_rank_source(kernel, tiles, transposed), &what);
     }
 }
 

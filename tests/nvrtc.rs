@@ -6,14 +6,14 @@ use burn::tensor::DType;
 use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, Pass, Source, attention_source, dropout_source, half_matmul_source, nf4_dequantize_source,
-    nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
+    Language, LowRank, Pass, Source, attention_source, dropout_source, half_matmul_source, low_rank_source,
+    nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source, nf4_warpgroup_source,
 };
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
 
-/// Every kernel with every option, under a name of its own.
-fn kernels() -> Vec<(String, Source)> {
+/// Every kernel with every option, under a name of its own, with those for Hopper alone or without.
+fn kernels(hopper: bool) -> Vec<(String, Source)> {
     let (cuda, table) = (Language::Cuda, &NF4_TABLE);
     let mut kernels = vec![
         ("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)),
@@ -34,6 +34,18 @@ fn kernels() -> Vec<(String, Source)> {
             kernels.push((format!("nf4_matmul {dtype:?} {of}"), nf4_matmul_source(cuda, table, dtype, gradient)));
         }
         kernels.push((format!("half_matmul {of}"), half_matmul_source(gradient)));
+        for (rows, branch) in [128, 256].into_iter().flat_map(|rows| [(rows, false), (rows, true)]).filter(|_| hopper) {
+            let name = format!("nf4_warpgroup {of}, {rows}{}", if branch { ", branch" } else { "" });
+            kernels.push((name, nf4_warpgroup_source(table, rows, gradient, branch)));
+        }
+    }
+    for (kernel, tiles) in
+        [LowRank::Narrow, LowRank::Outer].into_iter().flat_map(|k| [1, 2, 4, 8].map(|tiles| (k, tiles)))
+    {
+        for (transposed, what) in [(false, ""), (true, ", transposed")] {
+            let name = format!("low rank {kernel:?}, {}{what}", 8 * tiles);
+            kernels.push((name, low_rank_source(kernel, tiles, transposed)));
+        }
     }
     for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [64, 80, 96, 128, 256].map(|width| (pass, width))) {
         for (capped, what) in [(false, ""), (true, ", capped")] {
@@ -58,6 +70,9 @@ fn compile(source: &Source, architecture: &str) -> (bool, String) {
     }
 }
 
+/// What says that the compiler makes the products of groups of warps wait for each other.
+const SERIALIZED: &str = "wgmma.mma_async instructions are serialized";
+
 /// The number before `unit` in the compiler's report.
 fn number(log: &str, unit: &str) -> Option<u32> {
     let before = log.split(unit).next().filter(|before| before.len() < log.len())?;
@@ -69,16 +84,17 @@ fn number(log: &str, unit: &str) -> Option<u32> {
 fn every_kernel_compiles_without_spilling() {
     // SAFETY: only tries to open a shared library.
     assert!(unsafe { sys::is_culib_present() }, "NVRTC is not on the library path");
-    println!("{:<28} {:<8} {:>9} {:>12} {:>6}", "kernel", "for", "registers", "shared bytes", "spills");
-    for (name, source) in kernels() {
-        for architecture in ARCHITECTURES {
+    println!("{:<34} {:<8} {:>9} {:>12} {:>6}", "kernel", "for", "registers", "shared bytes", "spills");
+    for architecture in ARCHITECTURES {
+        for (name, source) in kernels(architecture == "sm_90a") {
             let (compiled, log) = compile(&source, architecture);
             assert!(compiled, "{name} for {architecture}:\n{log}");
             let registers = number(&log, "registers").unwrap_or_else(|| panic!("no report on {name}: {log}"));
-            let shared = number(&log, "bytes smem").unwrap_or(0);
+            let shared = number(&log, "bytes smem").unwrap_or(0) + source.shared;
             let spills = number(&log, "bytes spill stores").unwrap_or(0);
-            println!("{name:<28} {architecture:<8} {registers:>9} {shared:>12} {spills:>6}");
+            println!("{name:<34} {architecture:<8} {registers:>9} {shared:>12} {spills:>6}");
             assert_eq!(spills, 0, "{name} spills registers on {architecture}");
+            assert!(!log.contains(SERIALIZED), "{name}:\n{log}");
         }
     }
 }

@@ -7,7 +7,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::template::SourceTemplate;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::{Scope, StorageType};
-use cubecl::prelude::{CompiledKernel, ExecutionMode, KernelDefinition, KernelId, KernelMetadata};
+use cubecl::prelude::*;
 use cubecl::server::{KernelArguments, MetadataBindingInfo};
 use cubecl::{CompilationError, Compiler, CubeCount, CubeDim, CubeTask};
 
@@ -52,6 +52,8 @@ pub struct Source {
     pub text: Arc<str>,
     /// Threads of a workgroup.
     pub threads: u32,
+    /// Bytes of shared memory that a CUDA kernel asks for at its launch, beside what its text declares.
+    pub shared: u32,
     /// Of the text.
     hash: u64,
 }
@@ -69,7 +71,12 @@ impl Source {
         let text = values.iter().fold(template, |t, (name, value)| t.register(*name, value.clone())).complete();
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
-        Self { name, language, text: text.into(), threads, hash: hasher.finish() }
+        Self { name, language, text: text.into(), threads, shared: 0, hash: hasher.finish() }
+    }
+
+    /// The same kernel, launched with so many bytes of shared memory.
+    pub(crate) fn with_shared_memory(self, bytes: u32) -> Self {
+        Self { shared: bytes, ..self }
     }
 
     /// Runs it over a grid of workgroups; the words of `info`, an even number of them, come after the buffers, as a uniform
@@ -114,6 +121,13 @@ pub(crate) fn grid(groups: u32) -> [u32; 3] {
     [groups.div_ceil(rows), rows, 1]
 }
 
+/// Uses shared memory of so many words.
+#[cube]
+fn take_shared(#[comptime] words: usize) {
+    let mut memory = SharedMemory::<u32>::new(words);
+    memory[0] = 0;
+}
+
 impl KernelMetadata for Source {
     fn id(&self) -> KernelId {
         // The text is part of the key: compiled kernels are cached on disk across versions of this crate.
@@ -136,18 +150,22 @@ impl<C: Compiler> CubeTask<C> for Source {
         let repr = match self.language {
             // Without a representation wgpu derives the bindings from the source.
             Language::Wgsl => None,
-            // The CUDA launch reads the shared memory size from the representation and needs one: that of an empty
-            // kernel says zero bytes, which is right for kernels that declare their shared memory statically.
+            // The CUDA launch reads the shared memory size from the representation and needs one: that of a kernel which
+            // does no more than take so much.
             Language::Cuda => {
-                let empty = KernelDefinition {
+                let mut body = Scope::root(false);
+                if self.shared > 0 {
+                    take_shared::expand(&mut body, self.shared as usize / 4);
+                }
+                let stand_in = KernelDefinition {
                     buffers: vec![],
                     tensor_maps: vec![],
                     scalars: vec![],
                     cube_dim: self.cube_dim(),
-                    body: Scope::root(false),
+                    body,
                     options: Default::default(),
                 };
-                Some(compiler.compile(empty, options, mode, address_type)?)
+                Some(compiler.compile(stand_in, options, mode, address_type)?)
             }
         };
         Ok(CompiledKernel {

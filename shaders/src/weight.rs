@@ -19,12 +19,13 @@ pub struct Nf4<R: SourceRuntime> {
     pub table: &'static [f32; 16],
 }
 
-/// What a low-rank branch beside a weight adds to the weight's product: `scaling · low · bᵀ` (LoRA, arXiv:2106.09685).
+/// What a low-rank branch beside a weight adds to the weight's product: `scaling · low · bᵀ` (LoRA, arXiv:2106.09685), or to the
+/// gradient of its input `scaling · low · b`.
 #[derive(Clone, Debug)]
 pub struct Update<R: SourceRuntime> {
-    /// `[rows, rank]`: the activations through the branch's first matrix.
+    /// `[rows, rank]`: the activations through the branch's first matrix, or the gradients through its second one.
     pub low: CubeTensor<R>,
-    /// `[out, rank]`: the branch's second matrix.
+    /// `[out, rank]`: the branch's second matrix; for a gradient its first one, `[rank, in]`.
     pub b: CubeTensor<R>,
     /// Multiplies the branch.
     pub scaling: f32,

@@ -43,6 +43,7 @@ struct __align__(16) float4 { float x, y, z, w; };
 struct uint3 { u32 x, y, z; };
 static inline float2 make_float2(float x, float y) { return { x, y }; }
 static inline float4 make_float4(float x, float y, float z, float w) { return { x, y, z, w }; }
+static inline uint2 make_uint2(u32 x, u32 y) { return { x, y }; }
 static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return { x, y, z, w }; }
 
 // Arithmetic.
@@ -87,6 +88,9 @@ enum class State { Ready, AtBarrier, Exchanging, Done };
 // An asynchronous copy: where 16 bytes go, and where they come from, or null for zeros.
 struct Copy { void* to; const void* from; };
 
+// An asynchronous product: where its sums and its left operand are, and what describes the right one and was read there first.
+struct Product { float* sum; const u32* a; unsigned long long b; u32 columns; std::vector<bf16> seen; };
+
 struct Fiber {
     void* stack_pointer;
     std::vector<uint64_t> stack;
@@ -96,6 +100,10 @@ struct Fiber {
     // Copies that were started since the last commit, and the groups that were committed but not waited for.
     std::vector<Copy> open_group;
     std::deque<std::vector<Copy>> groups;
+    // The same of products; whether copies have arrived of which they were not told, and whether they were told of registers.
+    std::vector<Product> open_products;
+    std::deque<std::vector<Product>> product_groups;
+    bool unfenced, registers_fenced;
 };
 
 static std::vector<Fiber> fibers;
@@ -150,6 +158,9 @@ static void reset(Fiber& fiber) {
     fiber.exchanges = 0;
     fiber.open_group.clear();
     fiber.groups.clear();
+    fiber.open_products.clear();
+    fiber.product_groups.clear();
+    fiber.unfenced = fiber.registers_fenced = false;
 }
 
 // Messages between the lanes of a warp. Two tables take turns: a lane may write to the next before all have read this.

@@ -64,6 +64,7 @@ static inline void await_copies_but_one() {
     auto& groups = running->groups;
     for (; groups.size() > 1; groups.pop_front())
         for (const Copy& copy : groups.front()) {
+            running->unfenced = true;
             if (copy.from) memcpy(copy.to, copy.from, 16);
             else memset(copy.to, 0, 16);
         }

@@ -144,10 +144,11 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
             };
             add(format!("nf4_matmul {product:?} {variant:?}"), bytes, seconds);
             // What a branch beside the weight costs where a kernel has room for it.
-            if matches!(variant, Variant::Skinny | Variant::SkinnyShared) {
-                let branch = [rows, out].map(|n| Tensor::<B, 2>::random([n, RANK], Distribution::Default, device));
-                let seconds =
-                    time::<B, _>(device, || nf4_lora_by(variant, x.clone(), &weight, branch.clone(), 0.5)).await?;
+            if matches!(variant, Variant::Skinny | Variant::SkinnyShared | Variant::WarpgroupBf16) {
+                let second = if product == Product::Forward { [out, RANK] } else { [RANK, input] };
+                let branch = [[rows, RANK], second].map(|of| Tensor::<B, 2>::random(of, Distribution::Default, device));
+                let product = || nf4_lora_by(variant, x.clone(), &weight, product, branch.clone(), 0.5);
+                let seconds = time::<B, _>(device, product).await?;
                 add(format!("nf4_lora {variant:?}, rank {RANK}"), bytes, seconds);
             }
         }

@@ -38,8 +38,8 @@ pub use projections::Projections;
 pub use rope::{Llama3Scaling, LongRope, Rope, RopeConfig, Scaling, Yarn};
 pub use save::save_dense;
 pub(crate) use save::stored_shape;
+pub(crate) use stage::{Away, moved};
 pub use stage::{DeviceMap, Stage};
-pub(crate) use stage::{moved, to_host};
 pub(crate) use synthetic::random_nf4;
 pub use synthetic::synthetic;
 

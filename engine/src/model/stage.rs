@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData, try_read_sync};
 
-use crate::ops::Ops;
+use crate::ops::{Ops, Reading};
 use crate::{Error, Result};
 
 /// Consecutive decoder layers, and the device that holds them. The first stage's device holds the embedding too, the last one's the
@@ -62,11 +62,45 @@ pub(crate) fn moved<B: Ops, const D: usize>(x: Tensor<B, D>, device: &B::Device)
     Tensor::from_data(to_host(x), device)
 }
 
-/// Waits for the device. A browser, whose thread cannot wait, has one device, and is refused what asks for host memory
-/// ([`TrainerConfig::check`](crate::train::TrainerConfig::check)).
-#[cfg_attr(target_arch = "wasm32", allow(clippy::disallowed_methods))]
-pub(crate) fn to_host<B: Ops, const D: usize>(x: Tensor<B, D>) -> burn::tensor::TensorData {
-    x.into_data()
+/// Waits for the device.
+fn to_host<B: Ops, const D: usize>(x: Tensor<B, D>) -> TensorData {
+    Away::leave(x).arrived()
+}
+
+/// A tensor in host memory, or on its way there.
+pub(crate) enum Away {
+    /// The device may still have to compute it.
+    Leaving(Reading),
+    /// It is there.
+    Arrived(TensorData),
+}
+
+impl Away {
+    /// Starts the copy, without waiting for the device.
+    pub(crate) fn leave<B: Ops, const D: usize>(x: Tensor<B, D>) -> Self {
+        Self::Leaving(B::start_read(x.into_primitive().tensor()))
+    }
+
+    /// Waits for the copy, after which the device's memory is free.
+    ///
+    /// # Panics
+    /// When the device failed; and in a browser, whose thread cannot wait: it has one device, and is refused what asks for host
+    /// memory ([`TrainerConfig::check`](crate::train::TrainerConfig::check)).
+    pub(crate) fn arrived(self) -> TensorData {
+        match self {
+            Self::Arrived(data) => data,
+            Self::Leaving(reading) => {
+                let data = try_read_sync(reading).expect("this thread can wait for a device");
+                data.unwrap_or_else(|error| panic!("a tensor could not be read from its device: {error:?}"))
+            }
+        }
+    }
+
+    /// The same in place.
+    pub(crate) fn wait(&mut self) {
+        let data = std::mem::replace(self, Self::Arrived(TensorData::from([0.0f32; 0]))).arrived();
+        *self = Self::Arrived(data);
+    }
 }
 
 #[cfg(all(test, feature = "cpu"))]

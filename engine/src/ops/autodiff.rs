@@ -15,7 +15,7 @@ use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 use super::fused::primitive;
 use super::{
     Activation, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Dropped, Frozen, LoraGradients, Masking,
-    Nf4Primitive, Ops, Product, Variant,
+    Nf4Primitive, Ops, Product, Reading, Variant,
 };
 
 #[derive(Debug)]
@@ -258,6 +258,10 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
 
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
         B::nf4_variants(device, shape, rows, product)
+    }
+
+    fn start_read(x: FloatTensor<Self>) -> Reading {
+        B::start_read(x.primitive)
     }
 
     fn check(device: &Self::Device) -> Result<(), String> {

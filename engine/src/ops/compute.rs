@@ -21,19 +21,19 @@ pub enum ComputeDtype {
 }
 
 impl ComputeDtype {
-    /// How a 4-bit weight of many rows is multiplied; `None` for the fastest way in f32.
-    fn tiled(self) -> Option<Variant> {
+    /// How 4-bit weights of many rows are multiplied; by nothing of these for the fastest way in f32.
+    fn tiled(self) -> &'static [Variant] {
         match self {
-            Self::F32 => None,
-            Self::Bf16 => Some(Variant::TiledBf16),
-            Self::F16 => Some(Variant::TiledF16),
+            Self::F32 => &[],
+            Self::Bf16 => &[Variant::WarpgroupBf16, Variant::TiledBf16],
+            Self::F16 => &[Variant::TiledF16],
         }
     }
 
     /// The type that a variant rounds its operands to.
     pub(super) fn of(variant: Option<Variant>) -> Self {
-        let rounding = [Self::Bf16, Self::F16].into_iter().find(|compute| compute.tiled() == variant);
-        rounding.unwrap_or_default()
+        let rounds = |compute: &Self| variant.is_some_and(|variant| compute.tiled().contains(&variant));
+        [Self::Bf16, Self::F16].into_iter().find(rounds).unwrap_or_default()
     }
 
     /// The variant of a product of `rows` rows with a weight of this shape; `None` for the fastest in f32. A few rows wait for the
@@ -46,19 +46,21 @@ impl ComputeDtype {
         product: Product,
     ) -> Option<Variant> {
         // A gradient is a small number, which f16 holds with few bits or not at all; bf16 has the range of f32.
-        let tiled = self.tiled().filter(|_| self != Self::F16 || product == Product::Forward)?;
+        if self == Self::F32 || self == Self::F16 && product == Product::InputGradient {
+            return None;
+        }
         let can = B::nf4_variants(device, shape, rows, product);
-        [Variant::Skinny, tiled].into_iter().find(|variant| can.contains(variant))
+        can.into_iter().find(|variant| *variant == Variant::Skinny || self.tiled().contains(variant))
     }
 
     /// # Errors
     /// When the device computes no products in this type.
     pub(crate) fn check<B: Ops>(self, device: &B::Device) -> Result<()> {
         const ROWS: usize = 512;
-        let missing = |tiled: &Variant| !B::nf4_variants(device, [64, 64], ROWS, Product::Forward).contains(tiled);
-        match self.tiled().filter(missing) {
-            None => Ok(()),
-            Some(_) => Err(Error::Device {
+        let can = || B::nf4_variants(device, [64, 64], ROWS, Product::Forward);
+        match self == Self::F32 || can().iter().any(|variant| self.tiled().contains(variant)) {
+            true => Ok(()),
+            false => Err(Error::Device {
                 device: format!("{device:?}"),
                 reason: format!(
                     "it computes no products in {self:?}; CUDA does in bf16, other GPUs may in f16, and every device does in f32 \

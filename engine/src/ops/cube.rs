@@ -1,15 +1,19 @@
 //! The operations on CubeCL's GPU runtimes, by the kernels of `halfbyte-shaders`.
 
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData, backend::ExecutionError};
+use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
-use cubecl::server::{IoError, LaunchError, ServerError};
+use cubecl::server::{CopyDescriptor, IoError, LaunchError, ServerError};
 use halfbyte_shaders::{Heads, Language, Nf4, SourceRuntime};
 
 use super::fused::{primitive, tensor};
 use super::{
-    Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Nf4Primitive, Ops, Product, Update,
-    Variant, attention, half,
+    Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Nf4Primitive, Ops, Product, Reading,
+    Update, Variant, attention, half, lora,
 };
 use crate::nf4::NF4_TABLE;
 
@@ -48,6 +52,18 @@ fn words(error: &ServerError) -> String {
     }
 }
 
+/// Is ready when it is polled once more.
+fn once_more() -> impl Future<Output = ()> + Send {
+    let mut polled = false;
+    poll_fn(move |context| {
+        if std::mem::replace(&mut polled, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
 impl From<Variant> for halfbyte_shaders::Variant {
     fn from(variant: Variant) -> Self {
         match variant {
@@ -57,6 +73,7 @@ impl From<Variant> for halfbyte_shaders::Variant {
             Variant::Tiled => Self::Tiled,
             Variant::TiledF16 => Self::TiledF16,
             Variant::TiledBf16 => Self::TiledBf16,
+            Variant::WarpgroupBf16 => Self::WarpgroupBf16,
         }
     }
 }
@@ -70,6 +87,7 @@ impl From<halfbyte_shaders::Variant> for Variant {
             halfbyte_shaders::Variant::Tiled => Self::Tiled,
             halfbyte_shaders::Variant::TiledF16 => Self::TiledF16,
             halfbyte_shaders::Variant::TiledBf16 => Self::TiledBf16,
+            halfbyte_shaders::Variant::WarpgroupBf16 => Self::WarpgroupBf16,
         }
     }
 }
@@ -109,7 +127,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     ) -> FloatTensor<Self> {
         let product = match product {
             Product::Forward => halfbyte_shaders::Product::Forward(None),
-            Product::InputGradient => halfbyte_shaders::Product::InputGradient,
+            Product::InputGradient => halfbyte_shaders::Product::InputGradient(None),
         };
         halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into))
     }
@@ -117,12 +135,43 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     fn nf4_lora(
         x: FloatTensor<Self>,
         weight: &Nf4Primitive<Self>,
+        product: Product,
         Update { low, b, scaling }: Update<Self>,
         variant: Option<Variant>,
     ) -> FloatTensor<Self> {
-        let update = halfbyte_shaders::Update { low, b, scaling: scaling as f32 };
-        let product = halfbyte_shaders::Product::Forward(Some(Box::new(update)));
+        let update = Some(Box::new(halfbyte_shaders::Update { low, b, scaling: scaling as f32 }));
+        let product = match product {
+            Product::Forward => halfbyte_shaders::Product::Forward(update),
+            Product::InputGradient => halfbyte_shaders::Product::InputGradient(update),
+        };
         halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into))
+    }
+
+    fn low_rank(
+        x: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        product: Product,
+        scaling: f64,
+        compute: ComputeDtype,
+    ) -> [FloatTensor<Self>; 2] {
+        match (R::LANGUAGE, compute) {
+            (Language::Cuda, ComputeDtype::Bf16) => {
+                halfbyte_shaders::low_rank(x, factor, product == Product::InputGradient, scaling as f32)
+            }
+            _ => lora::low_rank::<Self>(x, factor, product, scaling),
+        }
+    }
+
+    fn low_rank_gradient(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        scaling: f64,
+        compute: ComputeDtype,
+    ) -> FloatTensor<Self> {
+        match (R::LANGUAGE, compute) {
+            (Language::Cuda, ComputeDtype::Bf16) => halfbyte_shaders::low_rank_gradient(grad, x, scaling as f32),
+            _ => lora::low_rank_gradient::<Self>(grad, x, scaling),
+        }
     }
 
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
@@ -179,6 +228,22 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
                 )
             }
         }
+    }
+
+    fn start_read(x: FloatTensor<Self>) -> Reading {
+        let x = into_contiguous_aligned(x);
+        let mut reading: Reading = Box::pin(async move {
+            let (shape, strides) = (x.meta.shape().clone(), x.meta.strides().clone());
+            let place = CopyDescriptor::new(x.handle.clone().binding(), shape.clone(), strides, x.dtype.size());
+            // The copy is in the device's queue from here on; what is awaited is that it was made, which may hold the thread up.
+            let bytes = x.client.read_one_tensor_async(place);
+            once_more().await;
+            let bytes = bytes.await.map_err(|error| ExecutionError::WithContext { reason: words(&error) })?;
+            Ok(TensorData::from_bytes(bytes, shape, x.dtype))
+        });
+        let started = reading.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        debug_assert!(started.is_pending());
+        reading
     }
 
     fn check(device: &Self::Device) -> Result<(), String> {

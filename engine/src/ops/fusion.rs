@@ -9,8 +9,8 @@ use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorI
 
 use super::attention::{self, bounds};
 use super::{
-    Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Nf4Primitive, Ops, Product, Update,
-    Variant,
+    Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Nf4Primitive, Ops, Product, Reading,
+    Update, Variant, lora,
 };
 
 /// What reaches the tensors when a fusion stream runs.
@@ -132,27 +132,71 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
     fn nf4_lora(
         x: FloatTensor<Self>,
         weight: &Nf4Primitive<Self>,
+        product: Product,
         update: Update<Self>,
         variant: Option<Variant>,
     ) -> FloatTensor<Self> {
         let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
         let (rows, device) = (x.shape()[0], Self::float_device(&x));
         // One kernel for few rows; what is added to many is fused with what follows.
-        if variant.is_none() && !Self::nf4_variants(&device, shape, rows, Product::Forward).contains(&Variant::Skinny) {
-            return update.added_to(Self::nf4_matmul(x, weight, Product::Forward, None));
+        if variant.is_none() && !Self::nf4_variants(&device, shape, rows, product).contains(&Variant::Skinny) {
+            return update.added_to(Self::nf4_matmul(x, weight, product, None), product);
         }
         let Update { low, b, scaling } = update;
         let inputs = [x, low, b, codes, absmax, header];
-        register::<B, 6>("nf4_lora", inputs, [rows, shape[0]].into(), move |handles, inputs| {
+        let result = [rows, product.widths(shape).1].into();
+        register::<B, 6>("nf4_lora", inputs, result, move |handles, inputs| {
             let [x, low, b, buffers @ ..] = inputs;
             let [x, low, b] = [x, low, b].map(|input| handles.get_float_tensor::<B>(input));
             let weight = self::weight::<B>(handles, buffers.each_ref(), shape);
-            B::nf4_lora(x, &weight, Update { low, b, scaling }, variant)
+            B::nf4_lora(x, &weight, product, Update { low, b, scaling }, variant)
+        })
+    }
+
+    fn low_rank(
+        x: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        product: Product,
+        scaling: f64,
+        compute: ComputeDtype,
+    ) -> [FloatTensor<Self>; 2] {
+        if compute != ComputeDtype::Bf16 {
+            return lora::low_rank::<Self>(x, factor, product, scaling);
+        }
+        let ([rows, wide], [first, second]) = (x.shape().dims(), factor.shape().dims());
+        let rank = if product == Product::Forward { first } else { second };
+        let results = [([rows, rank].into(), DType::F32), ([rows, wide].into(), DType::BF16)];
+        enqueue::<B, 2, 2>("low_rank", [x, factor], results, move |handles, [x, factor], outputs| {
+            let [x, factor] = [x, factor].map(|input| handles.get_float_tensor::<B>(input));
+            for (out, result) in outputs.iter().zip(B::low_rank(x, factor, product, scaling, compute)) {
+                handles.register_float_tensor::<B>(&out.id, result);
+            }
+        })
+    }
+
+    fn low_rank_gradient(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        scaling: f64,
+        compute: ComputeDtype,
+    ) -> FloatTensor<Self> {
+        if compute != ComputeDtype::Bf16 {
+            return lora::low_rank_gradient::<Self>(grad, x, scaling);
+        }
+        let shape = [grad.shape()[1], x.shape()[1]].into();
+        register::<B, 2>("low_rank_gradient", [grad, x], shape, move |handles, [grad, x]| {
+            let [grad, x] = [grad, x].map(|input| handles.get_float_tensor::<B>(input));
+            B::low_rank_gradient(grad, x, scaling, compute)
         })
     }
 
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant> {
         B::nf4_variants(device, shape, rows, product)
+    }
+
+    fn start_read(x: FloatTensor<Self>) -> Reading {
+        let client = x.client.clone();
+        B::start_read(client.resolve_tensor_float::<B>(x))
     }
 
     fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self> {

@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
 use super::fused::{primitive, tensor};
-use super::{Dropped, Nf4Weight, Ops, Product, dropout, matmul};
+use super::{ComputeDtype, Dropped, Nf4Weight, Ops, Product, matmul};
 
 /// A weight `[out, in]` that is not trained.
 #[derive(Clone, Debug)]
@@ -42,6 +42,22 @@ impl<B: Ops> Frozen<B> {
         tensor(self.product(primitive(x), Product::Forward))
     }
 
+    /// What a product of these rows with the weight rounds them to.
+    fn rounding(&self, x: &FloatTensor<B>, product: Product) -> ComputeDtype {
+        match self {
+            Self::Nf4(weight) => weight.rounding(x, product),
+            Self::Dense(_) => ComputeDtype::F32,
+        }
+    }
+
+    /// Either product with what a branch adds to it.
+    fn product_with(&self, x: FloatTensor<B>, product: Product, update: Update<B>) -> FloatTensor<B> {
+        match self {
+            Self::Nf4(weight) => weight.product_with(x, product, update, None),
+            Self::Dense(_) => update.added_to(self.product(x, product), product),
+        }
+    }
+
     /// Either product of rows of activations with the weight.
     fn product(&self, x: FloatTensor<B>, product: Product) -> FloatTensor<B> {
         match (self, product) {
@@ -65,23 +81,24 @@ pub struct Branch<B: Backend> {
     pub scaling: f64,
 }
 
-/// What a branch adds to the output of the layer: `scaling · low · Bᵀ`.
+/// What a branch adds to the output of the layer, `scaling · low · Bᵀ`, or to the gradient of its input, `scaling · low · A`.
 #[derive(Clone, Debug)]
 pub struct Update<B: Backend> {
-    /// `[tokens, r]`: the activations through `A`.
+    /// `[tokens, r]`: the activations through `A`, or the gradients through `B`.
     pub low: FloatTensor<B>,
-    /// `[out, r]`.
+    /// `B`, `[out, r]`, or `A`, `[r, in]`.
     pub b: FloatTensor<B>,
     /// Multiplies the branch.
     pub scaling: f64,
 }
 
 impl<B: Ops> Update<B> {
-    /// The sum with the output of the frozen layer, by operations of their own.
-    pub(super) fn added_to(self, y: FloatTensor<B>) -> FloatTensor<B> {
+    /// The sum with a product of the frozen layer, by operations of their own.
+    pub(super) fn added_to(self, y: FloatTensor<B>, product: Product) -> FloatTensor<B> {
         let (y, low, b) = (tensor::<B, 2>(y), tensor::<B, 2>(self.low), tensor::<B, 2>(self.b));
         // The scale is applied where the tensor is smallest.
-        primitive(y + matmul(low * self.scaling, b.transpose()))
+        let b = if product == Product::Forward { b.transpose() } else { b };
+        primitive(y + matmul(scaled(low, self.scaling), b))
     }
 }
 
@@ -97,17 +114,17 @@ pub struct LoraGradients<B: Backend> {
 
 /// `x · Wᵀ + scaling · dropout(x) · Aᵀ · Bᵀ`, and `dropout(x) · Aᵀ`, which the backward pass takes.
 pub(super) fn forward<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: Branch<B>) -> [FloatTensor<B>; 2] {
-    let kept = match branch.dropped {
-        Some(dropped) => B::dropout(x.clone(), dropped),
-        None => x.clone(),
+    let Branch { a, b, dropped, scaling } = branch;
+    let compute = weight.rounding(&x, Product::Forward);
+    let through_a = |x| B::low_rank(x, a, Product::Forward, 1.0, compute);
+    let [low, x] = match dropped {
+        None => through_a(x),
+        Some(dropped) => {
+            let [low, _] = through_a(B::dropout(x.clone(), dropped));
+            [low, x]
+        }
     };
-    let low = primitive(matmul(tensor::<B, 2>(kept), tensor::<B, 2>(branch.a).transpose()));
-    let update = Update { low: low.clone(), b: branch.b, scaling: branch.scaling };
-    let y = match weight {
-        Frozen::Nf4(weight) => weight.product_with(x, update, None),
-        Frozen::Dense(_) => update.added_to(weight.product(x, Product::Forward)),
-    };
-    [y, low]
+    [weight.product_with(x, Product::Forward, Update { low: low.clone(), b, scaling }), low]
 }
 
 /// The gradients of [`forward`] from that of its first result.
@@ -118,18 +135,48 @@ pub(super) fn backward<B: Ops>(
     grad: FloatTensor<B>,
     for_x: bool,
 ) -> LoraGradients<B> {
-    let (low, a, b) = (tensor::<B, 2>(low), tensor::<B, 2>(branch.a), tensor::<B, 2>(branch.b));
-    let kept = |x: Tensor<B, 2>| match branch.dropped {
-        Some(dropped) => dropout(x, dropped),
+    let Branch { a, b, dropped, scaling } = branch;
+    let compute = weight.rounding(&grad, Product::InputGradient);
+    let kept = |x| match dropped {
+        Some(dropped) => B::dropout(x, dropped),
         None => x,
     };
-    let dy = tensor::<B, 2>(grad.clone());
-    let d_low = matmul(dy.clone(), b) * branch.scaling;
-    let d_b = matmul(dy.transpose(), low * branch.scaling);
-    let d_a = matmul(d_low.clone().transpose(), kept(tensor(x)));
-    let d_x = for_x.then(|| {
-        let of_base = tensor::<B, 2>(weight.product(grad, Product::InputGradient));
-        primitive(of_base + kept(matmul(d_low, a)))
+    let [d_low, rounded] = B::low_rank(grad.clone(), b, Product::InputGradient, scaling, compute);
+    let d_b = B::low_rank_gradient(grad, low, scaling, compute);
+    let d_a = B::low_rank_gradient(d_low.clone(), kept(x), 1.0, compute);
+    let d_x = for_x.then(|| match dropped {
+        None => weight.product_with(rounded, Product::InputGradient, Update { low: d_low, b: a, scaling: 1.0 }),
+        Some(_) => {
+            let of_branch = kept(B::matmul(d_low, a));
+            B::float_add(weight.product(rounded, Product::InputGradient), of_branch)
+        }
     });
-    LoraGradients { x: d_x, a: primitive(d_a), b: primitive(d_b) }
+    LoraGradients { x: d_x, a: d_a, b: d_b }
+}
+
+fn scaled<B: Ops>(x: Tensor<B, 2>, scaling: f64) -> Tensor<B, 2> {
+    if scaling == 1.0 { x } else { x * scaling }
+}
+
+/// [`low_rank`](super::low_rank) by a dense product.
+pub(super) fn low_rank<B: Ops>(
+    x: FloatTensor<B>,
+    factor: FloatTensor<B>,
+    product: Product,
+    scaling: f64,
+) -> [FloatTensor<B>; 2] {
+    let factor = tensor::<B, 2>(factor);
+    let factor = if product == Product::Forward { factor.transpose() } else { factor };
+    [primitive(scaled(matmul(tensor(x.clone()), factor), scaling)), x]
+}
+
+/// [`low_rank_gradient`](super::low_rank_gradient) by a dense product.
+pub(super) fn low_rank_gradient<B: Ops>(grad: FloatTensor<B>, x: FloatTensor<B>, scaling: f64) -> FloatTensor<B> {
+    let (grad, x) = (tensor::<B, 2>(grad), tensor::<B, 2>(x));
+    // The scale is applied where the tensor is smallest.
+    let (grad, x) = match grad.dims()[1] < x.dims()[1] {
+        true => (scaled(grad, scaling), x),
+        false => (grad, scaled(x, scaling)),
+    };
+    primitive(matmul(grad.transpose(), x))
 }

@@ -23,9 +23,11 @@ mod lora;
 mod tensors;
 mod weight;
 
-use burn::tensor::Tensor;
-use burn::tensor::backend::Backend;
+use std::pin::Pin;
+
+use burn::tensor::backend::{Backend, ExecutionError};
 use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::{Tensor, TensorData};
 
 pub use adam::{AdamStep, DynamicTables, MOMENT_BLOCK, Moments};
 pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, Sequences, Span};
@@ -35,8 +37,8 @@ pub use dropout::Dropped;
 pub(crate) use lasting::lasting;
 pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
-    attention_with_gradients, causal_attention, cross_entropy, dropout, gated, half_matmul, lora_linear, matmul,
-    nf4_lora_by, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
+    attention_with_gradients, causal_attention, cross_entropy, dropout, gated, half_matmul, lora_linear, low_rank,
+    low_rank_gradient, matmul, nf4_lora_by, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
 };
 pub use weight::Nf4Weight;
 
@@ -98,6 +100,8 @@ pub enum Variant {
     TiledF16,
     /// The same on CUDA's tensor cores, activations and weights rounded to bf16: for [`ComputeDtype::Bf16`] alone.
     TiledBf16,
+    /// The same with the instructions that only Hopper has.
+    WarpgroupBf16,
 }
 
 /// The function on the gate of an MLP, `x · sigmoid(z)` with `z = a·x + b·x³`.
@@ -119,6 +123,9 @@ impl Activation {
         }
     }
 }
+
+/// The values of a tensor that is on its way to host memory.
+pub type Reading = Pin<Box<dyn Future<Output = Result<TensorData, ExecutionError>> + Send>>;
 
 /// The operations on 4-bit weights and the fused blocks of a decoder layer, for a backend.
 ///
@@ -146,18 +153,24 @@ pub trait Ops: Backend {
         variant: Option<Variant>,
     ) -> FloatTensor<Self>;
 
-    /// The forward product of [`nf4_matmul`](Self::nf4_matmul), and what a branch beside the weight adds to it.
+    /// [`nf4_matmul`](Self::nf4_matmul), and what a branch beside the weight adds to it.
     fn nf4_lora(
         x: FloatTensor<Self>,
         weight: &Nf4Primitive<Self>,
+        product: Product,
         update: Update<Self>,
         variant: Option<Variant>,
     ) -> FloatTensor<Self> {
-        update.added_to(Self::nf4_matmul(x, weight, Product::Forward, variant))
+        update.added_to(Self::nf4_matmul(x, weight, product, variant), product)
     }
 
     /// The variants by which a device can compute a product of `rows` rows with a weight of this shape; never none.
     fn nf4_variants(device: &Self::Device, shape: [usize; 2], rows: usize, product: Product) -> Vec<Variant>;
+
+    /// Starts to read a tensor. What comes of it waits for the device; it may do other work meanwhile, but not free the tensor's memory.
+    fn start_read(x: FloatTensor<Self>) -> Reading {
+        Box::pin(Self::float_into_data(x))
+    }
 
     /// Whether everything since this was last asked was done: without memory for a tensor, or with a kernel that does not
     /// compile, a device goes on, with wrong results. Does not wait for the device.
@@ -235,6 +248,27 @@ pub trait Ops: Backend {
     /// [`lora_linear`], and the branch's inner activations `[tokens, r]`, which the backward pass takes.
     fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
         lora::forward::<Self>(x, weight, branch)
+    }
+
+    /// [`low_rank`].
+    fn low_rank(
+        x: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        product: Product,
+        scaling: f64,
+        _compute: ComputeDtype,
+    ) -> [FloatTensor<Self>; 2] {
+        lora::low_rank::<Self>(x, factor, product, scaling)
+    }
+
+    /// [`low_rank_gradient`].
+    fn low_rank_gradient(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        scaling: f64,
+        _compute: ComputeDtype,
+    ) -> FloatTensor<Self> {
+        lora::low_rank_gradient::<Self>(grad, x, scaling)
     }
 
     /// For `x`, where it is asked for, and the branch, from the operation's input and inner activations.

@@ -31,16 +31,17 @@ pub fn nf4_matmul_by<B: Ops>(
 }
 
 /// `x · Wᵀ + scaling · low · Bᵀ`, a 4-bit product and what a branch adds to it, by a variant of one's own choice: `x` `[rows,
-/// in]`, `low` `[rows, r]`, `b` `[out, r]`.
+/// in]`, `low` `[rows, r]`, `b` `[out, r]`; or `dy · W + scaling · low · A`, `a` `[r, in]`.
 pub fn nf4_lora_by<B: Ops>(
     variant: Variant,
     x: Tensor<B, 2>,
     weight: &Nf4Weight<B>,
+    product: Product,
     [low, b]: [Tensor<B, 2>; 2],
     scaling: f64,
 ) -> Tensor<B, 2> {
     let update = Update { low: primitive(low), b: primitive(b), scaling };
-    tensor(weight.product_with(primitive(x), update, Some(variant)))
+    tensor(weight.product_with(primitive(x), product, update, Some(variant)))
 }
 
 /// Root-mean-square normalisation, `x / sqrt(mean(x²) + eps) * weight` (arXiv:1910.07467): `x` `[tokens, hidden]`,
@@ -69,6 +70,28 @@ pub fn dropout<B: Ops>(x: Tensor<B, 2>, dropped: Dropped) -> Tensor<B, 2> {
 pub fn lora_linear<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B>) -> Tensor<B, 2> {
     let [y, _] = B::lora_linear(primitive(x), weight, branch);
     tensor(y)
+}
+
+/// `scaling · x · Fᵀ` with a matrix of a low-rank branch, `x` `[rows, in]` and `F` `[r, in]`, or the other product, `scaling · x · F` with `x`
+/// `[rows, out]` and `F` `[out, r]`; and `x` as a 4-bit product that is computed in `compute` takes it, which may be rounded.
+pub fn low_rank<B: Ops>(
+    x: Tensor<B, 2>,
+    factor: Tensor<B, 2>,
+    product: Product,
+    scaling: f64,
+    compute: ComputeDtype,
+) -> [Tensor<B, 2>; 2] {
+    B::low_rank(primitive(x), primitive(factor), product, scaling, compute).map(tensor)
+}
+
+/// The gradient of a matrix of a low-rank branch, `scaling · gradᵀ · x`: `grad` `[rows, out]` of its results, `x` `[rows, in]` its inputs.
+pub fn low_rank_gradient<B: Ops>(
+    grad: Tensor<B, 2>,
+    x: Tensor<B, 2>,
+    scaling: f64,
+    compute: ComputeDtype,
+) -> Tensor<B, 2> {
+    tensor(B::low_rank_gradient(primitive(grad), primitive(x), scaling, compute))
 }
 
 /// Causal attention with grouped heads: `q` `[tokens, heads * head_dim]`, `k` and `v` `[cached and new tokens, kv_heads *

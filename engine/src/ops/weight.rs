@@ -137,19 +137,34 @@ impl<B: Ops> Nf4Weight<B> {
         }
     }
 
-    /// The forward product, and what a branch beside the weight adds to it.
+    /// Either product, and what a branch beside the weight adds to it.
     pub(super) fn product_with(
         &self,
         x: FloatTensor<B>,
+        product: Product,
         update: Update<B>,
         variant: Option<Variant>,
     ) -> FloatTensor<B> {
-        self.joined(1, |part, features| {
-            let Update { low, b, scaling } = update.clone();
-            let b = narrowed::<B>(b, 0, (self.shape[0], features));
-            let variant = variant.or_else(|| self.variant(&x, part, Product::Forward));
-            B::nf4_lora(x.clone(), part, Update { low, b, scaling }, variant)
-        })
+        let of_part = |x, part: &_, update| {
+            let variant = variant.or_else(|| self.variant(&x, part, product));
+            B::nf4_lora(x, part, product, update, variant)
+        };
+        match (product, self.parts.as_slice()) {
+            (Product::Forward, _) => self.joined(1, |part, features| {
+                let Update { low, b, scaling } = update.clone();
+                let b = narrowed::<B>(b, 0, (self.shape[0], features));
+                of_part(x.clone(), part, Update { low, b, scaling })
+            }),
+            (Product::InputGradient, [whole]) => of_part(x, whole, update),
+            // The parts' products are summed up, and the branch's is one of them.
+            (Product::InputGradient, _) => update.added_to(self.product(x, product, variant), product),
+        }
+    }
+
+    /// What a product of these rows with the weight rounds them to.
+    pub(super) fn rounding(&self, x: &FloatTensor<B>, product: Product) -> ComputeDtype {
+        let variant = self.parts.first().and_then(|part| self.variant(x, part, product));
+        ComputeDtype::of(variant)
     }
 
     /// How a part is multiplied with `x`, where that is not to be found out.

@@ -4,7 +4,7 @@
 //! of its adapters and of its input, and the graph is dropped; the peak is one layer, whatever the depth (recomputation
 //! at every layer boundary: Chen et al., arXiv:1604.06174). The inputs may wait in host memory.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use burn_autodiff::Autodiff;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use super::loss::{Targets, collect, head_loss};
 use super::pipeline::pipeline;
 use crate::data::Batch;
 use crate::lora::Dropout;
-use crate::model::{DecoderLayer, EMBEDDING, Pass, Stage, Transformer, indices, layer_path, moved, to_host};
+use crate::model::{Away, DecoderLayer, EMBEDDING, Pass, Stage, Transformer, indices, layer_path, moved};
 use crate::ops::{Ops, Sequences, backward_from};
 use crate::optim::{Gradients, accumulate};
 
@@ -68,9 +68,18 @@ impl<B: Ops> Graph<B> {
 /// What the forward pass keeps of a layer.
 enum Kept<B: Ops> {
     Input(Tensor<B, 2>),
-    /// The input, in host memory.
-    Away(TensorData),
+    /// The input, in host memory or on its way there.
+    Away(Away),
     Graph(Box<Graph<B>>),
+}
+
+/// Waits until what was kept last is in host memory, if it goes there: until then it takes the device's, beside what is computed.
+fn settle<B: Ops>(kept: &mut [Vec<Kept<B>>]) {
+    for last in kept.iter_mut().filter_map(|of_stage| of_stage.last_mut()) {
+        if let Kept::Away(input) = last {
+            input.wait();
+        }
+    }
 }
 
 /// How a step's micro-batches are backpropagated.
@@ -130,9 +139,15 @@ impl<'a, B: Ops> Flight<'a, B> {
         self.passes.len()
     }
 
+    /// How many layers the stage with the most of them has.
+    pub(super) fn highest_stage(&self) -> usize {
+        self.model.stages.iter().map(|stage| stage.layers.len()).max().unwrap_or(0)
+    }
+
     /// Brings what the stage before gave to the device of this one. This waits for what that one still computes.
     pub(super) fn arrive(&mut self, stage: usize) {
         let device = &self.model.stages[stage].device;
+        settle(&mut self.kept);
         self.carried = self.carried.take().map(|x| moved(x, device));
     }
 
@@ -141,37 +156,39 @@ impl<'a, B: Ops> Flight<'a, B> {
         layer > self.lowest || self.model.embedding.trainable
     }
 
-    /// Up through the layers of a stage, behind the last of them also the loss.
-    pub(super) fn up(&mut self, stage: usize) {
-        let Some(mut x) = self.carried.take() else { return };
+    /// Up through a layer of a stage, counted from the stage's bottom, if it has so many.
+    pub(super) fn up(&mut self, stage: usize, nth: usize) {
         let (model, pass) = (self.model, &self.passes[stage]);
-        let graph_pass = pass.lift();
-        for i in model.stages[stage].layers.clone() {
-            let layer = &model.layers[i];
-            if i < self.lowest {
-                x = layer.forward(x, pass, None);
-                continue;
-            }
-            let kept = match self.settings.recompute {
-                Recompute::Layers => Kept::Input(x.clone()),
-                Recompute::LayersFromHost => Kept::Away(to_host(x.clone())),
-                Recompute::None => {
-                    let graph = Graph::new(layer, &layer_path(i), x.clone(), &graph_pass, self.below(i));
-                    Kept::Graph(Box::new(graph))
-                }
-            };
-            x = match &kept {
-                Kept::Graph(graph) => graph.output.clone().inner(),
-                _ => layer.forward(x, pass, None),
-            };
-            self.kept[stage].push(kept);
-        }
-        if stage + 1 < self.passes.len() {
-            self.carried = Some(x);
+        let Some(i) = model.stages[stage].layers.clone().nth(nth) else { return };
+        let Some(x) = self.carried.take() else { return };
+        let layer = &model.layers[i];
+        if i < self.lowest {
+            self.carried = Some(layer.forward(x, pass, None));
             return;
         }
+        let kept = match self.settings.recompute {
+            Recompute::Layers => Kept::Input(x.clone()),
+            Recompute::LayersFromHost => {
+                settle(&mut self.kept);
+                Kept::Away(Away::leave(x.clone()))
+            }
+            Recompute::None => {
+                Kept::Graph(Box::new(Graph::new(layer, &layer_path(i), x.clone(), &pass.lift(), self.below(i))))
+            }
+        };
+        self.carried = Some(match &kept {
+            Kept::Graph(graph) => graph.output.clone().inner(),
+            _ => layer.forward(x, pass, None),
+        });
+        self.kept[stage].push(kept);
+    }
+
+    /// The loss, if the stage is the last one.
+    pub(super) fn turn(&mut self, stage: usize) {
+        let Some(x) = self.carried.take_if(|_| stage + 1 == self.passes.len()) else { return };
+        settle(&mut self.kept);
         let Settings { weight, chunk, .. } = self.settings;
-        let (loss_sum, d_hidden, of_head) = head_loss(&model.head, x, &Targets::of(self.batch), weight, chunk);
+        let (loss_sum, d_hidden, of_head) = head_loss(&self.model.head, x, &Targets::of(self.batch), weight, chunk);
         (self.loss_sum, self.carried, self.of_head) = (Some(loss_sum), Some(d_hidden), of_head);
     }
 
@@ -193,7 +210,7 @@ impl<'a, B: Ops> Flight<'a, B> {
             let graph = match kept {
                 Kept::Graph(graph) => *graph,
                 Kept::Input(input) => again(input),
-                Kept::Away(input) => again(Tensor::from_data(input, &device)),
+                Kept::Away(input) => again(Tensor::from_data(input.arrived(), &device)),
             };
             self.carried = graph.backward(&path, d_output, &mut gradients);
         }

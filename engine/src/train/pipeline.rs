@@ -19,10 +19,15 @@ pub(super) fn pipeline<'a, B: Ops>(
     gradients: &mut Gradients<B>,
 ) -> impl Iterator<Item = Tensor<B, 1>> + use<'a, B> {
     let stages = flights.first().map_or(0, Flight::stages);
+    let highest = flights.first().map_or(0, Flight::highest_stage);
     let ticks = (flights.len() + stages).saturating_sub(1);
     for tick in 0..ticks {
         each_at(tick, stages, &mut flights, |flight, stage| flight.arrive(stage));
-        each_at(tick, stages, &mut flights, |flight, stage| flight.up(stage));
+        // Layer by layer, so that a stage which waits for its copies to host memory holds no other up by more than a layer.
+        for layer in 0..highest {
+            each_at(tick, stages, &mut flights, |flight, stage| flight.up(stage, layer));
+        }
+        each_at(tick, stages, &mut flights, Flight::turn);
     }
     for tick in 0..ticks {
         let from_top = |stage: usize| stages - 1 - stage;

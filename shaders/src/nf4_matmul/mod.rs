@@ -5,7 +5,7 @@ mod choose;
 mod tiled;
 
 use burn_backend::DType;
-use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
@@ -15,7 +15,7 @@ pub use tiled::source;
 
 use crate::matmul::{matmul, matmul_into};
 use crate::nf4_skinny::{MAX_ROWS, nf4_skinny};
-use crate::{Language, Nf4, SourceRuntime, Update, nf4_dequantize, view};
+use crate::{Language, Nf4, SourceRuntime, Update, nf4_dequantize, nf4_warpgroup, view};
 
 /// Bytes that are decoded at a time, where the device binds as many.
 const SCRATCH: usize = 256 << 20;
@@ -35,9 +35,12 @@ pub enum Variant {
     TiledF16,
     /// The same on CUDA's tensor cores, both operands rounded to bf16, the sums in f32: only by its name.
     TiledBf16,
+    /// The same on Hopper's tensor cores, by groups of four warps: only by its name.
+    WarpgroupBf16,
 }
 
-/// The variants by which a device can compute a product of `rows` rows; never none.
+/// The variants by which a device can compute a product of `rows` rows; never none. Of those that round alike, the one to prefer
+/// comes first.
 pub fn variants<R: SourceRuntime>(
     client: &ComputeClient<R>,
     [out, input]: [usize; 2],
@@ -49,13 +52,16 @@ pub fn variants<R: SourceRuntime>(
     let words = cuda || input.is_multiple_of(8);
     let skinny = words && !gradient && rows <= MAX_ROWS;
     let tiled = words && (cuda || !gradient || out.is_multiple_of(4));
+    let warpgroup = nf4_warpgroup::can(client, [out, input], gradient);
     let all = [
         (Variant::Decoded, true),
         (Variant::Skinny, skinny),
         (Variant::SkinnyShared, skinny && !cuda),
         (Variant::Tiled, tiled),
         (Variant::TiledF16, tiled && !cuda && client.properties().supports_type(DType::F16)),
+        (Variant::WarpgroupBf16, R::PROVEN && warpgroup),
         (Variant::TiledBf16, cuda),
+        (Variant::WarpgroupBf16, !R::PROVEN && warpgroup),
     ];
     all.into_iter().filter_map(|(variant, can)| can.then_some(variant)).collect()
 }
@@ -65,23 +71,27 @@ pub fn variants<R: SourceRuntime>(
 pub enum Product<R: SourceRuntime> {
     /// `x` `[rows, in]` times the transposed weight, `[rows, out]`, and what a branch beside the weight adds to it.
     Forward(Option<Box<Update<R>>>),
-    /// For the gradient of an input: `x` `[rows, out]` times the weight, `[rows, in]`.
-    InputGradient,
+    /// For the gradient of an input: `x` `[rows, out]` times the weight, `[rows, in]`, and the branch's part of it.
+    InputGradient(Option<Box<Update<R>>>),
 }
 
 impl<R: SourceRuntime> Product<R> {
     fn contiguous(self) -> Self {
-        match self {
-            Self::Forward(Some(update)) => {
+        let update = |update: Option<Box<Update<R>>>| {
+            update.map(|update| {
                 let Update { low, b, scaling } = *update;
-                Self::Forward(Some(Box::new(Update { low: into_contiguous(low), b: into_contiguous(b), scaling })))
-            }
-            other => other,
+                Box::new(Update { low: into_contiguous(low), b: into_contiguous(b), scaling })
+            })
+        };
+        match self {
+            Self::Forward(of) => Self::Forward(update(of)),
+            Self::InputGradient(of) => Self::InputGradient(update(of)),
         }
     }
 }
 
-/// The product of `x` with a weight, by the given variant, or by the fastest f32 one on this device.
+/// The product of `x` with a weight, by the given variant, or by the fastest f32 one on this device. `x` is f32, or what a variant
+/// would round it to.
 ///
 /// # Panics
 /// When the shapes do not fit, or the variant can't compute them: see [`variants`].
@@ -94,7 +104,7 @@ pub fn nf4_matmul<R: SourceRuntime>(
     let [out, input] = weight.shape;
     let (width, columns) = match product {
         Product::Forward(_) => (input, out),
-        Product::InputGradient => (out, input),
+        Product::InputGradient(_) => (out, input),
     };
     let rows = x.meta.shape()[0];
     assert_eq!(x.meta.shape()[1], width, "nf4_matmul: x has rows of another width than the weight takes");
@@ -102,7 +112,8 @@ pub fn nf4_matmul<R: SourceRuntime>(
     if rows * columns == 0 || width == 0 {
         return zeros(x.device.clone(), shape, DType::F32);
     }
-    let x = into_contiguous(x);
+    let rounds = matches!(variant, Some(Variant::TiledF16 | Variant::TiledBf16 | Variant::WarpgroupBf16));
+    let x = into_contiguous(if rounds || x.dtype == DType::F32 { x } else { cast(x, DType::F32) });
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
     let operands = Operands { x, weight, y: y.clone(), product: product.contiguous() };
     match (variant, R::PROVEN) {
@@ -131,14 +142,12 @@ impl<R: SourceRuntime> Operands<R> {
     }
 
     fn gradient(&self) -> bool {
-        matches!(self.product, Product::InputGradient)
+        matches!(self.product, Product::InputGradient(_))
     }
 
     fn update(&self) -> Option<&Update<R>> {
-        match &self.product {
-            Product::Forward(update) => update.as_deref(),
-            Product::InputGradient => None,
-        }
+        let (Product::Forward(update) | Product::InputGradient(update)) = &self.product;
+        update.as_deref()
     }
 
     fn variants(&self) -> Vec<Variant> {
@@ -168,10 +177,19 @@ impl<R: SourceRuntime> Operands<R> {
             Variant::Tiled => self.run_tiled(DType::F32),
             Variant::TiledF16 => self.run_tiled(DType::F16),
             Variant::TiledBf16 => self.run_tiled(DType::BF16),
+            Variant::WarpgroupBf16 => {
+                let within = self.update().filter(|update| nf4_warpgroup::can_add(update));
+                nf4_warpgroup::launch(&self.x, &self.weight, within, &self.y, self.gradient());
+                if within.is_some() {
+                    return;
+                }
+            }
         }
         if let Some(Update { low, b, scaling }) = self.update() {
             let mut b = b.clone();
-            b.meta.swap(0, 1);
+            if !self.gradient() {
+                b.meta.swap(0, 1);
+            }
             view::add(&self.y, &matmul(low.clone(), b), *scaling);
         }
     }

@@ -3,6 +3,7 @@
 
 mod attention;
 mod half;
+mod low_rank;
 
 use burn::tensor::{Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
@@ -20,14 +21,26 @@ const TOLERANCE: f64 = 1e-5;
 /// The same where operands are rounded to f16 or bf16.
 const HALF_TOLERANCE: f64 = 1e-2;
 /// Weights `[out, in]`: single elements, primes, rows that begin inside a byte, a word or a block, tiles and their remainders.
-const WEIGHTS: [[usize; 2]; 11] =
-    [[1, 1], [3, 5], [7, 64], [5, 65], [33, 127], [64, 129], [4, 8], [67, 136], [130, 256], [1028, 24], [24, 1032]];
+const WEIGHTS: [[usize; 2]; 12] = [
+    [1, 1],
+    [3, 5],
+    [7, 64],
+    [5, 65],
+    [33, 127],
+    [64, 129],
+    [4, 8],
+    [67, 136],
+    [130, 256],
+    [1028, 24],
+    [24, 1032],
+    [200, 288],
+];
 /// Rows of activations: none, the limits of the skinny kernel, tiles and their remainders.
 const ROWS: [usize; 9] = [0, 1, 2, 7, 16, 17, 64, 65, 131];
 /// Rows up to which products are compared with a branch beside the weight too; more are the sum of two compared products.
 const BRANCH_ROWS: usize = 17;
 /// Ranks of such branches.
-const RANKS: [usize; 4] = [1, 8, 33, 130];
+const RANKS: [usize; 5] = [1, 8, 33, 64, 130];
 /// Dense products `[m, k, n]`.
 const DENSE: [[usize; 3]; 6] = [[1, 1, 1], [1, 8, 64], [1, 104, 20], [17, 8, 33], [65, 40, 24], [129, 200, 66]];
 
@@ -115,6 +128,7 @@ pub async fn conformance<B: Ops>(
     suite.weight([40, 72], 64, true, &[4097]).await?;
     suite.parts().await?;
     suite.halves().await?;
+    suite.low_rank().await?;
     suite.dropout().await?;
     suite.attention().await?;
     Ok(suite.report)
@@ -122,7 +136,7 @@ pub async fn conformance<B: Ops>(
 
 fn tolerance(variant: Variant) -> f64 {
     match variant {
-        Variant::TiledF16 | Variant::TiledBf16 => HALF_TOLERANCE,
+        Variant::TiledF16 | Variant::TiledBf16 | Variant::WarpgroupBf16 => HALF_TOLERANCE,
         _ => TOLERANCE,
     }
 }
@@ -251,8 +265,8 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
                     self.compare(kernel, format!("{rows} rows{layout}, {about}"), found, &expected).await?;
                 }
             }
-            if product == Product::Forward && rows <= BRANCH_ROWS {
-                self.branch((&x, expected), (&weight, shape), &about).await?;
+            if rows <= BRANCH_ROWS {
+                self.branch((&x, expected), (&weight, product), &about).await?;
             }
         }
         Ok(())
@@ -276,9 +290,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
                 let found = nf4_matmul_by(variant, self.upload(&x), &weight, product);
                 self.compare(kernel, format!("{rows} rows, {about}"), found, &expected).await?;
             }
-            if product == Product::Forward {
-                self.branch((&x, expected), (&weight, shape), about).await?;
-            }
+            self.branch((&x, expected), (&weight, product), about).await?;
         }
         Ok(())
     }
@@ -287,17 +299,21 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     async fn branch(
         &mut self,
         (x, expected): (&Matrix, Vec<f64>),
-        (weight, shape): (&Nf4Weight<B>, [usize; 2]),
+        (weight, product): (&Nf4Weight<B>, Product),
         about: &str,
     ) -> Result<()> {
         let (rows, rank) = (x.values.len() / x.columns, RANKS[self.random.random_range(0..RANKS.len())]);
-        let (low, b, scaling) = (self.random(rows, rank), self.random(shape[0], rank), 0.7);
-        let added = low.times(&b, true);
+        let ([out, input], scaling) = (weight.shape(), 0.7);
+        let forward = product == Product::Forward;
+        let (low, b) =
+            (self.random(rows, rank), if forward { self.random(out, rank) } else { self.random(rank, input) });
+        let added = low.times(&b, forward);
         let expected: Vec<f64> = expected.iter().zip(added).map(|(y, added)| y + scaling * added).collect();
-        for variant in B::nf4_variants(&self.device, shape, rows, Product::Forward) {
+        for variant in B::nf4_variants(&self.device, [out, input], rows, product) {
             self.poison(expected.len()).await?;
-            let found = nf4_lora_by(variant, self.upload(x), weight, [self.upload(&low), self.upload(&b)], scaling);
-            let kernel = (format!("nf4_lora {variant:?}"), tolerance(variant));
+            let found =
+                nf4_lora_by(variant, self.upload(x), weight, product, [self.upload(&low), self.upload(&b)], scaling);
+            let kernel = (format!("nf4_lora {product:?} {variant:?}"), tolerance(variant));
             self.compare(kernel, format!("{rows} rows, rank {rank}, {about}"), found, &expected).await?;
         }
         Ok(())

@@ -1,0 +1,39 @@
+// What the products with a low-rank matrix have in common. One side of each is narrow, `rank` wide, so that the other one is read once,
+// at the speed of memory; it comes in f32, is rounded to bf16 on its way to the tensor cores, and sums are f32. Which element of the
+// inner dimension is which of an instruction is free, as long as both operands agree: each thread takes four neighbours.
+//
+// A block sums with eight warps, which take turns along the inner dimension, and adds up in the order of the warps: a run can be
+// repeated bit by bit. shaders/src/ptx.cu comes before this text.
+constexpr u32 THREADS = {{ threads }}, WARPS = THREADS / 32;
+// Of the rank, 8 columns each; more are further blocks.
+constexpr u32 TILES = {{ tiles }}, WIDTH = 8 * TILES;
+constexpr bool TRANSPOSED = {{ transposed }};
+struct Info { u32 rows, wide, rank; float scaling; };
+
+__device__ __forceinline__ u32 lane() { return threadIdx.x % 32; }
+
+// Four neighbours of a row, as many of them as lie before `end`. ALIGNED: all or none do, at a multiple of 16 bytes.
+template <bool ALIGNED>
+__device__ __forceinline__ float4 load_four(const float* row, u32 first, u32 end) {
+    if (ALIGNED) return first < end ? *(const float4*)(row + first) : make_float4(0, 0, 0, 0);
+    const auto at = [&](u32 i) { return first + i < end ? row[first + i] : 0.0f; };
+    return make_float4(at(0), at(1), at(2), at(3));
+}
+
+// Adds the sums of all warps up: sum[t][j] are rows 16 t, columns 8 j of a tile of 32 x WIDTH, laid out as mma does.
+__device__ __forceinline__ void add_up(float (&total)[32][WIDTH + 1], const float (&sum)[2][TILES][4]) {
+    for (u32 warp = 0; warp < WARPS; warp++) {
+        if (threadIdx.x / 32 == warp) {
+#pragma unroll
+            for (u32 t = 0; t < 2; t++)
+#pragma unroll
+                for (u32 j = 0; j < TILES; j++)
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++) {
+                        float& to = total[16 * t + lane() / 4 + i / 2 * 8][8 * j + lane() % 4 * 2 + i % 2];
+                        to = warp == 0 ? sum[t][j][i] : to + sum[t][j][i];
+                    }
+        }
+        __syncthreads();
+    }
+}

@@ -1,0 +1,108 @@
+//! Products with the matrices of a low-rank branch on CUDA's tensor cores, each of which reads its wide operand once. (On other
+//! devices they are products like any others.)
+
+use burn_backend::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::source::Sources;
+use crate::{Language, PTX, Source, SourceRuntime};
+
+/// Rows that a block of the one kernel sums up, and columns of the other.
+const TILE: usize = 32;
+
+/// A kernel of this folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LowRank {
+    /// `x · Fᵀ`, `F` `[rank, wide]`, or transposed, `x · F`, `F` `[wide, rank]`; and `x` rounded to bf16.
+    Narrow,
+    /// `nᵀ · z`, `[rank, wide]`, or transposed.
+    Outer,
+}
+
+static SOURCES: Sources<(LowRank, u32, bool)> = Sources::new();
+
+/// The kernel's source, in CUDA C++, with room for `8 * tiles` columns of the rank in a block.
+pub fn source(kernel: LowRank, tiles: u32, transposed: bool) -> Source {
+    SOURCES.get((kernel, tiles, transposed), |_| {
+        let (name, text) = match kernel {
+            LowRank::Narrow => ("low_rank_narrow", include_str!("narrow.cu")),
+            LowRank::Outer => ("low_rank_outer", include_str!("outer.cu")),
+        };
+        let template = format!("{PTX}\n{}\n{text}", include_str!("common.cu"));
+        let values = [("tiles", tiles.to_string()), ("transposed", transposed.to_string())];
+        Source::fill(name, Language::Cuda, 256, &template, &values)
+    })
+}
+
+/// Launches a kernel over a wide dimension, by blocks of 32 of `along`.
+fn launch<R: SourceRuntime>(
+    kernel: LowRank,
+    transposed: bool,
+    buffers: &[&CubeTensor<R>],
+    [rows, wide, rank]: [usize; 3],
+    along: usize,
+    scaling: f32,
+) {
+    let tiles = rank.div_ceil(8).next_power_of_two().min(8);
+    let grid = [along.div_ceil(TILE) as u32, rank.div_ceil(8 * tiles) as u32, 1];
+    let info = [rows as u32, wide as u32, rank as u32, scaling.to_bits()];
+    source(kernel, tiles as u32, transposed).launch(grid, buffers, &info);
+}
+
+fn dims<R: SourceRuntime>(tensor: &CubeTensor<R>) -> [usize; 2] {
+    [tensor.meta.shape()[0], tensor.meta.shape()[1]]
+}
+
+fn result<R: SourceRuntime>(like: &CubeTensor<R>, shape: [usize; 2], dtype: DType) -> CubeTensor<R> {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.into(), dtype)
+}
+
+/// `scaling · x · Fᵀ` of f32 rows `[rows, wide]` with an f32 factor `[rank, wide]`, or `transposed` `scaling · x · F` with `[wide, rank]`:
+/// f32 `[rows, rank]`, and `x` rounded to bf16. A CUDA device's alone.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn low_rank<R: SourceRuntime>(
+    x: CubeTensor<R>,
+    factor: CubeTensor<R>,
+    transposed: bool,
+    scaling: f32,
+) -> [CubeTensor<R>; 2] {
+    let (x, factor) = (into_contiguous(x), into_contiguous(factor));
+    let ([rows, wide], [first, second]) = (dims(&x), dims(&factor));
+    let (rank, taken) = if transposed { (second, first) } else { (first, second) };
+    assert!(R::LANGUAGE == Language::Cuda && taken == wide, "low_rank: x {:?} x {:?}", x.meta, factor.meta);
+    if rows * wide * rank == 0 {
+        let zeros = |columns, dtype| zeros(x.device.clone(), [rows, columns].into(), dtype);
+        return [zeros(rank, DType::F32), zeros(wide, DType::BF16)];
+    }
+    let results = [result(&x, [rows, rank], DType::F32), result(&x, [rows, wide], DType::BF16)];
+    let buffers = [&x, &factor, &results[0], &results[1]];
+    launch(LowRank::Narrow, transposed, &buffers, [rows, wide, rank], rows, scaling);
+    results
+}
+
+/// The gradient of a low-rank matrix: `scaling · dyᵀ · x` of f32 `[rows, out]` and `[rows, in]`, one of which is narrow: f32 `[out, in]`,
+/// its operands rounded to bf16. A CUDA device's alone.
+///
+/// # Panics
+/// When they have not as many rows.
+pub fn low_rank_gradient<R: SourceRuntime>(dy: CubeTensor<R>, x: CubeTensor<R>, scaling: f32) -> CubeTensor<R> {
+    let (dy, x) = (into_contiguous(dy), into_contiguous(x));
+    let ([rows, out], [others, input]) = (dims(&dy), dims(&x));
+    assert!(R::LANGUAGE == Language::Cuda && rows == others, "low_rank_gradient: {:?} x {:?}", dy.meta, x.meta);
+    if rows * out * input == 0 {
+        return zeros(x.device.clone(), [out, input].into(), DType::F32);
+    }
+    let y = result(&x, [out, input], DType::F32);
+    // What is narrow comes first, and the result is transposed where that is the right operand.
+    let transposed = out > input;
+    let (buffers, wide, rank) = match transposed {
+        false => ([&dy, &x, &y], input, out),
+        true => ([&x, &dy, &y], out, input),
+    };
+    launch(LowRank::Outer, transposed, &buffers, [rows, wide, rank], wide, scaling);
+    y
+}

@@ -1,0 +1,81 @@
+// low[rows, rank] = scaling · x[rows, wide] · Fᵀ, F[rank, wide], or transposed, scaling · x · F, F[wide, rank]; and x rounded to bf16, for
+// the product with a 4-bit weight that comes next.
+//
+// Grid: x = ceil(rows / 32), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
+constexpr u32 ROWS = 32, DEPTH = 32;
+
+// F at four neighbours of the inner dimension, for the column of the rank that a thread has of a tile.
+template <bool ALIGNED>
+__device__ __forceinline__ float4 load_factor(const float* f, const Info& info, u32 column, u32 k) {
+    if (column >= info.rank) return make_float4(0, 0, 0, 0);
+    if (!TRANSPOSED) return load_four<ALIGNED>(f + (size_t)column * info.wide, k, info.wide);
+    const auto at = [&](u32 k) { return k < info.wide ? f[(size_t)k * info.rank + column] : 0.0f; };
+    return make_float4(at(k), at(k + 1), at(k + 2), at(k + 3));
+}
+
+// A row's four neighbours in bf16, as they are written.
+template <bool ALIGNED>
+__device__ __forceinline__ void store_rounded(bf16* row, u32 first, u32 end, u32 low, u32 high) {
+    if (ALIGNED) {
+        if (first < end) *(uint2*)(row + first) = make_uint2(low, high);
+        return;
+    }
+    const u32 pairs[2] = { low, high };
+#pragma unroll
+    for (u32 i = 0; i < 4; i++)
+        if (first + i < end) row[first + i] = (bf16)(pairs[i / 2] >> i % 2 * 16);
+}
+
+template <bool ALIGNED>
+__device__ __forceinline__ void accumulate(const float* x, const float* f, bf16* rounded, const Info& info,
+                                           float (&sum)[2][TILES][4]) {
+    const u32 top = blockIdx.x * ROWS, left = blockIdx.y * WIDTH, group = lane() / 4, quad = lane() % 4 * 4;
+    for (u32 start = threadIdx.x / 32 * DEPTH; start < info.wide; start += WARPS * DEPTH) {
+        // Everything is asked for before anything is used.
+        float4 loaded[2][4];
+#pragma unroll
+        for (u32 s = 0; s < 2; s++)
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                const u32 row = top + 8 * i + group, end = row < info.rows ? info.wide : 0;
+                loaded[s][i] = load_four<ALIGNED>(x + (size_t)row * info.wide, start + 16 * s + quad, end);
+            }
+#pragma unroll
+        for (u32 s = 0; s < 2; s++) {
+            const u32 k = start + 16 * s + quad;
+            u32 a[2][4];
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                const float4 four = loaded[s][i];
+                const u32 low = pack_bf16(four.x, four.y), high = pack_bf16(four.z, four.w);
+                a[i / 2][i % 2] = low, a[i / 2][2 + i % 2] = high;
+                const u32 row = top + 8 * i + group;
+                if (blockIdx.y == 0 && row < info.rows)
+                    store_rounded<ALIGNED>(rounded + (size_t)row * info.wide, k, info.wide, low, high);
+            }
+#pragma unroll
+            for (u32 j = 0; j < TILES; j++) {
+                const float4 four = load_factor<ALIGNED>(f, info, left + 8 * j + group, k);
+                const u32 low = pack_bf16(four.x, four.y), high = pack_bf16(four.z, four.w);
+#pragma unroll
+                for (u32 t = 0; t < 2; t++) multiply_add(sum[t][j], a[t], low, high);
+            }
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+low_rank_narrow(const float* __restrict__ x, const float* __restrict__ f, float* __restrict__ low,
+                bf16* __restrict__ rounded, const __grid_constant__ Info info) {
+    __shared__ float total[ROWS][WIDTH + 1];
+    float sum[2][TILES][4] = {};
+    const bool aligned = info.wide % 4 == 0 && ((size_t)x | (size_t)f) % 16 == 0 && (size_t)rounded % 8 == 0;
+    if (aligned) accumulate<true>(x, f, rounded, info, sum);
+    else accumulate<false>(x, f, rounded, info, sum);
+    add_up(total, sum);
+    for (u32 i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
+        const u32 row = blockIdx.x * ROWS + i / WIDTH, column = blockIdx.y * WIDTH + i % WIDTH;
+        if (row < info.rows && column < info.rank)
+            low[(size_t)row * info.rank + column] = total[i / WIDTH][i % WIDTH] * info.scaling;
+    }
+}

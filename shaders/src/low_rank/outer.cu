@@ -1,0 +1,58 @@
+// The gradient of a low-rank matrix, a sum over rows: scaling · nᵀ · z of n[rows, rank] and z[rows, wide], as [rank, wide], or transposed, as
+// [wide, rank].
+//
+// Grid: x = ceil(wide / 32), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
+constexpr u32 COLUMNS = 32, DEPTH = 16;
+
+template <bool ALIGNED>
+__device__ __forceinline__ void accumulate(const float* n, const float* z, const Info& info,
+                                           float (&sum)[2][TILES][4]) {
+    const u32 left = blockIdx.y * WIDTH, group = lane() / 4, quad = lane() % 4 * 4;
+    // Four neighbouring columns of z: rows `group` and `group + 8` of two instructions' left operands.
+    const u32 column = blockIdx.x * COLUMNS + group * 4;
+#pragma unroll 2
+    for (u32 start = threadIdx.x / 32 * DEPTH; start < info.rows; start += WARPS * DEPTH) {
+        float4 four[4];
+        float factor[TILES][4];
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            const u32 row = start + quad + i;
+            const bool inside = row < info.rows;
+            four[i] = load_four<ALIGNED>(z + (size_t)row * info.wide, column, inside ? info.wide : 0);
+#pragma unroll
+            for (u32 j = 0; j < TILES; j++) {
+                const u32 of = left + 8 * j + group;
+                factor[j][i] = inside && of < info.rank ? n[(size_t)row * info.rank + of] : 0.0f;
+            }
+        }
+        const u32 a[2][4] = { { pack_bf16(four[0].x, four[1].x), pack_bf16(four[0].y, four[1].y),
+                                pack_bf16(four[2].x, four[3].x), pack_bf16(four[2].y, four[3].y) },
+                              { pack_bf16(four[0].z, four[1].z), pack_bf16(four[0].w, four[1].w),
+                                pack_bf16(four[2].z, four[3].z), pack_bf16(four[2].w, four[3].w) } };
+#pragma unroll
+        for (u32 j = 0; j < TILES; j++) {
+            const u32 low = pack_bf16(factor[j][0], factor[j][1]), high = pack_bf16(factor[j][2], factor[j][3]);
+#pragma unroll
+            for (u32 t = 0; t < 2; t++) multiply_add(sum[t][j], a[t], low, high);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+low_rank_outer(const float* __restrict__ n, const float* __restrict__ z, float* __restrict__ result,
+               const __grid_constant__ Info info) {
+    // Row 16 t + 8 h + g of the total is column 4 g + 2 t + h of the block's.
+    __shared__ float total[COLUMNS][WIDTH + 1];
+    float sum[2][TILES][4] = {};
+    if (info.wide % 4 == 0 && (size_t)z % 16 == 0) accumulate<true>(n, z, info, sum);
+    else accumulate<false>(n, z, info, sum);
+    add_up(total, sum);
+    for (u32 i = threadIdx.x; i < COLUMNS * WIDTH; i += THREADS) {
+        // Neighbouring threads write neighbours.
+        const u32 of_wide = TRANSPOSED ? i / WIDTH : i % COLUMNS, of_rank = TRANSPOSED ? i % WIDTH : i / COLUMNS;
+        const u32 column = blockIdx.x * COLUMNS + of_wide, rank = blockIdx.y * WIDTH + of_rank;
+        if (column >= info.wide || rank >= info.rank) continue;
+        const float value = total[of_wide % 4 / 2 * 16 + of_wide % 2 * 8 + of_wide / 4][of_rank] * info.scaling;
+        result[TRANSPOSED ? (size_t)column * info.rank + rank : (size_t)rank * info.wide + column] = value;
+    }
+}

@@ -1,0 +1,243 @@
+// A product with an NF4 weight W[out, in] on Hopper's tensor cores: y[rows, out] = x[rows, in] · Wᵀ, or transposed, as the
+// gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16, sums and y are f32. With a branch: more by a
+// low-rank product, scaling · low[rows, rank] · bᵀ, b[out, rank], or scaling · low · b, b[rank, in]; both are rounded to bf16.
+//
+// Grid: x = ceil(columns of y / 128), y = ceil(rows / TILE_ROWS). Two groups of four warps have 64 columns of y each. What they
+// multiply is yᵀ = W · xᵀ: the left operand of a group's products may come from registers, so that W is decoded there and
+// never goes through shared memory as bf16; tiles of x, the right one, do. Codes and x arrive asynchronously two steps ahead,
+// a thread decodes one scale of the step that comes, and 16 columns of W are decoded while the 16 before are
+// multiplied.
+//
+// `in` is a multiple of 32, the inner dimension and `rank` of 8, a block no smaller than 32; x, low and the codes begin at
+// multiples of 16 bytes.
+constexpr bool TRANSPOSED = {{ gradient }};
+constexpr u32 THREADS = {{ threads }}, TILE_COLUMNS = 128, DEPTH = 64, STAGES = 4;
+static_assert(THREADS == 256, "two groups of four warps");
+
+// Codes lie in shared memory as in W, rows of it so far apart that what a warp reads at a time is in different banks.
+constexpr u32 CODE_ROWS = TRANSPOSED ? DEPTH : TILE_COLUMNS, CODE_COLUMNS = TRANSPOSED ? TILE_COLUMNS : DEPTH;
+constexpr u32 CODE_STRIDE = CODE_COLUMNS / 2 + 16, CODE_CHUNKS = CODE_COLUMNS / 32;
+static_assert(CODE_ROWS * CODE_CHUNKS == THREADS, "a thread copies 16 bytes of codes a step");
+
+// A step has a scale for each piece of 32 codes, and a thread for each.
+constexpr u32 SCALES = THREADS;
+constexpr u32 X_BYTES = TILE_ROWS * DEPTH * 2, CODE_BYTES = CODE_ROWS * CODE_STRIDE;
+constexpr u32 CODES_AT = STAGES * X_BYTES, SCALES_AT = CODES_AT + STAGES * CODE_BYTES, MAP_AT = SCALES_AT + 2 * SCALES * 4;
+static_assert(MAP_AT + 256 * 4 <= {{ shared }}, "what the launch asks for");
+
+// The descriptor of a tile of x: rows of 128 bytes, whose chunks of 16 are permuted within each group of eight rows, 1,024 bytes
+// (PTX ISA, asynchronous warpgroup-level matrix instructions: K-major, 128-byte swizzling, which leaves the leading offset unused).
+__device__ __forceinline__ u64 described(const char* tile) {
+    return (u64)(shared_address(tile) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+
+struct Place { u32 lane, warp, top, left; };
+
+__device__ __forceinline__ Place place() {
+    return { threadIdx.x % 32, threadIdx.x / 32, blockIdx.y * TILE_ROWS, blockIdx.x * TILE_COLUMNS };
+}
+
+// The first of the two neighbouring columns of y, within the tile, that a thread decodes for and has sums of: rows lane / 4 and
+// lane / 4 + 8 of its warp's 16. Which row of a product is which column of y is free.
+__device__ __forceinline__ u32 first_column(const Place& at) { return at.warp * 16 + at.lane / 4 * 2; }
+
+// Starts the copy of DEPTH columns of a matrix [rows, depth] from column `k` on.
+__device__ __forceinline__ void start_rows(char* tile, const bf16* matrix, u32 top, u32 rows, u32 depth, u32 k) {
+    const u32 tile_row = threadIdx.x / 8, chunk = threadIdx.x % 8;
+    const bf16* from = matrix + (size_t)(top + tile_row) * depth + k + chunk * 8;
+    char* const to = tile + tile_row * 128 + (chunk ^ tile_row % 8) * 16;
+    const bool inside = k + chunk * 8 < depth;
+#pragma unroll
+    for (u32 i = 0; i < TILE_ROWS; i += 32, from += (size_t)32 * depth)
+        copy_async(to + i * 128, from, inside && top + tile_row + i < rows);
+}
+
+__device__ __forceinline__ void start_codes(char* tile, const Weight& w, const Info& info, u32 left, u32 k) {
+    const u32 tile_row = threadIdx.x / CODE_CHUNKS, chunk = threadIdx.x % CODE_CHUNKS;
+    const u32 row = (TRANSPOSED ? k : left) + tile_row, column = (TRANSPOSED ? left : k) + chunk * 32;
+    const bool inside = row < info.out && column < info.in;
+    const char* from = (const char*)w.codes + (inside ? ((size_t)row * info.in + column) / 2 : 0);
+    copy_async(tile + tile_row * CODE_STRIDE + chunk * 16, from, inside);
+}
+
+// This thread's scale of a step. Past the end it is zero: there a product would multiply zeros by what no one knows.
+struct Piece { Scale scale; bool inside; };
+
+__device__ __forceinline__ Piece fetch_piece(const Weight& w, const Info& info, u32 left, u32 k) {
+    const u32 tile_row = threadIdx.x % CODE_ROWS, tile_column = threadIdx.x / CODE_ROWS * 32;
+    const u32 row = (TRANSPOSED ? k : left) + tile_row, column = (TRANSPOSED ? left : k) + tile_column;
+    Piece piece = {};
+    piece.inside = row < info.out && column < info.in;
+    if (piece.inside) piece.scale = fetch_scale(w, row * info.in + column);
+    return piece;
+}
+
+__device__ __forceinline__ void finish_piece(float* scales, const Weight& w, const Piece& piece) {
+    scales[threadIdx.x] = piece.inside ? finish_scale(w, piece.scale) : 0.0f;
+}
+
+// A shuffle looks at five bits only, and the fifth chooses between two copies of the table.
+__device__ __forceinline__ float decoded(u32 code, float level) { return __shfl_sync(0xffffffff, level, code); }
+
+// What a thread has of 64 x 16 of the left operand: a[0] and a[2] belong to its first column of y, a[1] and a[3] to the other one;
+// each has two neighbours of the inner dimension, from 2 (lane % 4) on, of a[2] and a[3] eight later.
+__device__ __forceinline__ void decode(u32 (&a)[4], const Place& at, const char* codes, const float* scales, u32 slice,
+                                       float level) {
+    const u32 pair = at.lane % 4, column = first_column(at);
+    if (TRANSPOSED) {
+        // Both columns are in one byte, of each of four rows of W.
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) {
+            const u32 k = slice * 16 + i * 8 + pair * 2;
+            const float2 scale = *(const float2*)(scales + at.warp / 2 * CODE_ROWS + k);
+            const u32 low = (unsigned char)codes[k * CODE_STRIDE + column / 2];
+            const u32 high = (unsigned char)codes[(k + 1) * CODE_STRIDE + column / 2];
+            a[2 * i] = pack_bf16(decoded(low >> 4, level) * scale.x, decoded(high >> 4, level) * scale.y);
+            a[2 * i + 1] = pack_bf16(decoded(low, level) * scale.x, decoded(high, level) * scale.y);
+        }
+    } else {
+        const float2 scale = *(const float2*)(scales + slice / 2 * CODE_ROWS + column);
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) {
+            const uint2 words = *(const uint2*)(codes + (column + i) * CODE_STRIDE + slice * 8);
+            const float factor = i == 0 ? scale.x : scale.y;
+            // The first element of a byte is the high nibble.
+            const u32 near = words.x >> pair * 8, far = words.y >> pair * 8;
+            a[i] = pack_bf16(decoded(near >> 4, level) * factor, decoded(near, level) * factor);
+            a[2 + i] = pack_bf16(decoded(far >> 4, level) * factor, decoded(far, level) * factor);
+        }
+    }
+}
+
+// The same of the branch's second matrix.
+struct Branch { const bf16* low; const float* b; u32 rank; float scaling; };
+
+__device__ __forceinline__ void round_branch(u32 (&a)[4], const Place& at, const Branch& branch, u32 columns, u32 k) {
+    const u32 column = at.left + first_column(at);
+    const auto b = [&](u32 column, u32 k) {
+        if (column >= columns || k >= branch.rank) return 0.0f;
+        return branch.b[TRANSPOSED ? (size_t)k * columns + column : (size_t)column * branch.rank + k] * branch.scaling;
+    };
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        const u32 first = k + i / 2 * 8 + at.lane % 4 * 2;
+        a[i] = pack_bf16(b(column + i % 2, first), b(column + i % 2, first + 1));
+    }
+}
+
+__device__ __forceinline__ void multiply(float (&sum)[SUMS], const u32 (&a)[4], const char* x_tile, u32 slice) {
+    fence_registers();
+    // A slice is 32 bytes of each row: two units of the descriptor's address.
+    start_product(sum, a, described(x_tile) + slice * 2);
+    commit_products();
+}
+
+__device__ __forceinline__ void add_weight(float (&sum)[SUMS], const Place& at, char* shared, const Weight& w,
+                                           const bf16* x, const Info& info) {
+    char* const codes = shared + CODES_AT;
+    float* const scales = (float*)(shared + SCALES_AT);
+    const float level = NF4[threadIdx.x % 16];
+    const u32 depth = TRANSPOSED ? info.out : info.in, steps = (depth - 1) / DEPTH + 1;
+    const auto start = [&](u32 step) {
+        if (step < steps) {
+            start_rows(shared + step % STAGES * X_BYTES, x, at.top, info.rows, depth, step * DEPTH);
+            start_codes(codes + step % STAGES * CODE_BYTES, w, info, at.left, step * DEPTH);
+        }
+        // A group of copies per step, an empty one where there is no step: the wait below counts groups.
+        commit_copies();
+    };
+    start(0);
+    start(1);
+    finish_piece(scales, w, fetch_piece(w, info, at.left, 0));
+    u32 a[2][4];
+    for (u32 step = 0; step < steps; step++) {
+        await_copies_but_one();
+        fence_shared();
+        __syncthreads();
+        // Products of the step before may still read its stage; those of two before, whose stage is taken here, are done.
+        start(step + 2);
+        Piece next = {};
+        if (step + 1 < steps) next = fetch_piece(w, info, at.left, (step + 1) * DEPTH);
+#pragma unroll
+        for (u32 slice = 0; slice < DEPTH / 16; slice++) {
+            await_products_but_one();
+            decode(a[slice % 2], at, codes + step % STAGES * CODE_BYTES, scales + step % 2 * SCALES, slice, level);
+            multiply(sum, a[slice % 2], shared + step % STAGES * X_BYTES, slice);
+        }
+        // The other half was last read in the step before.
+        finish_piece(scales + (step + 1) % 2 * SCALES, w, next);
+    }
+    await_products(sum);
+}
+
+__device__ __forceinline__ void add_branch(float (&sum)[SUMS], const Place& at, char* shared, const Branch& branch,
+                                           const Info& info, u32 columns) {
+    for (u32 k = 0; k < branch.rank; k += DEPTH) {
+        // The products that read this memory are done, in all warps.
+        __syncthreads();
+        start_rows(shared, branch.low, at.top, info.rows, branch.rank, k);
+        commit_copies();
+        commit_copies();
+        await_copies_but_one();
+        fence_shared();
+        __syncthreads();
+        for (u32 slice = 0; slice < DEPTH / 16 && k + slice * 16 < branch.rank; slice++) {
+            u32 a[4];
+            round_branch(a, at, branch, columns, k + slice * 16);
+            multiply(sum, a, shared, slice);
+            await_products(sum);
+        }
+    }
+}
+
+// sum[4 t + 2 i + e] is row 8 t + 2 (lane % 4) + e of the tile, column i of the thread's two.
+template <bool WHOLE>
+__device__ __forceinline__ void store_rows(float* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
+    const u32 column = at.left + first_column(at), first = at.top + at.lane % 4 * 2;
+    float* to = y + (size_t)first * columns + column;
+#pragma unroll
+    for (u32 t = 0; t < TILE_ROWS / 8; t++, to += (size_t)8 * columns)
+#pragma unroll
+        for (u32 e = 0; e < 2; e++) {
+            float* const pair = to + (e == 0 ? 0 : columns);
+            if (WHOLE) {
+                *(float2*)pair = make_float2(sum[4 * t + e], sum[4 * t + 2 + e]);
+            } else if (first + 8 * t + e < rows) {
+                if (column < columns) pair[0] = sum[4 * t + e];
+                if (column + 1 < columns) pair[1] = sum[4 * t + 2 + e];
+            }
+        }
+}
+
+__device__ __forceinline__ void store(float* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
+    const bool whole = at.top + TILE_ROWS <= rows && at.left + TILE_COLUMNS <= columns;
+    if (whole && columns % 2 == 0 && (size_t)y % 8 == 0) store_rows<true>(y, sum, at, rows, columns);
+    else store_rows<false>(y, sum, at, rows, columns);
+}
+
+struct WarpgroupInfo { Info info; u32 rank; float scaling; };
+
+extern "C" __global__ void __launch_bounds__(THREADS, {{ blocks }})
+nf4_warpgroup(const u32* __restrict__ codes, const u32* __restrict__ absmax, const u32* __restrict__ header,
+              const bf16* __restrict__ x, float* __restrict__ y,
+#if {{ branch }}
+              const bf16* __restrict__ low, const float* __restrict__ b,
+#endif
+              const __grid_constant__ WarpgroupInfo all) {
+    LAUNCHED_SHARED(shared, {{ shared }});
+    float* const map = (float*)(shared + MAP_AT);
+    const Weight w = { codes, absmax, header, map, __uint_as_float(header[3]), header[0], header[1], header[2] != 0 };
+    if (w.nested) {
+        for (u32 i = threadIdx.x; i < 256; i += THREADS) map[i] = __uint_as_float(header[MAP + i]);
+        __syncthreads();
+    }
+    const Info& info = all.info;
+    const u32 columns = TRANSPOSED ? info.in : info.out;
+    const Place at = place();
+    float sum[SUMS] = {};
+    add_weight(sum, at, shared, w, x, info);
+#if {{ branch }}
+    add_branch(sum, at, shared, { low, b, all.rank, all.scaling }, info, columns);
+#endif
+    store(y, sum, at, info.rows, columns);
+}

@@ -1,0 +1,99 @@
+// Compares the products with a low-rank matrix to those in f64 of operands rounded to bf16.
+//
+// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and the macro of its entry point: LOW_RANK_NARROW
+// or LOW_RANK_OUTER.
+#include <cmath>
+
+#include "ptx.h"
+
+#include KERNEL
+#include "random.h"
+
+// The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
+constexpr double TOLERANCE = 2e-6;
+
+struct Case {
+    size_t rows, wide, rank;
+    // How many elements the wide operand begins after an aligned address.
+    size_t shift = 0;
+};
+
+static double rounded(float value) { return device::from_bf16(device::to_bf16(value)); }
+
+static std::vector<float> make(size_t count) {
+    std::vector<float> values(count);
+    for (float& value : values) value = uniform();
+    return values;
+}
+
+// Compares a result, whose element (row, column) is a sum of products of depth factors.
+template <class Left, class Right, class Got>
+static double compare(size_t rows, size_t columns, size_t depth, float scaling, Left left, Right right, Got got) {
+    double worst = 0;
+    for (size_t row = 0; row < rows; row++)
+        for (size_t column = 0; column < columns; column++) {
+            double sum = 0, magnitude = 1e-30;
+            for (size_t k = 0; k < depth; k++) {
+                const double product = rounded(left(row, k)) * rounded(right(k, column)) * scaling;
+                sum += product;
+                magnitude += std::fabs(product);
+            }
+            const double error = std::fabs(got(row, column) - sum) / magnitude;
+            // Not the other way round: NaN must fail.
+            if (!(error <= TOLERANCE)) device::fail("[%zu, %zu] is %g, not %g", row, column, got(row, column), sum);
+            worst = std::max(worst, error);
+        }
+    return worst;
+}
+
+// Launched as shaders/src/low_rank/mod.rs does it.
+static double run(const Case& c) {
+    const auto& [rows, wide, rank, shift] = c;
+    char name[100];
+    snprintf(name, sizeof name, "rows %zu, wide %zu, rank %zu, + %zu", rows, wide, rank, shift);
+    device::test_case = name;
+    const float scaling = uniform();
+    const Info info = { (u32)rows, (u32)wide, (u32)rank, scaling };
+    const u32 grid_y = u32((rank + WIDTH - 1) / WIDTH);
+    const std::vector<float> big = make(rows * wide);
+    const device::Buffer<float> wide_operand(big, shift);
+#if defined LOW_RANK_NARROW
+    const std::vector<float> factor = make(wide * rank);
+    const device::Buffer<float> f(factor);
+    device::Buffer<float> low(rows * rank);
+    device::Buffer<bf16> x16(rows * wide, shift);
+    device::launch(u32((rows + 31) / 32), grid_y, THREADS,
+                   [&] { low_rank_narrow(wide_operand.data, f.data, low.data, x16.data, info); });
+    low.check_surroundings("low");
+    x16.check_surroundings("x rounded");
+    for (size_t i = 0; i < big.size(); i++)
+        if (x16.data[i] != device::to_bf16(big[i])) device::fail("x[%zu] is not rounded right", i);
+    return compare(
+        rows, rank, wide, scaling, [&](size_t row, size_t k) { return big[row * wide + k]; },
+        [&](size_t k, size_t column) { return factor[TRANSPOSED ? k * rank + column : column * wide + k]; },
+        [&](size_t row, size_t column) { return low.data[row * rank + column]; });
+#else
+    const std::vector<float> narrow = make(rows * rank);
+    const device::Buffer<float> n(narrow);
+    device::Buffer<float> result(wide * rank);
+    device::launch(u32((wide + 31) / 32), grid_y, THREADS,
+                   [&] { low_rank_outer(n.data, wide_operand.data, result.data, info); });
+    result.check_surroundings("the result");
+    return compare(
+        rank, wide, rows, scaling, [&](size_t of, size_t k) { return narrow[k * rank + of]; },
+        [&](size_t k, size_t column) { return big[k * wide + column]; },
+        [&](size_t of, size_t column) { return result.data[TRANSPOSED ? column * rank + of : of * wide + column]; });
+#endif
+}
+
+int main() {
+    std::vector<Case> cases;
+    const size_t sizes[][2] = { { 1, 1 },   { 1, 32 },  { 3, 5 },    { 16, 64 },  { 31, 33 },   { 32, 256 }, { 33, 260 },
+                                { 65, 36 }, { 128, 8 }, { 129, 132 }, { 257, 4 }, { 300, 300 }, { 7, 1000 }, { 1000, 7 } };
+    for (const auto& [rows, wide] : sizes)
+        for (size_t rank : { size_t(1), WIDTH - noise() % 7, size_t(WIDTH), WIDTH + 1 + noise() % 90 }) cases.push_back({ rows, wide, rank });
+    for (size_t shift = 1; shift < 4; shift++) cases.push_back({ 40, 48, WIDTH, shift });
+    double worst = 0;
+    for (const Case& c : cases) worst = std::max(worst, run(c));
+    printf("%zu products, the largest error %.1e of the sum of absolute values\n", cases.size(), worst);
+}
