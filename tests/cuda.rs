@@ -9,7 +9,8 @@ use halfbyte::nf4::NF4_TABLE;
 use halfbyte::ops::Dropped;
 use halfbyte_shaders::{
     Language, LowRank, PTX, Pass, Source, attention_source, dropout_source, half_matmul_source, low_rank_source,
-    nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source, nf4_warpgroup_source,
+    nf4_dequantize_source, nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_source,
+    nf4_warpgroup_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -58,25 +59,25 @@ fn products_and_gradients_are_those_in_f64() {
     }
 }
 
-#[test]
-fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
-    for (gradient, what) in [(false, "forward"), (true, "gradient")] {
-        run("products.cpp", &nf4_matmul_source(Language::Cuda, &NF4_TABLE, DType::BF16, gradient), what);
+/// Both directions of a kernel, without a branch and with one.
+fn on_tensor_cores(source: impl Fn(bool, bool) -> Source, what: &str) {
+    for (gradient, branch) in [(false, false), (false, true), (true, false), (true, true)] {
+        let direction = if gradient { "gradient" } else { "forward" };
+        let what = format!("{what}{direction}{}", if branch { ", with a branch" } else { "" });
+        run_with("tensor_cores.cpp", &source(gradient, branch), &what, if branch { &["-DWITH_BRANCH"] } else { &[] });
     }
 }
 
 #[test]
+fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
+    on_tensor_cores(|gradient, branch| nf4_mma_source(&NF4_TABLE, gradient, branch), "");
+}
+
+#[test]
 fn products_by_groups_of_warps_are_those_in_f64_of_rounded_operands() {
-    for (tile_rows, gradient, branch) in [128, 256].into_iter().flat_map(|rows| {
-        [(false, false), (false, true), (true, false), (true, true)].map(|(gradient, branch)| (rows, gradient, branch))
-    }) {
-        let source = nf4_warpgroup_source(&NF4_TABLE, tile_rows, gradient, branch);
-        let what = format!(
-            "by {tile_rows} rows, {}{}",
-            if gradient { "gradient" } else { "forward" },
-            if branch { ", with a branch" } else { "" }
-        );
-        run_with("warpgroup.cpp", &source, &what, if branch { &["-DWITH_BRANCH"] } else { &[] });
+    for tile_rows in [128, 256] {
+        let source = |gradient, branch| nf4_warpgroup_source(&NF4_TABLE, tile_rows, gradient, branch);
+        on_tensor_cores(source, &format!("by {tile_rows} rows, "));
     }
 }
 

@@ -7,7 +7,8 @@ use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
     Language, LowRank, Pass, Source, attention_source, dropout_source, half_matmul_source, low_rank_source,
-    nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source, nf4_warpgroup_source,
+    nf4_dequantize_source, nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_source,
+    nf4_warpgroup_source,
 };
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
@@ -30,8 +31,9 @@ fn kernels(hopper: bool) -> Vec<(String, Source)> {
     }
     for gradient in [false, true] {
         let of = if gradient { "gradient" } else { "forward" };
-        for dtype in [DType::F32, DType::BF16] {
-            kernels.push((format!("nf4_matmul {dtype:?} {of}"), nf4_matmul_source(cuda, table, dtype, gradient)));
+        kernels.push((format!("nf4_matmul {of}"), nf4_matmul_source(cuda, table, DType::F32, gradient)));
+        for (branch, what) in [(false, ""), (true, ", branch")] {
+            kernels.push((format!("nf4_mma {of}{what}"), nf4_mma_source(table, gradient, branch)));
         }
         kernels.push((format!("half_matmul {of}"), half_matmul_source(gradient)));
         for (rows, branch) in [128, 256].into_iter().flat_map(|rows| [(rows, false), (rows, true)]).filter(|_| hopper) {

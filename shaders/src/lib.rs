@@ -8,6 +8,7 @@ mod low_rank;
 mod matmul;
 mod nf4_dequantize;
 mod nf4_matmul;
+mod nf4_mma;
 mod nf4_quantize;
 mod nf4_skinny;
 mod nf4_warpgroup;
@@ -22,6 +23,7 @@ pub use low_rank::{LowRank, low_rank, low_rank_gradient, source as low_rank_sour
 pub use matmul::matmul;
 pub use nf4_dequantize::{dequantized_types, nf4_dequantize, source as nf4_dequantize_source};
 pub use nf4_matmul::{Product, Variant, nf4_matmul, source as nf4_matmul_source, variants};
+pub use nf4_mma::source as nf4_mma_source;
 pub use nf4_quantize::{nf4_quantize, source as nf4_quantize_source};
 pub use nf4_skinny::{nf4_skinny, source as nf4_skinny_source};
 pub use nf4_warpgroup::source as nf4_warpgroup_source;

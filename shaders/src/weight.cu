@@ -3,6 +3,8 @@
 typedef unsigned int u32;
 // Rows of x, output features, input features.
 struct Info { u32 rows, out, in, unused; };
+// The same with a low-rank branch beside the weight: its rank, and what multiplies it.
+struct BranchInfo : Info { u32 rank; float scaling; };
 
 __constant__ float NF4[16] = { {{ nf4_table }} };
 // Where in the header the levels of the scales' map and the scales of the scales begin.

@@ -1,7 +1,7 @@
 // Compares a kernel for products with an NF4 weight to the product in f64, on shapes that fit its tiles badly.
 //
 // Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and the macro of its entry point:
-// NF4_SKINNY, NF4_MATMUL or NF4_MATMUL_BF16.
+// NF4_SKINNY or NF4_MATMUL.
 #include "ptx.h"
 
 #include KERNEL
@@ -9,20 +9,13 @@
 
 // Launched as shaders/src/nf4_skinny/mod.rs and shaders/src/nf4_matmul/tiled.rs do it.
 #if defined NF4_SKINNY
-typedef float Activation;
 constexpr auto ENTRY = nf4_skinny;
 constexpr bool GRADIENT = false;
 constexpr size_t MAX_ROWS = ROWS, COLUMNS_AT_ONCE = ROWS <= 2 ? 8 : ROWS == 4 ? 16 : 32, ROWS_AT_ONCE = ROWS;
 #elif defined NF4_MATMUL
-typedef float Activation;
 constexpr auto ENTRY = nf4_matmul;
 constexpr bool GRADIENT = TRANSPOSED;
 constexpr size_t MAX_ROWS = 130, COLUMNS_AT_ONCE = 64, ROWS_AT_ONCE = 128;
-#elif defined NF4_MATMUL_BF16
-typedef bf16 Activation;
-constexpr auto ENTRY = nf4_matmul_bf16;
-constexpr bool GRADIENT = TRANSPOSED;
-constexpr size_t MAX_ROWS = 130, COLUMNS_AT_ONCE = 128, ROWS_AT_ONCE = 128;
 #endif
 
 #ifndef BRANCH
@@ -40,12 +33,6 @@ struct Case {
     size_t x_shift = 0, y_shift = 0, codes_shift = 0;
 };
 
-static float as_activation(float value, float) { return value; }
-static bf16 as_activation(float value, bf16) { return device::to_bf16(value); }
-static float as_float(float value) { return value; }
-static float as_float(bf16 value) { return device::from_bf16(value); }
-static Activation round(float value) { return as_activation(value, Activation()); }
-
 // A branch beside the weight: y is scaling * low[rows, rank] * b[out, rank] transposed more.
 struct Branch {
     size_t rank;
@@ -60,10 +47,10 @@ static Branch make_branch(const Case& c) {
     return branch;
 }
 
-static void launch(const Case& c, const Quantized& w, const Branch& branch, const std::vector<Activation>& x,
+static void launch(const Case& c, const Quantized& w, const Branch& branch, const std::vector<float>& x,
                    device::Buffer<float>& y) {
     const device::Buffer<u32> codes(w.codes, c.codes_shift), absmax(w.absmax), header(w.header);
-    const device::Buffer<Activation> input(x, c.x_shift);
+    const device::Buffer<float> input(x, c.x_shift);
     const Info shape = { (u32)c.rows, (u32)c.out, (u32)c.in, 0 };
 #if BRANCH
     const device::Buffer<float> low(branch.low), b(branch.b);
@@ -90,10 +77,9 @@ static double run(const Case& c) {
              c.out, c.in, 1u << c.log2_block, c.nested ? "double" : "plain", c.x_shift, c.y_shift, c.codes_shift);
     device::test_case = name;
     const size_t depth = GRADIENT ? c.out : c.in, columns = GRADIENT ? c.in : c.out;
-    Quantized w = make_weight(c.out * c.in, c.log2_block, c.nested);
-    for (float& value : w.dense) value = as_float(round(value));
-    std::vector<Activation> x(c.rows * depth);
-    for (Activation& value : x) value = round(uniform());
+    const Quantized w = make_weight(c.out * c.in, c.log2_block, c.nested);
+    std::vector<float> x(c.rows * depth);
+    for (float& value : x) value = uniform();
     device::Buffer<float> y(c.rows * columns, c.y_shift);
     const Branch branch = make_branch(c);
     launch(c, w, branch, x, y);
@@ -109,7 +95,7 @@ static double run(const Case& c) {
             };
             for (size_t k = 0; k < depth; k++) {
                 const float weight = GRADIENT ? w.dense[k * c.in + column] : w.dense[column * c.in + k];
-                add((double)as_float(x[row * depth + k]) * weight);
+                add((double)x[row * depth + k] * weight);
             }
             for (size_t k = 0; k < branch.rank; k++)
                 add((double)branch.scaling * branch.low[row * branch.rank + k] * branch.b[column * branch.rank + k]);

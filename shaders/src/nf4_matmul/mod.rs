@@ -15,7 +15,10 @@ pub use tiled::source;
 
 use crate::matmul::{matmul, matmul_into};
 use crate::nf4_skinny::{MAX_ROWS, nf4_skinny};
-use crate::{Language, Nf4, SourceRuntime, Update, nf4_dequantize, nf4_warpgroup, view};
+use crate::{
+    Language, Nf4, SourceRuntime, Update, nf4_dequantize, nf4_mma, nf4_mma_source, nf4_warpgroup, nf4_warpgroup_source,
+    view,
+};
 
 /// Bytes that are decoded at a time, where the device binds as many.
 const SCRATCH: usize = 256 << 20;
@@ -170,22 +173,16 @@ impl<R: SourceRuntime> Operands<R> {
     /// Computes the product into `y`.
     fn run(&self, variant: Variant) {
         let subgroups = self.x.client.properties().features.plane.contains(Plane::Ops);
-        match variant {
+        let with_branch = match variant {
             Variant::Decoded => self.run_decoded(),
-            Variant::Skinny => return self.run_skinny(subgroups),
-            Variant::SkinnyShared => return self.run_skinny(false),
+            Variant::Skinny => self.run_skinny(subgroups),
+            Variant::SkinnyShared => self.run_skinny(false),
             Variant::Tiled => self.run_tiled(DType::F32),
             Variant::TiledF16 => self.run_tiled(DType::F16),
-            Variant::TiledBf16 => self.run_tiled(DType::BF16),
-            Variant::WarpgroupBf16 => {
-                let within = self.update().filter(|update| nf4_warpgroup::can_add(update));
-                nf4_warpgroup::launch(&self.x, &self.weight, within, &self.y, self.gradient());
-                if within.is_some() {
-                    return;
-                }
-            }
-        }
-        if let Some(Update { low, b, scaling }) = self.update() {
+            Variant::TiledBf16 => self.run_on_tensor_cores(false),
+            Variant::WarpgroupBf16 => self.run_on_tensor_cores(true),
+        };
+        if let Some(Update { low, b, scaling }) = self.update().filter(|_| !with_branch) {
             let mut b = b.clone();
             if !self.gradient() {
                 b.meta.swap(0, 1);
@@ -194,15 +191,45 @@ impl<R: SourceRuntime> Operands<R> {
         }
     }
 
-    fn run_skinny(&self, subgroups: bool) {
+    // Each of these says whether what a branch adds is in the result.
+
+    fn run_skinny(&self, subgroups: bool) -> bool {
         nf4_skinny(&self.x, &self.weight, self.update(), &self.y, subgroups);
+        true
     }
 
-    fn run_tiled(&self, dtype: DType) {
+    fn run_tiled(&self, dtype: DType) -> bool {
         tiled::launch(&self.x, &self.weight, &self.y, dtype, self.gradient());
+        false
     }
 
-    fn run_decoded(&self) {
+    /// By CUDA's tensor cores, in bf16; `warpgroups`: by the instructions that Hopper has for groups of warps.
+    fn run_on_tensor_cores(&self, warpgroups: bool) -> bool {
+        let rounded = |x: &CubeTensor<R>| if x.dtype == DType::BF16 { x.clone() } else { cast(x.clone(), DType::BF16) };
+        let ([out, input], [rows, columns]) = (self.weight.shape, [0, 1].map(|i| self.y.meta.shape()[i]));
+        // Groups of warps take the inner activations in whole pieces of 16 bytes.
+        let update = self.update().filter(|update| !warpgroups || update.low.meta.shape()[1].is_multiple_of(8));
+        let (x, low) = (rounded(&self.x), update.map(|update| rounded(&update.low)));
+        let mut buffers = self.weight.buffers(&[&x, &self.y]);
+        let mut info = [rows as u32, out as u32, input as u32, 0, 0, 0];
+        if let (Some(Update { b, scaling, .. }), Some(low)) = (update, &low) {
+            info[4..].copy_from_slice(&[low.meta.shape()[1] as u32, scaling.to_bits()]);
+            buffers.extend([low, b]);
+        }
+        let (table, gradient, branch) = (self.weight.table, self.gradient(), update.is_some());
+        let (source, [tile_rows, tile_columns]) = match warpgroups {
+            true => {
+                let tile_rows = nf4_warpgroup::tile_rows(&x.client, [rows, columns]);
+                (nf4_warpgroup_source(table, tile_rows, gradient, branch), [tile_rows, nf4_warpgroup::TILE_COLUMNS])
+            }
+            false => (nf4_mma_source(table, gradient, branch), [nf4_mma::TILE; 2]),
+        };
+        let grid = [columns.div_ceil(tile_columns) as u32, rows.div_ceil(tile_rows) as u32, 1];
+        source.launch(grid, &buffers, &info);
+        branch
+    }
+
+    fn run_decoded(&self) -> bool {
         let [out, input] = self.weight.shape;
         let largest = self.x.client.properties().memory.max_page_size;
         let scratch = SCRATCH.min(largest.try_into().unwrap_or(usize::MAX));
@@ -219,5 +246,6 @@ impl<R: SourceRuntime> Operands<R> {
                 view::add(&self.y, &matmul(view::columns(&self.x, features), dense), 1.0);
             }
         }
+        false
     }
 }

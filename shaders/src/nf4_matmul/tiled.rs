@@ -5,7 +5,7 @@ use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::Sources;
-use crate::weight::{TILES, reader};
+use crate::weight::reader;
 use crate::{Language, Nf4, Source, SourceRuntime, view};
 
 /// Multiplications of one WGSL dispatch at most: about 50 ms at 1 TFLOP/s, far from a browser's watchdog.
@@ -13,25 +13,21 @@ const DISPATCH: u64 = 1 << 34;
 
 static SOURCES: Sources<(Language, DType, bool)> = Sources::new();
 
-/// The kernel's source: `x · Wᵀ`, or for the gradient of an input `x · W`, with operands of a type, summed in f32. WGSL takes
-/// f32 and f16; CUDA f32 and, on tensor cores, bf16.
+/// The kernel's source: `x · Wᵀ`, or for the gradient of an input `x · W`, with operands of a type, summed in f32: f32, or in WGSL f16.
 ///
 /// # Panics
 /// On another type.
 pub fn source(language: Language, table: &[f32; 16], dtype: DType, gradient: bool) -> Source {
-    let f32_kernels = [include_str!("kernel.wgsl"), include_str!("kernel.cu")];
-    let (name, threads, kernels, scalar, enable) = match (language, dtype) {
-        (_, DType::F32) => ("nf4_matmul", 128, f32_kernels, "f32", ""),
-        (Language::Wgsl, DType::F16) => ("nf4_matmul", 128, f32_kernels, "f16", "enable f16;"),
-        (Language::Cuda, DType::BF16) => ("nf4_matmul_bf16", 256, ["", include_str!("bf16.cu")], "", ""),
+    let (scalar, enable) = match (language, dtype) {
+        (_, DType::F32) => ("f32", ""),
+        (Language::Wgsl, DType::F16) => ("f16", "enable f16;"),
         _ => panic!("nf4_matmul: no kernel in {language:?} takes {dtype:?}"),
     };
     SOURCES.get((language, dtype, gradient), |_| {
-        let on_tensor_cores = format!("{TILES}\n{}", kernels[1]);
-        let kernels = if dtype == DType::BF16 { ["", &on_tensor_cores] } else { kernels };
+        let kernels = [include_str!("kernel.wgsl"), include_str!("kernel.cu")];
         let values =
             [("gradient", gradient.to_string()), ("scalar", scalar.to_string()), ("enable", enable.to_string())];
-        reader(name, language, threads, kernels, table, &values)
+        reader("nf4_matmul", language, 128, kernels, table, &values)
     })
 }
 
@@ -46,12 +42,11 @@ pub(super) fn launch<R: SourceRuntime>(
     let [out, input] = weight.shape;
     let x = if x.dtype == dtype { x.clone() } else { cast(x.clone(), dtype) };
     let rows = x.meta.shape()[0];
-    let (tile, at_once) = match (R::LANGUAGE, dtype) {
-        (Language::Wgsl, _) => {
+    let (tile, at_once) = match R::LANGUAGE {
+        Language::Wgsl => {
             ([64, 64], (DISPATCH / (out * input) as u64).next_multiple_of(64).clamp(64, 65_535 * 64) as usize)
         }
-        (Language::Cuda, DType::F32) => ([128, 64], rows),
-        (Language::Cuda, _) => ([128, 128], rows),
+        Language::Cuda => ([128, 64], rows),
     };
     for first in (0..rows).step_by(at_once) {
         let part = first..rows.min(first + at_once);

@@ -23,7 +23,7 @@ static_assert(THREADS % (32 * SPLIT) == 0 && WARPS * SUMS <= ROWS * ROW, "no roo
 
 #define BRANCH {{ branch }}
 #if BRANCH
-struct SkinnyInfo : Info { u32 rank; float scaling; };
+typedef BranchInfo SkinnyInfo;
 #else
 typedef Info SkinnyInfo;
 #endif

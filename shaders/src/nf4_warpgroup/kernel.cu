@@ -110,18 +110,16 @@ __device__ __forceinline__ void decode(u32 (&a)[4], const Place& at, const char*
 }
 
 // The same of the branch's second matrix.
-struct Branch { const bf16* low; const float* b; u32 rank; float scaling; };
-
-__device__ __forceinline__ void round_branch(u32 (&a)[4], const Place& at, const Branch& branch, u32 columns, u32 k) {
-    const u32 column = at.left + first_column(at);
-    const auto b = [&](u32 column, u32 k) {
-        if (column >= columns || k >= branch.rank) return 0.0f;
-        return branch.b[TRANSPOSED ? (size_t)k * columns + column : (size_t)column * branch.rank + k] * branch.scaling;
+__device__ __forceinline__ void round_b(u32 (&a)[4], const Place& at, const float* b, const BranchInfo& info, u32 k) {
+    const u32 column = at.left + first_column(at), columns = TRANSPOSED ? info.in : info.out;
+    const auto scaled = [&](u32 column, u32 k) {
+        if (column >= columns || k >= info.rank) return 0.0f;
+        return b[TRANSPOSED ? (size_t)k * columns + column : (size_t)column * info.rank + k] * info.scaling;
     };
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
         const u32 first = k + i / 2 * 8 + at.lane % 4 * 2;
-        a[i] = pack_bf16(b(column + i % 2, first), b(column + i % 2, first + 1));
+        a[i] = pack_bf16(scaled(column + i % 2, first), scaled(column + i % 2, first + 1));
     }
 }
 
@@ -170,20 +168,21 @@ __device__ __forceinline__ void add_weight(float (&sum)[SUMS], const Place& at, 
     await_products(sum);
 }
 
-__device__ __forceinline__ void add_branch(float (&sum)[SUMS], const Place& at, char* shared, const Branch& branch,
-                                           const Info& info, u32 columns) {
-    for (u32 k = 0; k < branch.rank; k += DEPTH) {
+__device__ __forceinline__ void add_branch(float (&sum)[SUMS], const Place& at, char* shared, const bf16* low,
+                                           const float* b, const BranchInfo& info) {
+    for (u32 k = 0; k < info.rank; k += DEPTH) {
         // The products that read this memory are done, in all warps.
         __syncthreads();
-        start_rows(shared, branch.low, at.top, info.rows, branch.rank, k);
+        start_rows(shared, low, at.top, info.rows, info.rank, k);
+        // An empty group after it, so that all but the last one are all there are.
         commit_copies();
         commit_copies();
         await_copies_but_one();
         fence_shared();
         __syncthreads();
-        for (u32 slice = 0; slice < DEPTH / 16 && k + slice * 16 < branch.rank; slice++) {
+        for (u32 slice = 0; slice < DEPTH / 16 && k + slice * 16 < info.rank; slice++) {
             u32 a[4];
-            round_branch(a, at, branch, columns, k + slice * 16);
+            round_b(a, at, b, info, k + slice * 16);
             multiply(sum, a, shared, slice);
             await_products(sum);
         }
@@ -215,15 +214,13 @@ __device__ __forceinline__ void store(float* y, const float (&sum)[SUMS], const 
     else store_rows<false>(y, sum, at, rows, columns);
 }
 
-struct WarpgroupInfo { Info info; u32 rank; float scaling; };
-
 extern "C" __global__ void __launch_bounds__(THREADS, {{ blocks }})
 nf4_warpgroup(const u32* __restrict__ codes, const u32* __restrict__ absmax, const u32* __restrict__ header,
               const bf16* __restrict__ x, float* __restrict__ y,
 #if {{ branch }}
               const bf16* __restrict__ low, const float* __restrict__ b,
 #endif
-              const __grid_constant__ WarpgroupInfo all) {
+              const __grid_constant__ BranchInfo info) {
     LAUNCHED_SHARED(shared, {{ shared }});
     float* const map = (float*)(shared + MAP_AT);
     const Weight w = { codes, absmax, header, map, __uint_as_float(header[3]), header[0], header[1], header[2] != 0 };
@@ -231,13 +228,11 @@ nf4_warpgroup(const u32* __restrict__ codes, const u32* __restrict__ absmax, con
         for (u32 i = threadIdx.x; i < 256; i += THREADS) map[i] = __uint_as_float(header[MAP + i]);
         __syncthreads();
     }
-    const Info& info = all.info;
-    const u32 columns = TRANSPOSED ? info.in : info.out;
     const Place at = place();
     float sum[SUMS] = {};
     add_weight(sum, at, shared, w, x, info);
 #if {{ branch }}
-    add_branch(sum, at, shared, { low, b, all.rank, all.scaling }, info, columns);
+    add_branch(sum, at, shared, low, b, info);
 #endif
-    store(y, sum, at, info.rows, columns);
+    store(y, sum, at, info.rows, TRANSPOSED ? info.in : info.out);
 }

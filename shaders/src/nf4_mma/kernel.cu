@@ -1,5 +1,7 @@
 // A product with an NF4 weight W[out, in] on tensor cores: y[rows, out] = x[rows, in] · Wᵀ, or transposed, as the
-// gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16 once per tile, sums and y are f32.
+// gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16 once per tile, sums and y are f32. With a
+// branch: more by a low-rank product, scaling · low[rows, rank] · bᵀ, b[out, rank], or scaling · low · b, b[rank, in]; both are
+// rounded to bf16.
 //
 // Grid: x = ceil(columns of y / 128), y = ceil(rows / 128). Tiles of x arrive asynchronously two steps ahead; the codes of W
 // wait in registers for one step: each thread decodes just what it loads, 16 codes. shaders/src/tiles.cu comes before this text.
@@ -89,9 +91,51 @@ __device__ __forceinline__ void accumulate(const bf16* x, const Weight& w, const
     }
 }
 
+// The tile of a step of the branch's second matrix, in which each thread rounds 16 neighbours as it decodes those of W.
+__device__ __forceinline__ void round_b(bf16* tile, const float* b, const BranchInfo& info, u32 k) {
+    const u32 left = blockIdx.x * TILE_COLUMNS, rows = TRANSPOSED ? info.rank : info.out;
+    const u32 columns = TRANSPOSED ? info.in : info.rank;
+    const u32 row = TRANSPOSED ? k + threadIdx.x / 8 : left + threadIdx.x / 2;
+    const u32 column = TRANSPOSED ? left + threadIdx.x % 8 * 16 : k + threadIdx.x % 2 * 16;
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        float value[8];
+#pragma unroll
+        for (u32 j = 0; j < 8; j++) {
+            const u32 at = column + 8 * i + j;
+            value[j] = row < rows && at < columns ? b[(size_t)row * columns + at] * info.scaling : 0.0f;
+        }
+        const u32 at = TRANSPOSED ? wide_at(threadIdx.x / 8, threadIdx.x % 8 * 2 + i)
+                                  : deep_at(threadIdx.x / 2, threadIdx.x % 2 * 2 + i);
+        *(uint4*)(tile + at) = make_uint4(pack_bf16(value[0], value[1]), pack_bf16(value[2], value[3]),
+                                          pack_bf16(value[4], value[5]), pack_bf16(value[6], value[7]));
+    }
+}
+
+template <bool ALIGNED>
+__device__ __forceinline__ void add_branch(const bf16* low, const float* b, const BranchInfo& info, bf16* x_tile,
+                                           bf16* w_tile, float (&sum)[4][4][4]) {
+    for (u32 step = 0; step * TILE_DEPTH < info.rank; step++) {
+        // What lies in these tiles has been read.
+        __syncthreads();
+        start_rows<ALIGNED>(x_tile, low, blockIdx.y * TILE_ROWS, info.rows, info.rank, step);
+        // An empty group after it, so that all but the last one are all there are.
+        commit_copies();
+        commit_copies();
+        round_b(w_tile, b, info, step * TILE_DEPTH);
+        await_copies_but_one();
+        __syncthreads();
+        multiply(x_tile, w_tile, sum);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-nf4_matmul_bf16(const u32* __restrict__ codes, const u32* __restrict__ absmax, const u32* __restrict__ header,
-                const bf16* __restrict__ x, float* __restrict__ y, const __grid_constant__ Info info) {
+nf4_mma(const u32* __restrict__ codes, const u32* __restrict__ absmax, const u32* __restrict__ header,
+        const bf16* __restrict__ x, float* __restrict__ y,
+#if {{ branch }}
+        const bf16* __restrict__ low, const float* __restrict__ b,
+#endif
+        const __grid_constant__ BranchInfo info) {
     __shared__ __align__(128) bf16 x_tiles[STAGES * X_TILE];
     __shared__ __align__(128) bf16 w_tiles[2 * W_TILE];
     __shared__ float map[256];
@@ -106,5 +150,9 @@ nf4_matmul_bf16(const u32* __restrict__ codes, const u32* __restrict__ absmax, c
     if (info.in % 16 == 0 && depth % 8 == 0 && ((size_t)x | (size_t)codes) % 16 == 0)
         accumulate<true>(x, w, info, x_tiles, w_tiles, sum);
     else accumulate<false>(x, w, info, x_tiles, w_tiles, sum);
+#if {{ branch }}
+    if (info.rank % 8 == 0 && (size_t)low % 16 == 0) add_branch<true>(low, b, info, x_tiles, w_tiles, sum);
+    else add_branch<false>(low, b, info, x_tiles, w_tiles, sum);
+#endif
     store(y, sum, info.rows, columns);
 }

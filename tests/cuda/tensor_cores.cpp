@@ -1,11 +1,21 @@
-// Compares the kernel for products with an NF4 weight by groups of four warps to the product in f64, and to that with a branch
-// beside the weight.
+// Compares the kernels for products with an NF4 weight on tensor cores to the product in f64, and to that with a branch beside the
+// weight.
 //
-// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and with -DWITH_BRANCH for the kernel with a branch.
+// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, the macro of its entry point, NF4_MMA or NF4_WARPGROUP,
+// and -DWITH_BRANCH for a kernel with a branch.
 #include "warpgroup.h"
 
 #include KERNEL
 #include "weight.h"
+
+// NF4_MMA takes any shape and buffers that begin anywhere.
+#ifdef NF4_MMA
+constexpr auto ENTRY = nf4_mma;
+constexpr bool ANYTHING = true;
+#else
+constexpr auto ENTRY = nf4_warpgroup;
+constexpr bool ANYTHING = false;
+#endif
 
 // The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
 constexpr double TOLERANCE = 2e-6;
@@ -15,8 +25,8 @@ struct Case {
     u32 log2_block;
     bool nested;
     size_t rank;
-    // How many elements y begins after an aligned address.
-    size_t y_shift = 0;
+    // How many elements the buffers begin after an aligned address.
+    size_t y_shift = 0, x_shift = 0, codes_shift = 0;
 };
 
 // Two matrices in the order in which they are multiplied: low[rows, rank], and b[out, rank], or for the gradient b[rank, in].
@@ -38,25 +48,26 @@ static double rounded(float value) { return device::from_bf16(device::to_bf16(va
 // Runs a case; its largest error.
 static double run(const Case& c) {
     char name[160];
-    snprintf(name, sizeof name, "rows %zu, out %zu, in %zu, block %u, %s scales, rank %zu, y + %zu", c.rows, c.out, c.in,
-             1u << c.log2_block, c.nested ? "double" : "plain", c.rank, c.y_shift);
+    snprintf(name, sizeof name, "rows %zu, out %zu, in %zu, block %u, %s scales, rank %zu, y + %zu, x + %zu, codes + %zu",
+             c.rows, c.out, c.in, 1u << c.log2_block, c.nested ? "double" : "plain", c.rank, c.y_shift, c.x_shift,
+             c.codes_shift);
     device::test_case = name;
     const size_t depth = TRANSPOSED ? c.out : c.in, columns = TRANSPOSED ? c.in : c.out;
     const Quantized w = make_weight(c.out * c.in, c.log2_block, c.nested);
     std::vector<bf16> x(c.rows * depth);
     for (bf16& value : x) value = device::to_bf16(uniform());
     const Beside beside = make_beside(c, columns);
-    const device::Buffer<u32> codes(w.codes), absmax(w.absmax), header(w.header);
-    const device::Buffer<bf16> input(x), low(beside.low);
+    const device::Buffer<u32> codes(w.codes, c.codes_shift), absmax(w.absmax), header(w.header);
+    const device::Buffer<bf16> input(x, c.x_shift), low(beside.low, c.x_shift);
     const device::Buffer<float> b(beside.b);
     device::Buffer<float> y(c.rows * columns, c.y_shift);
-    const WarpgroupInfo info = { { (u32)c.rows, (u32)c.out, (u32)c.in, 0 }, (u32)c.rank, beside.scaling };
-    // Launched as shaders/src/nf4_warpgroup/mod.rs does it.
+    const BranchInfo info = { { (u32)c.rows, (u32)c.out, (u32)c.in, 0 }, (u32)c.rank, beside.scaling };
+    // Launched as shaders/src/nf4_matmul/mod.rs does it.
     device::launch((u32)ceil_divide(columns, TILE_COLUMNS), (u32)ceil_divide(c.rows, TILE_ROWS), THREADS, [&] {
 #ifdef WITH_BRANCH
-        nf4_warpgroup(codes.data, absmax.data, header.data, input.data, y.data, low.data, b.data, info);
+        ENTRY(codes.data, absmax.data, header.data, input.data, y.data, low.data, b.data, info);
 #else
-        nf4_warpgroup(codes.data, absmax.data, header.data, input.data, y.data, info);
+        ENTRY(codes.data, absmax.data, header.data, input.data, y.data, info);
 #endif
     });
     y.check_surroundings("y");
@@ -93,17 +104,30 @@ int main() {
         { 255, 128, 128 }, { 256, 256, 256 }, { 300, 8, 352 },   { 5, 328, 192 },   { 130, 264, 288 }, { 2, 512, 64 },
         { 2, 64, 512 },    { 33, 200, 224 },  { 4, 1000, 32 },   { 4, 32, 992 },
     };
+    const size_t any_shapes[][3] = {
+        { 1, 1, 1 },      { 5, 13, 8 },    { 16, 8, 13 },  { 130, 33, 36 },  { 129, 130, 132 }, { 7, 257, 16 },
+        { 9, 16, 257 },   { 130, 131, 127 }, { 4, 65, 200 }, { 15, 24, 1000 }, { 15, 1000, 24 },  { 1, 3, 1001 },
+        { 8, 1001, 3 },   { 12, 17, 320 }, { 1, 250, 66 }, { 3, 2, 16 },     { 17, 31, 29 },    { 130, 257, 263 },
+    };
     std::vector<Case> cases;
-    for (const auto& [rows, out, in] : shapes) {
-        // What a gradient sums over comes in whole pieces of 16 bytes; features of a forward product are as many as they like.
-        const size_t features = TRANSPOSED ? out : out - noise() % 8;
 #ifdef WITH_BRANCH
-        const size_t rank = 8 * (1 + noise() % 20);
+    const auto rank = [] { return ANYTHING ? 1 + noise() % 140 : 8 * (1 + noise() % 20); };
 #else
-        const size_t rank = 0;
+    const auto rank = [] { return 0; };
 #endif
-        cases.push_back({ rows, features, in, 5 + u32(noise() % 8), false, rank });
-        cases.push_back({ rows, features, in, 5 + u32(noise() % 8), true, rank, noise() % 3 });
+    const auto add = [&](size_t rows, size_t out, size_t in) {
+        cases.push_back({ rows, out, in, 5 + u32(noise() % 8), false, size_t(rank()) });
+        cases.push_back({ rows, out, in, 5 + u32(noise() % 8), true, size_t(rank()), noise() % 3 });
+    };
+    // What a gradient sums over comes in whole pieces of 16 bytes; features of a forward product are as many as they like.
+    for (const auto& [rows, out, in] : shapes) add(rows, TRANSPOSED ? out : out - noise() % 8, in);
+    if (ANYTHING) {
+        for (const auto& [rows, out, in] : any_shapes) add(rows, out, in);
+        for (size_t shift = 1; shift < 4; shift++) {
+            cases.push_back({ 9, 40, 64, 5, true, size_t(rank()), shift, 0, 0 });
+            cases.push_back({ 9, 40, 64, 6, false, size_t(rank()), 0, shift, 0 });
+            cases.push_back({ 9, 40, 64, 7, true, size_t(rank()), 0, 0, shift });
+        }
     }
     double worst = 0;
     for (const Case& c : cases) worst = std::max(worst, run(c));
