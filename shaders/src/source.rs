@@ -155,6 +155,7 @@ impl<C: Compiler> CubeTask<C> for Source {
             Language::Cuda => {
                 let mut body = Scope::root(false);
                 if self.shared > 0 {
+                    body.register_type::<usize>(address_type);
                     take_shared::expand(&mut body, self.shared as usize / 4);
                 }
                 let stand_in = KernelDefinition {

@@ -1,36 +1,51 @@
 //! Which elements are dropped: a function of a key and of an element's place, by Philox4x32-10 (Salmon et al., SC11, the generator
 //! of PyTorch's dropout on GPUs). Every backend drops the same ones, each element on its own, so that nothing has to be kept.
 
+/// Counters of Philox that are side by side, for the sake of SIMD.
+pub(super) const LANES: usize = 8;
+
+/// Elements that [`LANES`] counters decide on: each gives four words, each of them two halves.
+pub(super) const GROUP: usize = 8 * LANES;
+
 /// Dropout of a tensor (Srivastava et al., JMLR 15:1929).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropped {
     /// Tells apart what is dropped of different tensors.
     pub key: [u32; 2],
-    /// An element is dropped whose random word lies below.
+    /// An element is dropped whose 16 random bits lie below.
     pub threshold: u32,
-    /// What is kept is multiplied by this, `1 / (1 - p)`.
+    /// What is kept is multiplied by this, so that the mean stays.
     pub kept: f32,
 }
 
 impl Dropped {
-    /// A share `p` of all elements, which lies in `0..1`.
+    /// A share `p` of all elements, which lies in `0..1`, to the nearest of 65,536 parts.
     pub fn new(key: u64, p: f64) -> Self {
-        let threshold = (p * 2f64.powi(32)) as u32;
-        Self { key: [key as u32, (key >> 32) as u32], threshold, kept: (1.0 / (1.0 - p)) as f32 }
+        let threshold = ((p * 65_536.0).round() as u32).min(65_535);
+        Self { key: [key as u32, (key >> 32) as u32], threshold, kept: 65_536.0 / (65_536 - threshold) as f32 }
     }
 
     /// What an element is multiplied by.
     pub fn factor(&self, element: usize) -> f32 {
-        self.factors::<1>(element / 4)[element % 4][0]
+        self.factors(element / GROUP)[element % GROUP]
     }
 
-    /// What elements from `4 * block` on are multiplied by: the `j`-th of each four in the `j`-th row.
+    /// What the elements from `GROUP * group` on are multiplied by. Of each eight in a row all come from another counter, and the
+    /// next eight from the same ones' next halves, the lower one of a word first.
     #[inline(always)]
-    pub(super) fn factors<const N: usize>(&self, block: usize) -> [[f32; N]; 4] {
-        let low = std::array::from_fn(|lane| (block + lane) as u32);
-        let high = std::array::from_fn(|lane| ((block + lane) as u64 >> 32) as u32);
-        let words = philox([low, high, [0; N], [0; N]], self.key);
-        words.map(|words| words.map(|word| if word < self.threshold { 0.0 } else { self.kept }))
+    pub(super) fn factors(&self, group: usize) -> [f32; GROUP] {
+        let counter: [u64; LANES] = std::array::from_fn(|lane| (group * LANES + lane) as u64);
+        let words =
+            philox([counter.map(|c| c as u32), counter.map(|c| (c >> 32) as u32), [0; LANES], [0; LANES]], self.key);
+        let mut factors = [self.kept; GROUP];
+        for (half, factors) in factors.chunks_exact_mut(LANES).enumerate() {
+            for (factor, word) in factors.iter_mut().zip(words[half / 2]) {
+                if (word >> (16 * (half % 2))) & 0xffff < self.threshold {
+                    *factor = 0.0;
+                }
+            }
+        }
+        factors
     }
 }
 

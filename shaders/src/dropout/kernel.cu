@@ -1,9 +1,9 @@
-// Dropout: each thread takes four elements, whose random words are one block of Philox4x32-10.
+// Dropout: each thread takes eight elements, whose random bits are the halves of the words of one block of Philox4x32-10.
 //
 // Grid: in x and y together at least as many blocks as the elements need.
 typedef unsigned int u32;
 
-// How many elements, the key, and the word below which one is dropped; what others are multiplied by.
+// How many elements, the key, and the bits below which one is dropped; what others are multiplied by.
 struct Info { u32 count, key[2], threshold; float kept; u32 unused[3]; };
 
 __device__ __forceinline__ u32 high(u32 a, u32 b) { return (u32)((unsigned long long)a * b >> 32); }
@@ -21,8 +21,12 @@ dropout(const float* __restrict__ x, float* __restrict__ y, const __grid_constan
         counter[3] = 0xd2511f53u * first;
         key[0] += 0x9e3779b9u, key[1] += 0xbb67ae85u;
     }
-    const unsigned long long from = 4ull * block;
+    // Eight threads take 64 elements, neighbours of them at a time.
+    const unsigned long long from = 64ull * (block / 8) + block % 8;
 #pragma unroll
-    for (u32 i = 0; i < 4; i++)
-        if (from + i < info.count) y[from + i] = counter[i] < info.threshold ? 0.0f : x[from + i] * info.kept;
+    for (u32 i = 0; i < 8; i++) {
+        const unsigned long long at = from + 8 * i;
+        const u32 bits = counter[i / 2] >> 16 * (i % 2) & 0xffff;
+        if (at < info.count) y[at] = bits < info.threshold ? 0.0f : x[at] * info.kept;
+    }
 }

@@ -1,7 +1,7 @@
-// Dropout: each invocation takes four elements, whose random words are one block of Philox4x32-10.
+// Dropout: each invocation takes eight elements, whose random bits are the halves of the words of one block of Philox4x32-10.
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
-// How many elements, the key, and the word below which one is dropped; what others are multiplied by.
+// How many elements, the key, and the bits below which one is dropped; what others are multiplied by.
 @group(0) @binding(2) var<uniform> info: array<vec4<u32>, 2>;
 
 // The upper half of a product.
@@ -42,8 +42,13 @@ fn dropout(
     let block = (group.y * groups.x + group.x) * {{ threads }}u + lane;
     var words = philox(block, info[0].yz);
     let kept = bitcast<f32>(info[1].x);
-    let end = min(info[0].x, block * 4u + 4u);
-    for (var at = block * 4u; at < end; at++) {
-        y[at] = select(x[at] * kept, 0.0, words[at % 4u] < info[0].w);
+    // Eight invocations take 64 elements, neighbours of them at a time.
+    let first = 64u * (block / 8u) + block % 8u;
+    for (var i = 0u; i < 8u; i++) {
+        let at = first + 8u * i;
+        if (at < info[0].x) {
+            let bits = (words[i / 2u] >> (16u * (i % 2u))) & 0xffffu;
+            y[at] = select(x[at] * kept, 0.0, bits < info[0].w);
+        }
     }
 }

@@ -21,7 +21,7 @@ pub fn source(language: Language) -> Source {
     SOURCES.get(language, |_| Source::fill("dropout", language, THREADS, template, &[]))
 }
 
-/// f32 `x`, an element of which is zero where its random word lies below `threshold`, and else `kept` times what it was.
+/// f32 `x`, an element of which is zero where its 16 random bits lie below `threshold`, and else `kept` times what it was.
 pub fn dropout<R: SourceRuntime>(x: CubeTensor<R>, key: [u32; 2], threshold: u32, kept: f32) -> CubeTensor<R> {
     let x = into_contiguous(x);
     let shape = x.meta.shape().clone();
@@ -29,7 +29,7 @@ pub fn dropout<R: SourceRuntime>(x: CubeTensor<R>, key: [u32; 2], threshold: u32
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
     if count > 0 {
         let info = [count, key[0], key[1], threshold, kept.to_bits(), 0, 0, 0];
-        source(R::LANGUAGE).launch(grid(count.div_ceil(4 * THREADS)), &[&x, &y], &info);
+        source(R::LANGUAGE).launch(grid((count.div_ceil(64) * 8).div_ceil(THREADS)), &[&x, &y], &info);
     }
     y
 }

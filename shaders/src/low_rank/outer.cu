@@ -3,6 +3,8 @@
 //
 // Grid: x = ceil(wide / 32), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
 constexpr u32 COLUMNS = 32, DEPTH = 16;
+// Steps whose loads are under way together, as far as there are registers for them.
+constexpr u32 UNROLLED = TILES > 4 ? 1 : 2;
 
 template <bool ALIGNED>
 __device__ __forceinline__ void accumulate(const float* n, const float* z, const Info& info,
@@ -10,7 +12,7 @@ __device__ __forceinline__ void accumulate(const float* n, const float* z, const
     const u32 left = blockIdx.y * WIDTH, group = lane() / 4, quad = lane() % 4 * 4;
     // Four neighbouring columns of z: rows `group` and `group + 8` of two instructions' left operands.
     const u32 column = blockIdx.x * COLUMNS + group * 4;
-#pragma unroll 2
+#pragma unroll UNROLLED
     for (u32 start = threadIdx.x / 32 * DEPTH; start < info.rows; start += WARPS * DEPTH) {
         float4 four[4];
         float factor[TILES][4];

@@ -7,9 +7,10 @@ use rayon::prelude::*;
 use super::matrix::{Threads, View, matmul, product};
 use super::rows::vectorized;
 use super::{floats, nf4, write};
+use crate::ops::dropout::GROUP;
 use crate::ops::{Dropped, Frozen, Product};
 
-/// Floats that one task of an elementwise product handles, whole vectors of blocks of random words.
+/// Floats that one task of an elementwise product handles, whole groups of dropout.
 const TASK: usize = 1 << 14;
 
 /// The operands of the branch on the host.
@@ -54,14 +55,10 @@ fn frozen(x: &[f32], weight: &Frozen<Flex>, [out, input]: [usize; 2], side: Prod
     }
 }
 
-/// Counters whose random words are computed side by side: what the registers of a vector unit hold.
-const LANES: usize = 8;
-
-/// Dropout of elements from `4 * block` on, of as many as there are [`LANES`] for.
+/// Dropout of a group of elements, which may be cut off.
 #[inline(always)]
-fn drop_some(x: &mut [f32], block: usize, dropped: Dropped) {
-    let factors = dropped.factors::<LANES>(block);
-    x.iter_mut().enumerate().for_each(|(at, x)| *x *= factors[at % 4][at / 4]);
+fn drop_group(x: &mut [f32], group: usize, dropped: Dropped) {
+    x.iter_mut().zip(dropped.factors(group)).for_each(|(x, factor)| *x *= factor);
 }
 
 /// What dropout leaves of `x`.
@@ -70,13 +67,13 @@ pub(super) fn dropout(mut x: Vec<f32>, dropped: Dropped) -> Vec<f32> {
         vectorized(
             #[inline(always)]
             || {
-                let mut block = task * (TASK / 4);
-                let mut whole = x.chunks_exact_mut(4 * LANES);
+                let mut group = task * (TASK / GROUP);
+                let mut whole = x.chunks_exact_mut(GROUP);
                 for x in &mut whole {
-                    drop_some(x, block, dropped);
-                    block += LANES;
+                    drop_group(x, group, dropped);
+                    group += 1;
                 }
-                drop_some(whole.into_remainder(), block, dropped);
+                drop_group(whole.into_remainder(), group, dropped);
             },
         );
     });
