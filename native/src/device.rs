@@ -11,6 +11,7 @@ use halfbyte::train::Devices;
 use halfbyte_memory::{ModelShape, Run, spread};
 
 use crate::memory::shape_of;
+use crate::trust::Mark;
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,6 +49,8 @@ pub(crate) struct Found<B: Ops> {
     pub(crate) device: B::Device,
     /// What they are called.
     pub(crate) name: String,
+    /// Where the first one's self-test is noted, if kernels wait for it.
+    pub(crate) mark: Option<Mark>,
     /// All of them, and the bytes of memory of each, which are the same number where the driver does not say them.
     all: Vec<(B::Device, u64)>,
 }
@@ -68,7 +71,7 @@ impl<B: Ops> Found<B> {
         let all = all.into_iter().map(|(device, _, memory)| (device, memory.filter(|_| known).unwrap_or(1)));
         let all: Vec<_> = all.collect();
         let device = all.first()?.0.clone();
-        Some(Self { device, name, all })
+        Some(Self { device, name, mark: None, all })
     }
 
     /// A model's layers over the devices, so that `run` fills them alike.
@@ -152,8 +155,11 @@ pub(crate) fn run_at<J: Job>(choice: Choice, seat: Seat, job: J) -> Result<J::Ou
                     let name = cuda::find(index).map_err(|reason| anyhow::anyhow!("device `cuda`: {reason}"))?;
                     Ok((halfbyte::backends::CudaDevice::new(index), name, cuda::memory(index)))
                 };
-                let all = seat.indices(cuda::count(), alone)?.into_iter().map(of).collect::<Result<_>>()?;
+                let all = seat.indices(cuda::count(), alone)?.into_iter().map(of).collect::<Result<Vec<_>>>()?;
+                Mark::recall(all.iter().map(|(_, name, _)| name.as_str()));
+                let mark = all.first().and_then(|(_, name, _)| Mark::of(name));
                 if let Some(found) = Found::of(all) {
+                    let found = Found { mark, ..found };
                     return contained::<halfbyte::backends::Cuda, J>(job, found);
                 }
             }

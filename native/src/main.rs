@@ -25,6 +25,7 @@ mod setup;
 mod source;
 mod talk;
 mod train;
+mod trust;
 mod verify_resume;
 mod watch;
 

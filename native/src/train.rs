@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use halfbyte::generate::{Sampling, Talker};
 use halfbyte::lora::trainable_line;
 use halfbyte::model::{Stage, Transformer};
-use halfbyte::ops::Ops;
+use halfbyte::ops::{ComputeDtype, Ops};
 use halfbyte::parallel::Group;
 use halfbyte::text::{Message, Tokenizer};
 use halfbyte::train::{Devices, Recipe, Run, SavedCheckpoint, Trainer, checkpoints, sweep};
@@ -125,6 +125,14 @@ impl Train {
             }
             if let stages @ [_, _, ..] = trainer.model().stages.as_slice() {
                 println!("{}", shares(stages));
+            }
+            if found.mark.as_ref().is_some_and(|mark| !mark.is_set()) {
+                println!("kernels that decode weights on their way wait for `halfbyte selftest --device cuda`, once");
+            }
+            let quantization = &recipe.quantization;
+            let in_f32 = quantization.load_in_4bit && quantization.compute_dtype == ComputeDtype::F32;
+            if in_f32 && ComputeDtype::Bf16.check::<B>(&trainer.model().device()).is_ok() {
+                println!("products in f32; quantization.compute_dtype = \"bf16\" would use this GPU's tensor cores");
             }
             println!("{trainable}");
             let (all, trained) = (setup.train.token_count(), setup.train.trained_count());

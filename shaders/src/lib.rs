@@ -13,6 +13,7 @@ mod nf4_quantize;
 mod nf4_skinny;
 mod nf4_warpgroup;
 mod source;
+mod trust;
 mod view;
 mod weight;
 
@@ -28,4 +29,5 @@ pub use nf4_quantize::{nf4_quantize, source as nf4_quantize_source};
 pub use nf4_skinny::{nf4_skinny, source as nf4_skinny_source};
 pub use nf4_warpgroup::source as nf4_warpgroup_source;
 pub use source::{Language, Source, SourceRuntime};
+pub use trust::{cuda_kernels, trust_cuda_kernels};
 pub use weight::{Nf4, PTX, Update};

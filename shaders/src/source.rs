@@ -24,21 +24,16 @@ pub enum Language {
 pub trait SourceRuntime: CubeRuntime {
     /// The language that it compiles.
     const LANGUAGE: Language;
-    /// Whether products that decode the weight themselves have passed the conformance suite on such a device. Where they
-    /// have not, they run only when they are asked for by name.
-    const PROVEN: bool;
 }
 
 #[cfg(feature = "wgpu")]
 impl SourceRuntime for cubecl::wgpu::WgpuRuntime {
     const LANGUAGE: Language = Language::Wgsl;
-    const PROVEN: bool = true;
 }
 
 #[cfg(feature = "cuda")]
 impl SourceRuntime for cubecl::cuda::CudaRuntime {
     const LANGUAGE: Language = Language::Cuda;
-    const PROVEN: bool = false;
 }
 
 /// A kernel in one language, its placeholders filled in. Cloning shares the text.

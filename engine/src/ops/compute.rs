@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Ops, Product, Variant};
 use crate::{Error, Result};
 
-/// What the operands of large products are rounded to: those with 4-bit weights of more than a few rows, those of attention, and
-/// those with a head that is held in the same type. Sums are f32, and so is all that is not a product: activations between the layers,
+/// What the operands of large products are rounded to: those with 4-bit weights of more than a few rows, in bf16 with their low-rank
+/// branches', those of attention, and those with a head that is held in the same type. Sums are f32, and so is all that is not a product: activations between the layers,
 /// norms, softmax, loss, adapters and their gradients (as under `torch.autocast`; bitsandbytes, `bnb_4bit_compute_dtype`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,9 +53,11 @@ impl ComputeDtype {
         can.into_iter().find(|variant| *variant == Variant::Skinny || self.tiled().contains(variant))
     }
 
+    /// Whether a device computes products in this type.
+    ///
     /// # Errors
-    /// When the device computes no products in this type.
-    pub(crate) fn check<B: Ops>(self, device: &B::Device) -> Result<()> {
+    /// When it does not.
+    pub fn check<B: Ops>(self, device: &B::Device) -> Result<()> {
         const ROWS: usize = 512;
         let can = || B::nf4_variants(device, [64, 64], ROWS, Product::Forward);
         match self == Self::F32 || can().iter().any(|variant| self.tiled().contains(variant)) {

@@ -15,6 +15,7 @@ pub use tiled::source;
 
 use crate::matmul::{matmul, matmul_into};
 use crate::nf4_skinny::{MAX_ROWS, nf4_skinny};
+use crate::trust::trusted;
 use crate::{
     Language, Nf4, SourceRuntime, Update, nf4_dequantize, nf4_mma, nf4_mma_source, nf4_warpgroup, nf4_warpgroup_source,
     view,
@@ -55,6 +56,7 @@ pub fn variants<R: SourceRuntime>(
     let words = cuda || input.is_multiple_of(8);
     let skinny = words && !gradient && rows <= MAX_ROWS;
     let tiled = words && (cuda || !gradient || out.is_multiple_of(4));
+    let trusted = trusted::<R>();
     let warpgroup = nf4_warpgroup::can(client, [out, input], gradient);
     let all = [
         (Variant::Decoded, true),
@@ -62,9 +64,9 @@ pub fn variants<R: SourceRuntime>(
         (Variant::SkinnyShared, skinny && !cuda),
         (Variant::Tiled, tiled),
         (Variant::TiledF16, tiled && !cuda && client.properties().supports_type(DType::F16)),
-        (Variant::WarpgroupBf16, R::PROVEN && warpgroup),
+        (Variant::WarpgroupBf16, warpgroup && trusted),
         (Variant::TiledBf16, cuda),
-        (Variant::WarpgroupBf16, !R::PROVEN && warpgroup),
+        (Variant::WarpgroupBf16, warpgroup && !trusted),
     ];
     all.into_iter().filter_map(|(variant, can)| can.then_some(variant)).collect()
 }
@@ -119,7 +121,7 @@ pub fn nf4_matmul<R: SourceRuntime>(
     let x = into_contiguous(if rounds || x.dtype == DType::F32 { x } else { cast(x, DType::F32) });
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
     let operands = Operands { x, weight, y: y.clone(), product: product.contiguous() };
-    match (variant, R::PROVEN) {
+    match (variant, trusted::<R>()) {
         (Some(variant), _) => {
             assert!(operands.variants().contains(&variant), "nf4_matmul: {variant:?} can't compute this product");
             operands.run(variant);
