@@ -129,7 +129,7 @@ impl<'a> Walk<'a> {
             }
             Device::Gpu { .. } => {
                 self.hold(result, bytes);
-                if self.rounds() {
+                if self.run.compute_16bit {
                     let rounded = product([self.tokens, inner, 2]);
                     self.touch(Component::Work, rounded);
                 } else if quantized {
@@ -142,11 +142,6 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-    }
-
-    /// Whether products with frozen weights take their operands rounded to 16 bits, and what a branch adds.
-    fn rounds(&self) -> bool {
-        self.run.compute_16bit && self.run.method == Method::Qlora
     }
 
     /// A linear layer; its result is held as `result` (`model/linear.rs`, `lora/branch.rs`). With a graph its branch's inner
@@ -183,12 +178,9 @@ impl<'a> Walk<'a> {
         let of_dora = if self.run.dora { dropped } else { 0 };
         self.hold(kept, of_dora);
         self.hold(Component::Work, dropped);
-        if self.cpu() || self.rounds() {
-            self.hold(kept, low);
-            self.frozen(linear, true, result);
-        } else {
-            self.frozen(linear, true, result);
-            self.hold(kept, low);
+        self.hold(kept, low);
+        self.frozen(linear, true, result);
+        if !self.cpu() && !self.run.compute_16bit {
             // The branch's result, which is added to the base's.
             let branch = low.saturating_add(self.wide(out));
             self.touch(Component::Work, branch);
@@ -217,9 +209,7 @@ impl<'a> Walk<'a> {
         self.hold(Component::Work, scaled);
         self.free(Component::Graph, scaled);
         let (low, dropped) = (self.wide(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
-        // The gradient, rounded on its way through the branch, is what the product takes.
-        let rounded = if self.rounds() { product([self.tokens, out, 2]) } else { 0 };
-        self.hold(Component::Work, low.saturating_add(rounded));
+        self.hold(Component::Work, low);
         if !self.cpu() {
             self.touch(Component::Work, low);
         }
@@ -233,12 +223,14 @@ impl<'a> Walk<'a> {
             }
             self.free(Component::Work, dropped);
         } else {
-            self.free(Component::Work, dropped.saturating_add(rounded));
+            self.free(Component::Work, dropped);
             if for_input {
                 self.frozen(linear, false, Component::Backward);
                 // What the branch adds, unless a kernel takes it into its sums.
-                let branch = self.wide(input).saturating_add(dropped);
-                self.touch(Component::Work, if self.rounds() && !self.run.dropout { 0 } else { branch });
+                if !self.run.compute_16bit || self.run.dropout {
+                    let branch = self.wide(input).saturating_add(dropped);
+                    self.touch(Component::Work, branch);
+                }
             }
         }
         self.free(Component::Work, low.saturating_add(scaled));

@@ -41,7 +41,7 @@ impl Recipe {
             },
             activation_bytes: 4,
             // In f16 gradients go through the products in f32, which may decode a weight whole.
-            compute_16bit: quantization.compute_dtype == ComputeDtype::Bf16,
+            compute_16bit: quantization.load_in_4bit && quantization.compute_dtype == ComputeDtype::Bf16,
             block_size: quantization.block_size as u64,
             double_quant: quantization.double_quant,
             loss_chunk: training.loss_chunk as u64,
