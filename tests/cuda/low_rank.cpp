@@ -91,7 +91,8 @@ int main() {
     const size_t sizes[][2] = { { 1, 1 },   { 1, 32 },  { 3, 5 },    { 16, 64 },  { 31, 33 },   { 32, 256 }, { 33, 260 },
                                 { 65, 36 }, { 128, 8 }, { 129, 132 }, { 257, 4 }, { 300, 300 }, { 7, 1000 }, { 1000, 7 } };
     for (const auto& [rows, wide] : sizes)
-        for (size_t rank : { size_t(1), WIDTH - noise() % 7, size_t(WIDTH), WIDTH + 1 + noise() % 90 }) cases.push_back({ rows, wide, rank });
+        for (size_t rank : { size_t(1), WIDTH - noise() % 7, size_t(WIDTH), WIDTH + 1 + noise() % 90 })
+            cases.push_back({ rows, wide, rank });
     for (size_t shift = 1; shift < 4; shift++) cases.push_back({ 40, 48, WIDTH, shift });
     double worst = 0;
     for (const Case& c : cases) worst = std::max(worst, run(c));

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::{Ops, Product, Variant};
 use crate::{Error, Result};
 
-/// What the operands of large products are rounded to: those with 4-bit weights of more than a few rows, in bf16 with their low-rank
-/// branches', those of attention, and those with a head that is held in the same type. Sums are f32, and so is all that is not a product: activations between the layers,
-/// norms, softmax, loss, adapters and their gradients (as under `torch.autocast`; bitsandbytes, `bnb_4bit_compute_dtype`).
+/// What the operands of large products are rounded to: those with 4-bit weights of more than a few rows, in bf16 those of low-rank
+/// branches beside them, those of attention, and those with a head that is held in the same type. Sums are f32, and so is all that is
+/// not a product: activations between the layers, norms, softmax, loss, adapters and their gradients (as under `torch.autocast`;
+/// bitsandbytes, `bnb_4bit_compute_dtype`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeDtype {

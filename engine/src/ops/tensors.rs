@@ -72,8 +72,8 @@ pub fn lora_linear<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B
     tensor(y)
 }
 
-/// `scaling · x · Fᵀ` with a matrix of a low-rank branch, `x` `[rows, in]` and `F` `[r, in]`, or the other product, `scaling · x · F` with `x`
-/// `[rows, out]` and `F` `[out, r]`; and `x` as a 4-bit product that is computed in `compute` takes it, which may be rounded.
+/// `scaling · x · Fᵀ` with a matrix of a low-rank branch, `x` `[rows, in]` and `F` `[r, in]`, or the other product, `scaling · x · F`
+/// with `x` `[rows, out]` and `F` `[out, r]`; and `x` as a 4-bit product that is computed in `compute` takes it, which may be rounded.
 pub fn low_rank<B: Ops>(
     x: Tensor<B, 2>,
     factor: Tensor<B, 2>,
@@ -84,7 +84,8 @@ pub fn low_rank<B: Ops>(
     B::low_rank(primitive(x), primitive(factor), product, scaling, compute).map(tensor)
 }
 
-/// The gradient of a matrix of a low-rank branch, `scaling · gradᵀ · x`: `grad` `[rows, out]` of its results, `x` `[rows, in]` its inputs.
+/// The gradient of a matrix of a low-rank branch, `scaling · gradᵀ · x`: `grad` `[rows, out]` of its results, `x` `[rows, in]` its
+/// inputs.
 pub fn low_rank_gradient<B: Ops>(
     grad: Tensor<B, 2>,
     x: Tensor<B, 2>,

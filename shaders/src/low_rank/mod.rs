@@ -59,8 +59,8 @@ fn result<R: SourceRuntime>(like: &CubeTensor<R>, shape: [usize; 2], dtype: DTyp
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.into(), dtype)
 }
 
-/// `scaling · x · Fᵀ` of f32 rows `[rows, wide]` with an f32 factor `[rank, wide]`, or `transposed` `scaling · x · F` with `[wide, rank]`:
-/// f32 `[rows, rank]`, and `x` rounded to bf16. A CUDA device's alone.
+/// `scaling · x · Fᵀ` of f32 rows `[rows, wide]` with an f32 factor `[rank, wide]`, or `transposed` `scaling · x · F` with
+/// `[wide, rank]`: f32 `[rows, rank]`, and `x` rounded to bf16. A CUDA device's alone.
 ///
 /// # Panics
 /// When the shapes do not fit.
@@ -84,8 +84,8 @@ pub fn low_rank<R: SourceRuntime>(
     results
 }
 
-/// The gradient of a low-rank matrix: `scaling · dyᵀ · x` of f32 `[rows, out]` and `[rows, in]`, one of which is narrow: f32 `[out, in]`,
-/// its operands rounded to bf16. A CUDA device's alone.
+/// The gradient of a low-rank matrix: `scaling · dyᵀ · x` of f32 `[rows, out]` and `[rows, in]`, one of which is narrow: f32
+/// `[out, in]`, its operands rounded to bf16. A CUDA device's alone.
 ///
 /// # Panics
 /// When they have not as many rows.

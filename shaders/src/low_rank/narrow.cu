@@ -1,5 +1,5 @@
-// low[rows, rank] = scaling · x[rows, wide] · Fᵀ, F[rank, wide], or transposed, scaling · x · F, F[wide, rank]; and x rounded to bf16, for
-// the product with a 4-bit weight that comes next.
+// low[rows, rank] = scaling · x[rows, wide] · Fᵀ, F[rank, wide], or transposed, scaling · x · F, F[wide, rank]; and x rounded to
+// bf16, for the product with a 4-bit weight that comes next.
 //
 // Grid: x = ceil(rows / 32), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
 constexpr u32 ROWS = 32, DEPTH = 32;

@@ -1,5 +1,5 @@
-// The gradient of a low-rank matrix, a sum over rows: scaling · nᵀ · z of n[rows, rank] and z[rows, wide], as [rank, wide], or transposed, as
-// [wide, rank].
+// The gradient of a low-rank matrix, a sum over rows: scaling · nᵀ · z of n[rows, rank] and z[rows, wide], as [rank, wide], or
+// transposed, as [wide, rank].
 //
 // Grid: x = ceil(wide / 32), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
 constexpr u32 COLUMNS = 32, DEPTH = 16;
