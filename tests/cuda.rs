@@ -8,8 +8,8 @@ use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte::ops::Dropped;
 use halfbyte_shaders::{
-    Language, LowRank, PTX, Pass, Source, attention_source, dropout_source, half_matmul_source, low_rank_source,
-    nf4_dequantize_source, nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_source,
+    Language, LowRank, PTX, Pass, Source, attention_source, dropout_source, half_matmul_source, half_warpgroup_source,
+    low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_source,
     nf4_warpgroup_source,
 };
 
@@ -85,6 +85,9 @@ fn products_by_groups_of_warps_are_those_in_f64_of_rounded_operands() {
 fn products_with_weights_in_bf16_are_those_in_f64() {
     for (gradient, what) in [(false, "forward"), (true, "gradient")] {
         run("half.cpp", &half_matmul_source(gradient), what);
+        for tile_rows in [128, 256] {
+            run("half.cpp", &half_warpgroup_source(tile_rows, gradient), &format!("by {tile_rows} rows, {what}"));
+        }
     }
 }
 

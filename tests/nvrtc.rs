@@ -6,8 +6,8 @@ use burn::tensor::DType;
 use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, LowRank, Pass, Source, attention_source, dropout_source, half_matmul_source, low_rank_source,
-    nf4_dequantize_source, nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_source,
+    Language, LowRank, Pass, Source, attention_source, dropout_source, half_matmul_source, half_warpgroup_source,
+    low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_source,
     nf4_warpgroup_source,
 };
 
@@ -36,6 +36,9 @@ fn kernels(hopper: bool) -> Vec<(String, Source)> {
             kernels.push((format!("nf4_mma {of}{what}"), nf4_mma_source(table, gradient, branch)));
         }
         kernels.push((format!("half_matmul {of}"), half_matmul_source(gradient)));
+        for rows in [128, 256].into_iter().filter(|_| hopper) {
+            kernels.push((format!("half_warpgroup {of}, {rows}"), half_warpgroup_source(rows, gradient)));
+        }
         for (rows, branch) in [128, 256].into_iter().flat_map(|rows| [(rows, false), (rows, true)]).filter(|_| hopper) {
             let name = format!("nf4_warpgroup {of}, {rows}{}", if branch { ", branch" } else { "" });
             kernels.push((name, nf4_warpgroup_source(table, rows, gradient, branch)));

@@ -15,11 +15,12 @@ mod nf4_warpgroup;
 mod source;
 mod trust;
 mod view;
+mod warpgroup;
 mod weight;
 
 pub use attention::{Heads, Pass, attention, attention_backward, source as attention_source};
 pub use dropout::{dropout, source as dropout_source};
-pub use half_matmul::{half_matmul, source as half_matmul_source};
+pub use half_matmul::{half_matmul, source as half_matmul_source, warpgroup_source as half_warpgroup_source};
 pub use low_rank::{LowRank, low_rank, low_rank_gradient, source as low_rank_source};
 pub use matmul::matmul;
 pub use nf4_dequantize::{dequantized_types, nf4_dequantize, source as nf4_dequantize_source};

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Language, SourceRuntime};
 
 /// The text of every kernel in CUDA C++.
-const TEXTS: [&str; 19] = [
+const TEXTS: [&str; 20] = [
     include_str!("attention/common.cu"),
     include_str!("attention/d_keys.cu"),
     include_str!("attention/d_queries.cu"),
     include_str!("attention/forward.cu"),
     include_str!("dropout/kernel.cu"),
     include_str!("half_matmul/kernel.cu"),
+    include_str!("half_matmul/warpgroup.cu"),
     include_str!("low_rank/common.cu"),
     include_str!("low_rank/narrow.cu"),
     include_str!("low_rank/outer.cu"),
@@ -22,10 +23,10 @@ const TEXTS: [&str; 19] = [
     include_str!("nf4_mma/kernel.cu"),
     include_str!("nf4_quantize/kernel.cu"),
     include_str!("nf4_skinny/kernel.cu"),
-    include_str!("nf4_warpgroup/instructions.cu"),
     include_str!("nf4_warpgroup/kernel.cu"),
     include_str!("ptx.cu"),
     include_str!("tiles.cu"),
+    include_str!("warpgroup.cu"),
     include_str!("weight.cu"),
 ];
 

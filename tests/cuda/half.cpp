@@ -1,12 +1,22 @@
-// Compares the kernel for products with a dense weight in bf16 to the product in f64, on shapes that fit its tiles badly.
+// Compares the kernels for products with a dense weight in bf16 to the product in f64, on shapes that fit their tiles badly.
 //
-// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu.
+// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and the macro of its entry point, HALF_MATMUL or
+// HALF_WARPGROUP.
 #include <cmath>
 
-#include "ptx.h"
+#include "warpgroup.h"
 
 #include KERNEL
 #include "random.h"
+
+// HALF_MATMUL takes any shape and buffers that begin anywhere.
+#ifdef HALF_MATMUL
+constexpr auto ENTRY = half_matmul;
+constexpr bool ANYTHING = true;
+#else
+constexpr auto ENTRY = half_warpgroup;
+constexpr bool ANYTHING = false;
+#endif
 
 // The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
 constexpr double TOLERANCE = 2e-6;
@@ -31,8 +41,8 @@ static double run(const Case& c) {
     device::Buffer<float> y(c.rows * columns, c.y_shift);
     // Launched as shaders/src/half_matmul/mod.rs does it.
     const Info info = { (u32)c.rows, (u32)c.out, (u32)c.in, 0 };
-    device::launch((u32)((columns + 127) / 128), (u32)((c.rows + 127) / 128), THREADS,
-                   [&] { half_matmul(input.data, weight.data, y.data, info); });
+    device::launch((u32)((columns + 127) / 128), (u32)((c.rows + TILE_ROWS - 1) / TILE_ROWS), THREADS,
+                   [&] { ENTRY(input.data, weight.data, y.data, info); });
     y.check_surroundings("y");
     double worst = 0;
     for (size_t row = 0; row < c.rows; row++)
@@ -61,11 +71,21 @@ int main() {
         { 1, 3, 1001 }, { 8, 1001, 3 },  { 12, 320, 17 },  { 11, 264, 264 }, { 3, 8, 4 },      { 3, 2, 16 },
         { 64, 136, 40 }, { 17, 31, 29 }, { 33, 96, 48 },   { 130, 257, 263 }, { 130, 264, 136 }, { 257, 32, 8 },
     };
-    for (const auto& [rows, out, in] : shapes) cases.push_back({ rows, out, in });
+    // Whole pieces of 16 bytes, where no others will do; more than a tile of each dimension, and depths around the steps that are
+    // under way at a time.
+    const auto whole = [](size_t n) { return ANYTHING ? n : (n + 7) / 8 * 8; };
+    for (const auto& [rows, out, in] : shapes) cases.push_back({ rows, whole(out), whole(in) });
+    for (size_t depth : { 56, 64, 72, 120, 136, 192, 248, 320, 392 }) {
+        cases.push_back({ 260, depth, 136 });
+        cases.push_back({ 131, 264, depth });
+    }
+    // Features of a forward product are as many as they like.
+    if (!TRANSPOSED) cases.push_back({ 70, 259, 96 });
     for (size_t shift = 1; shift < 8; shift += 3) {
+        cases.push_back({ 9, 40, 64, 0, 0, shift });
+        if (!ANYTHING) continue;
         cases.push_back({ 9, 40, 64, shift, 0, 0 });
         cases.push_back({ 9, 40, 64, 0, shift, 0 });
-        cases.push_back({ 9, 40, 64, 0, 0, shift });
     }
     double worst = 0;
     for (const Case& c : cases) worst = std::max(worst, run(c));

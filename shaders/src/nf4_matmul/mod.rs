@@ -18,7 +18,7 @@ use crate::nf4_skinny::{MAX_ROWS, nf4_skinny};
 use crate::trust::trusted;
 use crate::{
     Language, Nf4, SourceRuntime, Update, nf4_dequantize, nf4_mma, nf4_mma_source, nf4_warpgroup, nf4_warpgroup_source,
-    view,
+    view, warpgroup,
 };
 
 /// Bytes that are decoded at a time, where the device binds as many.
@@ -221,8 +221,8 @@ impl<R: SourceRuntime> Operands<R> {
         let (table, gradient, branch) = (self.weight.table, self.gradient(), update.is_some());
         let (source, [tile_rows, tile_columns]) = match warpgroups {
             true => {
-                let tile_rows = nf4_warpgroup::tile_rows(&x.client, [rows, columns]);
-                (nf4_warpgroup_source(table, tile_rows, gradient, branch), [tile_rows, nf4_warpgroup::TILE_COLUMNS])
+                let tile_rows = warpgroup::tile_rows(&x.client, [rows, columns]);
+                (nf4_warpgroup_source(table, tile_rows, gradient, branch), [tile_rows, warpgroup::TILE_COLUMNS])
             }
             false => (nf4_mma_source(table, gradient, branch), [nf4_mma::TILE; 2]),
         };

@@ -2,18 +2,12 @@
 // gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16, sums and y are f32. With a branch: more by a
 // low-rank product, scaling · low[rows, rank] · bᵀ, b[out, rank], or scaling · low · b, b[rank, in]; both are rounded to bf16.
 //
-// Grid: x = ceil(columns of y / 128), y = ceil(rows / TILE_ROWS). Two groups of four warps have 64 columns of y each. What they
-// multiply is yᵀ = W · xᵀ: the left operand of a group's products may come from registers, so that W is decoded there and
-// never goes through shared memory as bf16; tiles of x, the right one, do. Codes and x arrive asynchronously two steps ahead,
-// a thread decodes one scale of the step that comes, and 16 columns of W are decoded while the 16 before are
-// multiplied.
+// Grid: x = ceil(columns of y / 128), y = ceil(rows / TILE_ROWS). W is decoded in registers and never goes through shared memory as
+// bf16. Codes and x arrive asynchronously two steps ahead, a thread decodes one scale of the step that comes, and a slice of W is
+// decoded while the one before is multiplied. shaders/src/warpgroup.cu comes before this text.
 //
 // `in` is a multiple of 32, the inner dimension and `rank` of 8, a block no smaller than 32; x, low and the codes begin at
 // multiples of 16 bytes.
-constexpr bool TRANSPOSED = {{ gradient }};
-constexpr u32 THREADS = {{ threads }}, TILE_COLUMNS = 128, DEPTH = 64, STAGES = 4;
-static_assert(THREADS == 256, "two groups of four warps");
-
 // Codes lie in shared memory as in W, rows of it so far apart that what a warp reads at a time is in different banks.
 constexpr u32 CODE_ROWS = TRANSPOSED ? DEPTH : TILE_COLUMNS, CODE_COLUMNS = TRANSPOSED ? TILE_COLUMNS : DEPTH;
 constexpr u32 CODE_STRIDE = CODE_COLUMNS / 2 + 16, CODE_CHUNKS = CODE_COLUMNS / 32;
@@ -21,36 +15,9 @@ static_assert(CODE_ROWS * CODE_CHUNKS == THREADS, "a thread copies 16 bytes of c
 
 // A step has a scale for each piece of 32 codes, and a thread for each.
 constexpr u32 SCALES = THREADS;
-constexpr u32 X_BYTES = TILE_ROWS * DEPTH * 2, CODE_BYTES = CODE_ROWS * CODE_STRIDE;
+constexpr u32 CODE_BYTES = CODE_ROWS * CODE_STRIDE;
 constexpr u32 CODES_AT = STAGES * X_BYTES, SCALES_AT = CODES_AT + STAGES * CODE_BYTES, MAP_AT = SCALES_AT + 2 * SCALES * 4;
 static_assert(MAP_AT + 256 * 4 <= {{ shared }}, "what the launch asks for");
-
-// The descriptor of a tile of x: rows of 128 bytes, whose chunks of 16 are permuted within each group of eight rows, 1,024 bytes
-// (PTX ISA, asynchronous warpgroup-level matrix instructions: K-major, 128-byte swizzling, which leaves the leading offset unused).
-__device__ __forceinline__ u64 described(const char* tile) {
-    return (u64)(shared_address(tile) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
-
-struct Place { u32 lane, warp, top, left; };
-
-__device__ __forceinline__ Place place() {
-    return { threadIdx.x % 32, threadIdx.x / 32, blockIdx.y * TILE_ROWS, blockIdx.x * TILE_COLUMNS };
-}
-
-// The first of the two neighbouring columns of y, within the tile, that a thread decodes for and has sums of: rows lane / 4 and
-// lane / 4 + 8 of its warp's 16. Which row of a product is which column of y is free.
-__device__ __forceinline__ u32 first_column(const Place& at) { return at.warp * 16 + at.lane / 4 * 2; }
-
-// Starts the copy of DEPTH columns of a matrix [rows, depth] from column `k` on.
-__device__ __forceinline__ void start_rows(char* tile, const bf16* matrix, u32 top, u32 rows, u32 depth, u32 k) {
-    const u32 tile_row = threadIdx.x / 8, chunk = threadIdx.x % 8;
-    const bf16* from = matrix + (size_t)(top + tile_row) * depth + k + chunk * 8;
-    char* const to = tile + tile_row * 128 + (chunk ^ tile_row % 8) * 16;
-    const bool inside = k + chunk * 8 < depth;
-#pragma unroll
-    for (u32 i = 0; i < TILE_ROWS; i += 32, from += (size_t)32 * depth)
-        copy_async(to + i * 128, from, inside && top + tile_row + i < rows);
-}
 
 __device__ __forceinline__ void start_codes(char* tile, const Weight& w, const Info& info, u32 left, u32 k) {
     const u32 tile_row = threadIdx.x / CODE_CHUNKS, chunk = threadIdx.x % CODE_CHUNKS;
@@ -83,7 +50,7 @@ __device__ __forceinline__ float decoded(u32 code, float level) { return __shfl_
 // each has two neighbours of the inner dimension, from 2 (lane % 4) on, of a[2] and a[3] eight later.
 __device__ __forceinline__ void decode(u32 (&a)[4], const Place& at, const char* codes, const float* scales, u32 slice,
                                        float level) {
-    const u32 pair = at.lane % 4, column = first_column(at);
+    const u32 pair = at.lane % 4, column = column_of<true>(at, 0);
     if (TRANSPOSED) {
         // Both columns are in one byte, of each of four rows of W.
 #pragma unroll
@@ -111,7 +78,7 @@ __device__ __forceinline__ void decode(u32 (&a)[4], const Place& at, const char*
 
 // The same of the branch's second matrix.
 __device__ __forceinline__ void round_b(u32 (&a)[4], const Place& at, const float* b, const BranchInfo& info, u32 k) {
-    const u32 column = at.left + first_column(at), columns = TRANSPOSED ? info.in : info.out;
+    const u32 column = at.left + column_of<true>(at, 0), columns = TRANSPOSED ? info.in : info.out;
     const auto scaled = [&](u32 column, u32 k) {
         if (column >= columns || k >= info.rank) return 0.0f;
         return b[TRANSPOSED ? (size_t)k * columns + column : (size_t)column * info.rank + k] * info.scaling;
@@ -121,13 +88,6 @@ __device__ __forceinline__ void round_b(u32 (&a)[4], const Place& at, const floa
         const u32 first = k + i / 2 * 8 + at.lane % 4 * 2;
         a[i] = pack_bf16(scaled(column + i % 2, first), scaled(column + i % 2, first + 1));
     }
-}
-
-__device__ __forceinline__ void multiply(float (&sum)[SUMS], const u32 (&a)[4], const char* x_tile, u32 slice) {
-    fence_registers();
-    // A slice is 32 bytes of each row: two units of the descriptor's address.
-    start_product(sum, a, described(x_tile) + slice * 2);
-    commit_products();
 }
 
 __device__ __forceinline__ void add_weight(float (&sum)[SUMS], const Place& at, char* shared, const Weight& w,
@@ -189,31 +149,6 @@ __device__ __forceinline__ void add_branch(float (&sum)[SUMS], const Place& at, 
     }
 }
 
-// sum[4 t + 2 i + e] is row 8 t + 2 (lane % 4) + e of the tile, column i of the thread's two.
-template <bool WHOLE>
-__device__ __forceinline__ void store_rows(float* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
-    const u32 column = at.left + first_column(at), first = at.top + at.lane % 4 * 2;
-    float* to = y + (size_t)first * columns + column;
-#pragma unroll
-    for (u32 t = 0; t < TILE_ROWS / 8; t++, to += (size_t)8 * columns)
-#pragma unroll
-        for (u32 e = 0; e < 2; e++) {
-            float* const pair = to + (e == 0 ? 0 : columns);
-            if (WHOLE) {
-                *(float2*)pair = make_float2(sum[4 * t + e], sum[4 * t + 2 + e]);
-            } else if (first + 8 * t + e < rows) {
-                if (column < columns) pair[0] = sum[4 * t + e];
-                if (column + 1 < columns) pair[1] = sum[4 * t + 2 + e];
-            }
-        }
-}
-
-__device__ __forceinline__ void store(float* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
-    const bool whole = at.top + TILE_ROWS <= rows && at.left + TILE_COLUMNS <= columns;
-    if (whole && columns % 2 == 0 && (size_t)y % 8 == 0) store_rows<true>(y, sum, at, rows, columns);
-    else store_rows<false>(y, sum, at, rows, columns);
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS, {{ blocks }})
 nf4_warpgroup(const u32* __restrict__ codes, const u32* __restrict__ absmax, const u32* __restrict__ header,
               const bf16* __restrict__ x, float* __restrict__ y,
@@ -234,5 +169,5 @@ nf4_warpgroup(const u32* __restrict__ codes, const u32* __restrict__ absmax, con
 #if {{ branch }}
     add_branch(sum, at, shared, low, b, info);
 #endif
-    store(y, sum, at, info.rows, TRANSPOSED ? info.in : info.out);
+    store<true>(y, sum, at, info.rows, TRANSPOSED ? info.in : info.out);
 }

@@ -1,0 +1,111 @@
+// Products y[rows, columns] on Hopper's tensor cores by groups of four warps, whose products run beside what the threads do next: what
+// the kernels for their operands have in common. Operands are bf16, sums and y f32. For sm_90a.
+//
+// A block of 256 threads makes 128 columns of TILE_ROWS rows of y; two groups have 64 columns each. What they multiply is
+// yᵀ = W · xᵀ: the left operand of a group's products may come from registers, so that W can be made there; tiles of x, the right
+// one, lie in shared memory. A step takes 64 elements of the inner dimension, in four slices.
+//
+// tests/cuda/warpgroup.h has a twin of each function between the #ifdef and its #endif for the host.
+typedef unsigned long long u64;
+constexpr u32 TILE_ROWS = {{ tile_rows }}, SUMS = TILE_ROWS / 2, TILE_COLUMNS = 128, DEPTH = 64, STAGES = 4;
+constexpr u32 THREADS = {{ threads }}, X_BYTES = TILE_ROWS * DEPTH * 2;
+constexpr bool TRANSPOSED = {{ gradient }};
+static_assert(THREADS == 256, "two groups of four warps");
+#ifdef __CUDACC_RTC__
+// Shared memory of a size that the launch says, as sizes above 48 KiB have to be.
+#define LAUNCHED_SHARED(name, bytes) extern __shared__ __align__(1024) char name[]
+
+__device__ __forceinline__ u32 shared_address(const void* in_shared) { return (u32)__cvta_generic_to_shared(in_shared); }
+
+// What this thread wrote or copied to shared memory is seen by products that are started after the next barrier.
+__device__ __forceinline__ void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// What this thread wrote to registers is seen by the products that it starts next.
+__device__ __forceinline__ void fence_registers() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+// Starts sum[64, TILE_ROWS] += a[64, 16] · b[TILE_ROWS, 16]ᵀ, where b is what `described` says.
+__device__ __forceinline__ void start_product(float (&sum)[SUMS], const u32 (&a)[4], u64 b) {
+    asm volatile("{\n.reg .pred add;\nsetp.eq.u32 add, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n{{ tile_rows }}k16.f32.bf16.bf16 "
+                 "{ {{ sums }} }, {{ a_and_b }}, add, 1, 1, 0;\n}"
+                 : {{ sum_operands }}
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Waits until all groups of products but the last one are done with what they read.
+__device__ __forceinline__ void await_products_but_one() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
+
+// Waits until the sums are there.
+__device__ __forceinline__ void await_products(float (&sum)[SUMS]) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    // No read of a sum may move up before the wait.
+#pragma unroll
+    for (u32 i = 0; i < SUMS; i++) asm volatile("" : "+f"(sum[i])::"memory");
+}
+#endif
+
+// The descriptor of a tile of x: rows of 128 bytes, whose chunks of 16 are permuted within each group of eight rows, 1,024 bytes
+// (PTX ISA, asynchronous warpgroup-level matrix instructions: K-major, 128-byte swizzling, which leaves the leading offset unused).
+__device__ __forceinline__ u64 described(const char* tile) {
+    return (u64)(shared_address(tile) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+
+struct Place { u32 lane, warp, top, left; };
+
+__device__ __forceinline__ Place place() {
+    return { threadIdx.x % 32, threadIdx.x / 32, blockIdx.y * TILE_ROWS, blockIdx.x * TILE_COLUMNS };
+}
+
+// The columns of y within the tile, i = 0 and 1, that a thread has sums of: rows lane / 4 and lane / 4 + 8 of its warp's 16. Which row
+// of a product is which column of y is free. PAIRED: they are neighbours.
+template <bool PAIRED>
+__device__ __forceinline__ u32 column_of(const Place& at, u32 i) {
+    return at.warp * 16 + (PAIRED ? at.lane / 4 * 2 + i : at.lane / 4 + 8 * i);
+}
+
+// Starts the copy of DEPTH columns of a matrix [rows, depth] from column `k` on.
+__device__ __forceinline__ void start_rows(char* tile, const bf16* matrix, u32 top, u32 rows, u32 depth, u32 k) {
+    const u32 tile_row = threadIdx.x / 8, chunk = threadIdx.x % 8;
+    const bf16* from = matrix + (size_t)(top + tile_row) * depth + k + chunk * 8;
+    char* const to = tile + tile_row * 128 + (chunk ^ tile_row % 8) * 16;
+    const bool inside = k + chunk * 8 < depth;
+#pragma unroll
+    for (u32 i = 0; i < TILE_ROWS; i += 32, from += (size_t)32 * depth)
+        copy_async(to + i * 128, from, inside && top + tile_row + i < rows);
+}
+
+__device__ __forceinline__ void multiply(float (&sum)[SUMS], const u32 (&a)[4], const char* x_tile, u32 slice) {
+    fence_registers();
+    // A slice is 32 bytes of each row: two units of the descriptor's address.
+    start_product(sum, a, described(x_tile) + slice * 2);
+    commit_products();
+}
+
+// sum[4 t + 2 i + e] is row 8 t + 2 (lane % 4) + e of the tile, column i of the thread's two.
+template <bool PAIRED, bool WHOLE>
+__device__ __forceinline__ void store_rows(float* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
+    const u32 column = at.left + column_of<PAIRED>(at, 0), other = at.left + column_of<PAIRED>(at, 1);
+    const u32 first = at.top + at.lane % 4 * 2;
+    float* to = y + (size_t)first * columns;
+#pragma unroll
+    for (u32 t = 0; t < TILE_ROWS / 8; t++, to += (size_t)8 * columns)
+#pragma unroll
+        for (u32 e = 0; e < 2; e++) {
+            float* const row = to + (e == 0 ? 0 : columns);
+            if (WHOLE && PAIRED) {
+                *(float2*)(row + column) = make_float2(sum[4 * t + e], sum[4 * t + 2 + e]);
+            } else if (WHOLE || first + 8 * t + e < rows) {
+                if (WHOLE || column < columns) row[column] = sum[4 * t + e];
+                if (WHOLE || other < columns) row[other] = sum[4 * t + 2 + e];
+            }
+        }
+}
+
+template <bool PAIRED>
+__device__ __forceinline__ void store(float* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
+    const bool whole = at.top + TILE_ROWS <= rows && at.left + TILE_COLUMNS <= columns;
+    if (whole && columns % 2 == 0 && (size_t)y % 8 == 0) store_rows<PAIRED, true>(y, sum, at, rows, columns);
+    else store_rows<PAIRED, false>(y, sum, at, rows, columns);
+}

@@ -1,0 +1,79 @@
+//! What kernels have in common that multiply by groups of four warps, which is what Hopper's tensor cores want.
+
+use cubecl::client::ComputeClient;
+use cubecl::ir::features::Tma;
+
+use crate::{Language, SourceRuntime};
+
+/// Text that is put before each of them.
+pub(crate) const WARPGROUP: &str = include_str!("warpgroup.cu");
+
+/// Threads of a block, and columns of the result that it computes.
+pub(crate) const THREADS: u32 = 256;
+pub(crate) const TILE_COLUMNS: usize = 128;
+
+/// Rows of the result that a block may compute.
+const TILE_ROWS: [usize; 2] = [256, 128];
+
+/// Bytes of shared memory for four steps' tiles of so many rows of activations, each with so many bytes of the weight.
+pub(crate) const fn stages(tile_rows: usize, weight: usize) -> usize {
+    4 * (tile_rows * 64 * 2 + weight)
+}
+
+/// The values of the text's placeholders.
+pub(crate) fn values(tile_rows: usize, gradient: bool, shared: usize) -> Vec<(&'static str, String)> {
+    let list = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(", ");
+    // An instruction names each of its registers: the sums, four of the left operand, and what describes the right one.
+    let sums = tile_rows / 2;
+    let a = list(4, &|i| format!("%{}", sums + i));
+    vec![
+        ("tile_rows", tile_rows.to_string()),
+        ("sums", list(sums, &|i| format!("%{i}"))),
+        ("sum_operands", list(sums, &|i| format!("\"+f\"(sum[{i}])"))),
+        ("a_and_b", format!("{{{a}}}, %{}", sums + 4)),
+        ("gradient", gradient.to_string()),
+        ("shared", shared.to_string()),
+    ]
+}
+
+/// Whether a device has these instructions. They are Hopper's alone: those that came later have others.
+pub(crate) fn has_warpgroups<R: SourceRuntime>(client: &ComputeClient<R>) -> bool {
+    let tma = &client.properties().features.tma;
+    R::LANGUAGE == Language::Cuda && tma.contains(Tma::Base) && !tma.contains(Tma::Im2colWide)
+}
+
+/// The rows of a tile for a result of this shape: as many as leave none of the device's processors without one.
+pub(crate) fn tile_rows<R: SourceRuntime>(client: &ComputeClient<R>, [rows, columns]: [usize; 2]) -> usize {
+    let processors = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
+    let busy = |tile_rows: &usize| rows.div_ceil(*tile_rows) * columns.div_ceil(TILE_COLUMNS) >= processors;
+    TILE_ROWS.into_iter().find(busy).unwrap_or(TILE_ROWS[1])
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use cubecl::CubeTask;
+    use cubecl::cuda::CudaRuntime;
+    use cubecl::prelude::*;
+
+    use super::TILE_ROWS;
+    use crate::{half_warpgroup_source, nf4_warpgroup_source};
+
+    #[test]
+    fn launches_ask_for_the_kernels_shared_memory() {
+        let sources = TILE_ROWS
+            .into_iter()
+            .flat_map(|rows| [nf4_warpgroup_source(&[0.0; 16], rows, false, true), half_warpgroup_source(rows, false)]);
+        for source in sources {
+            let compiled = CubeTask::<<CudaRuntime as Runtime>::Compiler>::compile(
+                &source,
+                &mut Default::default(),
+                &Default::default(),
+                ExecutionMode::Checked,
+                cubecl::ir::UIntKind::U32.into(),
+            );
+            let taken = compiled.expect("it stands for one").repr.expect("CUDA needs one").shared_memory_size();
+            assert_eq!(taken, source.shared as usize);
+            assert!(source.text.contains(&format!("<= {taken}, \"what the launch asks for\"")), "{}", source.text);
+        }
+    }
+}
