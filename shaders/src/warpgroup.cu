@@ -83,6 +83,42 @@ __device__ __forceinline__ void multiply(float (&sum)[SUMS], const u32 (&a)[4], 
     commit_products();
 }
 
+// Sums products of a step after the other up. `start_w(step)` starts the copies of W's part of a step, `begin(step)` and `end(step)` are
+// called around its products, `left(a, step, slice)` makes a slice of the left operand. Tiles of x are the first STAGES of shared
+// memory.
+template <class Start, class Begin, class Left, class End>
+__device__ __forceinline__ void sum_up(float (&sum)[SUMS], const Place& at, char* shared, const bf16* x, u32 rows, u32 depth,
+                                       Start start_w, Begin begin, Left left, End end) {
+    const u32 steps = (depth - 1) / DEPTH + 1;
+    const auto start = [&](u32 step) {
+        if (step < steps) {
+            start_rows(shared + step % STAGES * X_BYTES, x, at.top, rows, depth, step * DEPTH);
+            start_w(step);
+        }
+        // A group of copies per step, an empty one where there is no step: the wait below counts groups.
+        commit_copies();
+    };
+    start(0);
+    start(1);
+    u32 a[2][4];
+    for (u32 step = 0; step < steps; step++) {
+        await_copies_but_one();
+        fence_shared();
+        __syncthreads();
+        // Products of the step before may still read its stage; those of two before, whose stage is taken here, are done.
+        start(step + 2);
+        begin(step);
+#pragma unroll
+        for (u32 slice = 0; slice < DEPTH / 16; slice++) {
+            await_products_but_one();
+            left(a[slice % 2], step, slice);
+            multiply(sum, a[slice % 2], shared + step % STAGES * X_BYTES, slice);
+        }
+        end(step);
+    }
+    await_products(sum);
+}
+
 // sum[4 t + 2 i + e] is row 8 t + 2 (lane % 4) + e of the tile, column i of the thread's two.
 template <bool PAIRED, bool WHOLE>
 __device__ __forceinline__ void store_rows(float* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {

@@ -2,11 +2,10 @@
 //
 // Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and the macro of its entry point, HALF_MATMUL or
 // HALF_WARPGROUP.
-#include <cmath>
-
 #include "warpgroup.h"
 
 #include KERNEL
+#include "compare.h"
 #include "random.h"
 
 // HALF_MATMUL takes any shape and buffers that begin anywhere.
@@ -17,9 +16,6 @@ constexpr bool ANYTHING = true;
 constexpr auto ENTRY = half_warpgroup;
 constexpr bool ANYTHING = false;
 #endif
-
-// The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
-constexpr double TOLERANCE = 2e-6;
 
 struct Case {
     size_t rows, out, in;
@@ -44,23 +40,15 @@ static double run(const Case& c) {
     device::launch((u32)((columns + 127) / 128), (u32)((c.rows + TILE_ROWS - 1) / TILE_ROWS), THREADS,
                    [&] { ENTRY(input.data, weight.data, y.data, info); });
     y.check_surroundings("y");
-    double worst = 0;
-    for (size_t row = 0; row < c.rows; row++)
-        for (size_t column = 0; column < columns; column++) {
-            double sum = 0, magnitude = 0;
+    return compare(
+        "y", c.rows, columns,
+        [&](size_t row, size_t column, auto add) {
             for (size_t k = 0; k < depth; k++) {
                 const bf16 other = TRANSPOSED ? w[k * c.in + column] : w[column * c.in + k];
-                const double product = (double)device::from_bf16(x[row * depth + k]) * device::from_bf16(other);
-                sum += product;
-                magnitude += std::fabs(product);
+                add((double)device::from_bf16(x[row * depth + k]) * device::from_bf16(other));
             }
-            const float got = y.data[row * columns + column];
-            const double error = std::fabs(got - sum) / (magnitude + 1e-30);
-            // Not the other way round: NaN must fail.
-            if (!(error <= TOLERANCE)) device::fail("y[%zu, %zu] is %g, not %g", row, column, got, sum);
-            worst = std::max(worst, error);
-        }
-    return worst;
+        },
+        [&](size_t row, size_t column) { return y.data[row * columns + column]; });
 }
 
 int main() {

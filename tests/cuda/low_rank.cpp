@@ -2,15 +2,11 @@
 //
 // Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and the macro of its entry point: LOW_RANK_NARROW
 // or LOW_RANK_OUTER.
-#include <cmath>
-
 #include "ptx.h"
 
 #include KERNEL
+#include "compare.h"
 #include "random.h"
-
-// The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
-constexpr double TOLERANCE = 2e-6;
 
 struct Case {
     size_t rows, wide, rank;
@@ -28,22 +24,11 @@ static std::vector<float> make(size_t count) {
 
 // Compares a result, whose element (row, column) is a sum of products of depth factors.
 template <class Left, class Right, class Got>
-static double compare(size_t rows, size_t columns, size_t depth, float scaling, Left left, Right right, Got got) {
-    double worst = 0;
-    for (size_t row = 0; row < rows; row++)
-        for (size_t column = 0; column < columns; column++) {
-            double sum = 0, magnitude = 1e-30;
-            for (size_t k = 0; k < depth; k++) {
-                const double product = rounded(left(row, k)) * rounded(right(k, column)) * scaling;
-                sum += product;
-                magnitude += std::fabs(product);
-            }
-            const double error = std::fabs(got(row, column) - sum) / magnitude;
-            // Not the other way round: NaN must fail.
-            if (!(error <= TOLERANCE)) device::fail("[%zu, %zu] is %g, not %g", row, column, got(row, column), sum);
-            worst = std::max(worst, error);
-        }
-    return worst;
+static double compare_product(size_t rows, size_t columns, size_t depth, float scaling, Left left, Right right, Got got) {
+    const auto terms = [&](size_t row, size_t column, auto add) {
+        for (size_t k = 0; k < depth; k++) add(rounded(left(row, k)) * rounded(right(k, column)) * scaling);
+    };
+    return compare("the result", rows, columns, terms, got);
 }
 
 // Launched as shaders/src/low_rank/mod.rs does it.
@@ -68,7 +53,7 @@ static double run(const Case& c) {
     x16.check_surroundings("x rounded");
     for (size_t i = 0; i < big.size(); i++)
         if (x16.data[i] != device::to_bf16(big[i])) device::fail("x[%zu] is not rounded right", i);
-    return compare(
+    return compare_product(
         rows, rank, wide, scaling, [&](size_t row, size_t k) { return big[row * wide + k]; },
         [&](size_t k, size_t column) { return factor[TRANSPOSED ? k * rank + column : column * wide + k]; },
         [&](size_t row, size_t column) { return low.data[row * rank + column]; });
@@ -79,7 +64,7 @@ static double run(const Case& c) {
     device::launch(u32((wide + 31) / 32), grid_y, THREADS,
                    [&] { low_rank_outer(n.data, wide_operand.data, result.data, info); });
     result.check_surroundings("the result");
-    return compare(
+    return compare_product(
         rank, wide, rows, scaling, [&](size_t of, size_t k) { return narrow[k * rank + of]; },
         [&](size_t k, size_t column) { return big[k * wide + column]; },
         [&](size_t of, size_t column) { return result.data[TRANSPOSED ? column * rank + of : of * wide + column]; });

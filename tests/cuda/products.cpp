@@ -5,6 +5,7 @@
 #include "ptx.h"
 
 #include KERNEL
+#include "compare.h"
 #include "weight.h"
 
 // Launched as shaders/src/nf4_skinny/mod.rs and shaders/src/nf4_matmul/tiled.rs do it.
@@ -21,9 +22,6 @@ constexpr size_t MAX_ROWS = 130, COLUMNS_AT_ONCE = 64, ROWS_AT_ONCE = 128;
 #ifndef BRANCH
 #define BRANCH 0
 #endif
-
-// The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
-constexpr double TOLERANCE = 2e-6;
 
 struct Case {
     size_t rows, out, in;
@@ -84,28 +82,17 @@ static double run(const Case& c) {
     const Branch branch = make_branch(c);
     launch(c, w, branch, x, y);
     y.check_surroundings("y");
-
-    double worst = 0;
-    for (size_t row = 0; row < c.rows; row++)
-        for (size_t column = 0; column < columns; column++) {
-            double sum = 0, magnitude = 0;
-            const auto add = [&](double product) {
-                sum += product;
-                magnitude += std::fabs(product);
-            };
+    return compare(
+        "y", c.rows, columns,
+        [&](size_t row, size_t column, auto add) {
             for (size_t k = 0; k < depth; k++) {
                 const float weight = GRADIENT ? w.dense[k * c.in + column] : w.dense[column * c.in + k];
                 add((double)x[row * depth + k] * weight);
             }
             for (size_t k = 0; k < branch.rank; k++)
                 add((double)branch.scaling * branch.low[row * branch.rank + k] * branch.b[column * branch.rank + k]);
-            const float got = y.data[row * columns + column];
-            const double error = std::fabs(got - sum) / (magnitude + 1e-30);
-            // Not the other way round: NaN must fail.
-            if (!(error <= TOLERANCE)) device::fail("y[%zu, %zu] is %g, not %g", row, column, got, sum);
-            worst = std::max(worst, error);
-        }
-    return worst;
+        },
+        [&](size_t row, size_t column) { return y.data[row * columns + column]; });
 }
 
 static u32 any_block() { return 5 + noise() % 8; }

@@ -6,6 +6,7 @@
 #include "warpgroup.h"
 
 #include KERNEL
+#include "compare.h"
 #include "weight.h"
 
 // NF4_MMA takes any shape and buffers that begin anywhere.
@@ -16,9 +17,6 @@ constexpr bool ANYTHING = true;
 constexpr auto ENTRY = nf4_warpgroup;
 constexpr bool ANYTHING = false;
 #endif
-
-// The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
-constexpr double TOLERANCE = 2e-6;
 
 struct Case {
     size_t rows, out, in;
@@ -71,15 +69,9 @@ static double run(const Case& c) {
 #endif
     });
     y.check_surroundings("y");
-
-    double worst = 0;
-    for (size_t row = 0; row < c.rows; row++)
-        for (size_t column = 0; column < columns; column++) {
-            double sum = 0, magnitude = 0;
-            const auto add = [&](double product) {
-                sum += product;
-                magnitude += std::fabs(product);
-            };
+    return compare(
+        "y", c.rows, columns,
+        [&](size_t row, size_t column, auto add) {
             for (size_t k = 0; k < depth; k++) {
                 const float weight = w.dense[TRANSPOSED ? k * c.in + column : column * c.in + k];
                 add(device::from_bf16(x[row * depth + k]) * rounded(weight));
@@ -88,13 +80,8 @@ static double run(const Case& c) {
                 const float b = beside.b[TRANSPOSED ? k * columns + column : column * c.rank + k];
                 add(device::from_bf16(beside.low[row * c.rank + k]) * rounded(b * beside.scaling));
             }
-            const float got = y.data[row * columns + column];
-            const double error = std::fabs(got - sum) / (magnitude + 1e-30);
-            // Not the other way round: NaN must fail.
-            if (!(error <= TOLERANCE)) device::fail("y[%zu, %zu] is %g, not %g", row, column, got, sum);
-            worst = std::max(worst, error);
-        }
-    return worst;
+        },
+        [&](size_t row, size_t column) { return y.data[row * columns + column]; });
 }
 
 int main() {

@@ -1,6 +1,6 @@
 //! Products with a dense weight in bf16 on CUDA's tensor cores: the head.
 //!
-//! By a kernel of our own, since CubeCL's for tensor cores are among those that are wrong for some shapes (`matmul.rs`).
+//! By kernels of our own, since CubeCL's for tensor cores are among those that are wrong for some shapes (`matmul.rs`).
 
 use burn_backend::DType;
 use burn_cubecl::kernel::{cast, into_contiguous};

@@ -42,33 +42,12 @@ half_warpgroup(const bf16* __restrict__ x, const bf16* __restrict__ w, float* __
                const __grid_constant__ Info info) {
     LAUNCHED_SHARED(shared, {{ shared }});
     const Place at = place();
-    const u32 depth = TRANSPOSED ? info.out : info.in, steps = (depth - 1) / DEPTH + 1;
-    const auto start = [&](u32 step) {
-        if (step < steps) {
-            start_rows(shared + step % STAGES * X_BYTES, x, at.top, info.rows, depth, step * DEPTH);
-            start_w(shared + W_AT + step % STAGES * W_BYTES, w, info, at.left, step * DEPTH);
-        }
-        // A group of copies per step, an empty one where there is no step: the wait below counts groups.
-        commit_copies();
-    };
-    start(0);
-    start(1);
     float sum[SUMS] = {};
-    u32 a[2][4];
-    for (u32 step = 0; step < steps; step++) {
-        await_copies_but_one();
-        fence_shared();
-        __syncthreads();
-        // Products of the step before may still read its stage; those of two before, whose stage is taken here, are done.
-        start(step + 2);
-#pragma unroll
-        for (u32 slice = 0; slice < DEPTH / 16; slice++) {
-            await_products_but_one();
-            load_w(a[slice % 2], at, shared + W_AT + step % STAGES * W_BYTES, slice);
-            multiply(sum, a[slice % 2], shared + step % STAGES * X_BYTES, slice);
-        }
-    }
-    await_products(sum);
+    const auto tile = [&](u32 step) { return shared + W_AT + step % STAGES * W_BYTES; };
+    sum_up(
+        sum, at, shared, x, info.rows, TRANSPOSED ? info.out : info.in,
+        [&](u32 step) { start_w(tile(step), w, info, at.left, step * DEPTH); }, [](u32) {},
+        [&](u32(&a)[4], u32 step, u32 slice) { load_w(a, at, tile(step), slice); }, [](u32) {});
     // The rows of transposed matrices are neighbours as they come.
     store<!TRANSPOSED>(y, sum, at, info.rows, TRANSPOSED ? info.in : info.out);
 }

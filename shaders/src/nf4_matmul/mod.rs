@@ -118,7 +118,7 @@ pub fn nf4_matmul<R: SourceRuntime>(
         return zeros(x.device.clone(), shape, DType::F32);
     }
     let rounds = matches!(variant, Some(Variant::TiledF16 | Variant::TiledBf16 | Variant::WarpgroupBf16));
-    let x = into_contiguous(if rounds || x.dtype == DType::F32 { x } else { cast(x, DType::F32) });
+    let x = into_contiguous(if rounds { x } else { cast(x, DType::F32) });
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
     let operands = Operands { x, weight, y: y.clone(), product: product.contiguous() };
     match (variant, trusted::<R>()) {
@@ -207,7 +207,7 @@ impl<R: SourceRuntime> Operands<R> {
 
     /// By CUDA's tensor cores, in bf16; `warpgroups`: by the instructions that Hopper has for groups of warps.
     fn run_on_tensor_cores(&self, warpgroups: bool) -> bool {
-        let rounded = |x: &CubeTensor<R>| if x.dtype == DType::BF16 { x.clone() } else { cast(x.clone(), DType::BF16) };
+        let rounded = |x: &CubeTensor<R>| cast(x.clone(), DType::BF16);
         let ([out, input], [rows, columns]) = (self.weight.shape, [0, 1].map(|i| self.y.meta.shape()[i]));
         // Groups of warps take the inner activations in whole pieces of 16 bytes.
         let update = self.update().filter(|update| !warpgroups || update.low.meta.shape()[1].is_multiple_of(8));

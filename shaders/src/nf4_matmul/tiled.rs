@@ -40,7 +40,7 @@ pub(super) fn launch<R: SourceRuntime>(
     gradient: bool,
 ) {
     let [out, input] = weight.shape;
-    let x = if x.dtype == dtype { x.clone() } else { cast(x.clone(), dtype) };
+    let x = cast(x.clone(), dtype);
     let rows = x.meta.shape()[0];
     let (tile, at_once) = match R::LANGUAGE {
         Language::Wgsl => {

@@ -92,40 +92,22 @@ __device__ __forceinline__ void round_b(u32 (&a)[4], const Place& at, const floa
 
 __device__ __forceinline__ void add_weight(float (&sum)[SUMS], const Place& at, char* shared, const Weight& w,
                                            const bf16* x, const Info& info) {
-    char* const codes = shared + CODES_AT;
-    float* const scales = (float*)(shared + SCALES_AT);
+    const auto codes = [&](u32 step) { return shared + CODES_AT + step % STAGES * CODE_BYTES; };
+    const auto scales = [&](u32 step) { return (float*)(shared + SCALES_AT) + step % 2 * SCALES; };
     const float level = NF4[threadIdx.x % 16];
-    const u32 depth = TRANSPOSED ? info.out : info.in, steps = (depth - 1) / DEPTH + 1;
-    const auto start = [&](u32 step) {
-        if (step < steps) {
-            start_rows(shared + step % STAGES * X_BYTES, x, at.top, info.rows, depth, step * DEPTH);
-            start_codes(codes + step % STAGES * CODE_BYTES, w, info, at.left, step * DEPTH);
-        }
-        // A group of copies per step, an empty one where there is no step: the wait below counts groups.
-        commit_copies();
-    };
-    start(0);
-    start(1);
-    finish_piece(scales, w, fetch_piece(w, info, at.left, 0));
-    u32 a[2][4];
-    for (u32 step = 0; step < steps; step++) {
-        await_copies_but_one();
-        fence_shared();
-        __syncthreads();
-        // Products of the step before may still read its stage; those of two before, whose stage is taken here, are done.
-        start(step + 2);
-        Piece next = {};
-        if (step + 1 < steps) next = fetch_piece(w, info, at.left, (step + 1) * DEPTH);
-#pragma unroll
-        for (u32 slice = 0; slice < DEPTH / 16; slice++) {
-            await_products_but_one();
-            decode(a[slice % 2], at, codes + step % STAGES * CODE_BYTES, scales + step % 2 * SCALES, slice, level);
-            multiply(sum, a[slice % 2], shared + step % STAGES * X_BYTES, slice);
-        }
+    const u32 depth = TRANSPOSED ? info.out : info.in;
+    finish_piece(scales(0), w, fetch_piece(w, info, at.left, 0));
+    Piece next = {};
+    sum_up(
+        sum, at, shared, x, info.rows, depth,
+        [&](u32 step) { start_codes(codes(step), w, info, at.left, step * DEPTH); },
+        [&](u32 step) {
+            const u32 k = (step + 1) * DEPTH;
+            next = k < depth ? fetch_piece(w, info, at.left, k) : Piece {};
+        },
+        [&](u32(&a)[4], u32 step, u32 slice) { decode(a, at, codes(step), scales(step), slice, level); },
         // The other half was last read in the step before.
-        finish_piece(scales + (step + 1) % 2 * SCALES, w, next);
-    }
-    await_products(sum);
+        [&](u32 step) { finish_piece(scales(step + 1), w, next); });
 }
 
 __device__ __forceinline__ void add_branch(float (&sum)[SUMS], const Place& at, char* shared, const bf16* low,

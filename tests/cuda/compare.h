@@ -1,0 +1,29 @@
+// Products compared to those in f64.
+#pragma once
+
+#include <cmath>
+
+#include "memory.h"
+
+// The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
+constexpr double TOLERANCE = 2e-6;
+
+// The largest error of a matrix. `terms(row, column, add)` calls `add` with all that an element is the sum of, `got(row, column)` is
+// what was computed.
+template <class Terms, class Got>
+static double compare(const char* what, size_t rows, size_t columns, Terms terms, Got got) {
+    double worst = 0;
+    for (size_t row = 0; row < rows; row++)
+        for (size_t column = 0; column < columns; column++) {
+            double sum = 0, magnitude = 0;
+            terms(row, column, [&](double term) {
+                sum += term;
+                magnitude += std::fabs(term);
+            });
+            const double found = got(row, column), error = std::fabs(found - sum) / (magnitude + 1e-30);
+            // Not the other way round: NaN must fail.
+            if (!(error <= TOLERANCE)) device::fail("%s[%zu, %zu] is %g, not %g", what, row, column, found, sum);
+            worst = std::max(worst, error);
+        }
+    return worst;
+}
