@@ -3,6 +3,9 @@
 typedef unsigned int u32;
 typedef unsigned short bf16;
 
+// Shared memory of a size that the launch says, as sizes above 48 KiB have to be.
+#define LAUNCHED_SHARED(name, bytes) extern __shared__ __align__(1024) char name[]
+
 // Codes that no one reads again: they must not push x out of the first-level cache.
 __device__ __forceinline__ void load_codes(u32 (&packed)[4], const u32* from) {
     asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -30,6 +33,12 @@ __device__ __forceinline__ u32 pack_f16(float low, float high) {
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
+}
+
+// Starts a copy of four bytes.
+__device__ __forceinline__ void copy_word_async(void* to, const void* from, bool inside) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+                 :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 4 : 0) : "memory");
 }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

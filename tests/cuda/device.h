@@ -83,13 +83,30 @@ namespace device {
 constexpr size_t STACK = 1 << 16;
 constexpr u32 WARP = 32, MAX_THREADS = 1024, MAX_MESSAGE = 32;
 
-enum class State { Ready, AtBarrier, Exchanging, Done };
+enum class State { Ready, AtBarrier, AtArrivals, Exchanging, Done };
 
 // An asynchronous copy: where 16 bytes go, and where they come from, or null for zeros.
-struct Copy { void* to; const void* from; };
+struct Copy { void* to; const void* from; size_t bytes; };
 
-// An asynchronous product: where its sums and its left operand are, and what describes the right one and was read there first.
-struct Product { float* sum; const u32* a; unsigned long long b; u32 columns; std::vector<bf16> seen; };
+// An asynchronous product: where its sums are, its left operand's registers, or null and what describes it, what describes the right one,
+// and what was read there first.
+struct Product { float* sum; const u32* a; unsigned long long left, right; u32 columns; std::vector<bf16> seen; };
+
+// A copy of a tile: the bytes that it is for, and how they get there.
+struct Tile { const char *first, *end; std::function<void()> copy; };
+
+// Where tiles arrive, some at a time.
+struct Arrivals {
+    unsigned long long* barrier;
+    // In which stretch between the block's barriers it was made; how many times tiles have arrived.
+    u32 made, arrived;
+    // Late ones arrive when no thread can do anything else, so whoever does not wait reads what is no number; others arrive as soon as a
+    // thread waits, which may then be far ahead of those that have not.
+    bool under_way, late;
+    // The bytes of those that are under way, and of those of them whose copies have been started; they, or those that arrived last.
+    u32 expected, started;
+    std::vector<Tile> tiles;
+};
 
 struct Fiber {
     void* stack_pointer;
@@ -100,10 +117,14 @@ struct Fiber {
     // Copies that were started since the last commit, and the groups that were committed but not waited for.
     std::vector<Copy> open_group;
     std::deque<std::vector<Copy>> groups;
-    // The same of products; whether copies have arrived of which they were not told, and whether they were told of registers.
+    // The same of products; the copies that have arrived of which they were not told, and whether they were told of registers.
     std::vector<Product> open_products;
     std::deque<std::vector<Product>> product_groups;
-    bool unfenced, registers_fenced;
+    std::vector<Copy> unfenced;
+    bool registers_fenced;
+    // Where the fiber waits for tiles, and how many times it has seen them arrive, of each place for that.
+    const Arrivals* awaited;
+    std::vector<u32> seen;
 };
 
 static std::vector<Fiber> fibers;
@@ -111,6 +132,8 @@ static Fiber* running;
 static void* scheduler;
 static std::function<void()> kernel;
 static std::mt19937 order(1);
+static std::deque<Arrivals> arrivals;
+static u32 barriers_passed;
 
 // Puts the registers that a call keeps on the stack, and goes on where the other stack was left in the same way.
 extern "C" void switch_stacks(void** leave, void* enter);
@@ -160,7 +183,9 @@ static void reset(Fiber& fiber) {
     fiber.groups.clear();
     fiber.open_products.clear();
     fiber.product_groups.clear();
-    fiber.unfenced = fiber.registers_fenced = false;
+    fiber.unfenced.clear();
+    fiber.registers_fenced = false;
+    fiber.seen.clear();
 }
 
 // Messages between the lanes of a warp. Two tables take turns: a lane may write to the next before all have read this.
@@ -197,7 +222,29 @@ static bool run_warp(u32 warp, bool backwards) {
     return true;
 }
 
+static void arrive(Arrivals& place) {
+    for (const Tile& tile : place.tiles) tile.copy();
+    place.under_way = false;
+    place.arrived++;
+    for (Fiber& fiber : fibers)
+        if (fiber.state == State::AtArrivals && fiber.awaited == &place) fiber.state = State::Ready;
+}
+
+// Lets tiles arrive that threads wait for; whether there were some.
+static bool let_arrive() {
+    for (Arrivals& place : arrivals) {
+        const auto waits = [&](Fiber& f) { return f.state == State::AtArrivals && f.awaited == &place; };
+        if (!place.under_way || std::none_of(fibers.begin(), fibers.end(), waits)) continue;
+        if (place.started < place.expected) fail("threads wait for %u bytes of %u", place.expected, place.started);
+        arrive(place);
+        return true;
+    }
+    return false;
+}
+
 static void run_block() {
+    arrivals.clear();
+    barriers_passed = 0;
     std::vector<u32> warps(fibers.size() / WARP);
     std::iota(warps.begin(), warps.end(), 0);
     for (Fiber& fiber : fibers) reset(fiber);
@@ -210,17 +257,21 @@ static void run_block() {
             u32 meetings = 1 + order() % 40;
             for (; meetings > 0 && run_warp(warp, backwards); meetings--) progress = true;
         }
-        if (progress) continue;
+        if (progress || let_arrive()) continue;
         const auto in = [](State state) {
             return std::count_if(fibers.begin(), fibers.end(), [=](Fiber& f) { return f.state == state; });
         };
         const size_t waiting = in(State::AtBarrier), done = in(State::Done);
-        if (done == fibers.size()) return;
+        if (done == fibers.size()) break;
+        if (const size_t forever = in(State::AtArrivals)) fail("%zu threads wait for a tile that does not come", forever);
         // Threads that have returned are not waited for.
         if (waiting + done < fibers.size()) fail("diverged: %zu threads at a barrier, %zu returned", waiting, done);
+        barriers_passed++;
         for (Fiber& fiber : fibers)
             if (fiber.state == State::AtBarrier) fiber.state = State::Ready;
     }
+    if (std::any_of(arrivals.begin(), arrivals.end(), [](Arrivals& place) { return place.under_way; }))
+        fail("the block has returned before a tile that it copies has arrived");
 }
 
 // Runs a kernel over a grid, block by block.

@@ -5,17 +5,19 @@
 
 #include "device.h"
 
+#define LAUNCHED_SHARED(name, bytes) __shared__ __align__(1024) char name[bytes]
+
 namespace device {
 
 static void check_aligned(const void* address, size_t bytes, const char* instruction) {
     if ((uintptr_t)address % bytes) fail("%s at an address that is no multiple of %zu", instruction, bytes);
 }
 
-// Shared memory of the kernel, for an instruction that takes 16 bytes there.
-static void check_shared(const void* address, const char* instruction) {
-    check_aligned(address, 16, instruction);
+// Shared memory of the kernel, for an instruction that takes so many bytes there.
+static void check_shared(const void* address, const char* instruction, size_t bytes = 16) {
+    check_aligned(address, bytes, instruction);
     const char* first = (const char*)address;
-    const bool inside = first >= __start_shared_memory && first + 16 <= __stop_shared_memory;
+    const bool inside = first >= __start_shared_memory && first + bytes <= __stop_shared_memory;
     if (!inside) fail("%s outside of shared memory", instruction);
 }
 
@@ -47,26 +49,35 @@ static inline u32 f16_bits(float value) {
 
 static inline u32 pack_f16(float low, float high) { return f16_bits(high) << 16 | f16_bits(low); }
 
-static inline void copy_async(void* to, const void* from, bool inside) {
-    check_shared(to, "cp.async");
-    check_aligned(from, 16, "cp.async");
+static inline void start_copy(void* to, const void* from, size_t bytes, bool inside) {
+    check_shared(to, "cp.async", bytes);
+    check_aligned(from, bytes, "cp.async");
     // Nothing may be read there until the copy is waited for.
-    memset(to, 0xff, 16);
-    running->open_group.push_back({ to, inside ? from : nullptr });
+    memset(to, 0xff, bytes);
+    running->open_group.push_back({ to, inside ? from : nullptr, bytes });
 }
+
+static inline void copy_async(void* to, const void* from, bool inside) { start_copy(to, from, 16, inside); }
+static inline void copy_word_async(void* to, const void* from, bool inside) { start_copy(to, from, 4, inside); }
 
 static inline void commit_copies() {
     running->groups.push_back(std::move(running->open_group));
     running->open_group.clear();
 }
 
+static void note_unfenced(const Copy& arrived) {
+    auto& unfenced = running->unfenced;
+    const auto same = [&](const Copy& copy) { return copy.to == arrived.to; };
+    if (std::none_of(unfenced.begin(), unfenced.end(), same)) unfenced.push_back(arrived);
+}
+
 static inline void await_copies_but_one() {
     auto& groups = running->groups;
     for (; groups.size() > 1; groups.pop_front())
         for (const Copy& copy : groups.front()) {
-            running->unfenced = true;
-            if (copy.from) memcpy(copy.to, copy.from, 16);
-            else memset(copy.to, 0, 16);
+            note_unfenced(copy);
+            if (copy.from) memcpy(copy.to, copy.from, copy.bytes);
+            else memset(copy.to, 0, copy.bytes);
         }
 }
 
@@ -109,5 +120,5 @@ static inline void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b_low, u
 }  // namespace device
 
 using device::load_codes, device::pack_bf16, device::pack_f16, device::multiply_add;
-using device::copy_async, device::commit_copies, device::await_copies_but_one;
+using device::copy_async, device::copy_word_async, device::commit_copies, device::await_copies_but_one;
 using device::load_matrices, device::load_matrices_transposed;

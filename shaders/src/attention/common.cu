@@ -4,8 +4,8 @@
 // where mma wants them as the left operand of the next product (Dao, arXiv:2307.08691, section 3.3).
 
 // Rows of the queries, and of the keys and values; scale of the scores, and their cap where they are CAPPED; the block of rows
-// that the grid begins at.
-struct Info { u32 tokens, keys, heads, kv_heads; float scale, softcap; u32 first_block, unused; };
+// that the grid begins at; blocks that share the queries of a key head out.
+struct Info { u32 tokens, keys, heads, kv_heads; float scale, softcap; u32 first_block, splits; };
 
 constexpr bool CAPPED = {{ capped }};
 constexpr u32 HEAD_DIM = {{ head_dim }}, THREADS = {{ threads }};
@@ -24,6 +24,9 @@ constexpr float HIDDEN = -1e30f, LOG2_E = 1.44269504088896340736f;
 __device__ __forceinline__ u32 place(u32 row, u32 chunk) {
     return row * LINE + (PERMUTED ? chunk ^ row % 8 : chunk) * 8;
 }
+
+// The blocks of a causal attention's last queries take the longest, so they come first.
+__device__ __forceinline__ u32 block_of_queries(const Info& info) { return info.first_block + gridDim.y - 1 - blockIdx.y; }
 
 // Starts to copy COUNT rows of a head, of which there are `rows`, `stride` elements apart; beyond them and it there are zeros.
 template <u32 COUNT>

@@ -12,7 +12,7 @@ attention_d_queries(const bf16* __restrict__ q, const bf16* __restrict__ k, cons
     __shared__ __align__(128) bf16 v_tile[COLUMNS * LINE];
     const u32 lane = threadIdx.x % 32, head = blockIdx.x, kv_head = head / (info.heads / info.kv_heads);
     const size_t width = (size_t)info.heads * HEAD_DIM, kv_width = (size_t)info.kv_heads * HEAD_DIM;
-    const u32 row = (info.first_block + blockIdx.y) * ROWS, rows = row + ROWS < info.tokens ? ROWS : info.tokens - row;
+    const u32 row = block_of_queries(info) * ROWS, rows = row + ROWS < info.tokens ? ROWS : info.tokens - row;
     const u32 begin = bounds[row].x, end = bounds[row + rows - 1].y + 1;
     q += head * HEAD_DIM, grad += head * HEAD_DIM, k += kv_head * HEAD_DIM, v += kv_head * HEAD_DIM;
     start_rows<ROWS>(q_tile, q, row, info.tokens, width);

@@ -4,14 +4,16 @@ mod cuda;
 mod wgsl;
 
 use burn_backend::DType;
-use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::{Language, Source, SourceRuntime};
+use crate::{Language, Source, SourceRuntime, view};
 
-/// Multiplications of one dispatch at most: about 50 ms at 1 TFLOP/s, far from a browser's watchdog.
+/// Multiplications of one dispatch of WebGPU's at most: about 50 ms at 1 TFLOP/s, far from a browser's watchdog.
 const DISPATCH: u64 = 1 << 34;
+/// Blocks that a launch should have for each of a CUDA GPU's processors, so that none waits long for the last one.
+const BLOCKS: usize = 6;
 
 /// The three kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +86,12 @@ pub fn source(language: Language, pass: Pass, head_dim: usize, capped: bool) -> 
 fn operand<R: SourceRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
     match R::LANGUAGE {
         Language::Wgsl => into_contiguous(x),
-        Language::Cuda => cast(into_contiguous(x), DType::BF16),
+        Language::Cuda => view::converted(x, DType::BF16),
     }
 }
 
-/// A dispatch for each range of blocks, none of them long.
-fn launch<R: SourceRuntime>(pass: Pass, shape: &Heads, rows: [usize; 2], buffers: &[&CubeTensor<R>]) {
+/// Launches a kernel; in WGSL once for each range of blocks, none of them long. `splits`: blocks that share a key head's queries out.
+fn launch<R: SourceRuntime>(pass: Pass, shape: &Heads, rows: [usize; 2], buffers: &[&CubeTensor<R>], splits: usize) {
     let [tokens, keys] = rows;
     let [rows, columns] = pass.tile(R::LANGUAGE, shape);
     // For keys: the queries that see one are about as many as the keys that a query sees.
@@ -101,14 +103,32 @@ fn launch<R: SourceRuntime>(pass: Pass, shape: &Heads, rows: [usize; 2], buffers
     let seen = shape.seen.next_multiple_of(columns);
     let of_block: u64 =
         [heads, shared_by, rows, seen, shape.head_dim, pass.products()].map(|n| n as u64).iter().product();
-    let at_once = (DISPATCH / of_block.max(1)).clamp(1, 65_535) as usize;
+    let short = match R::LANGUAGE {
+        Language::Wgsl => DISPATCH / of_block.max(1),
+        Language::Cuda => u64::MAX,
+    };
+    let at_once = short.clamp(1, 65_535) as usize;
     for first in (0..blocks).step_by(at_once) {
         let words = [tokens, keys, shape.heads, shape.kv_heads].map(|count| count as u32);
         let floats = [shape.scale, shape.softcap.unwrap_or(0.0)].map(f32::to_bits);
-        let info = [&words[..], &floats, &[first as u32, 0]].concat();
-        let across = heads * pass.parts(R::LANGUAGE, shape.head_dim);
+        let info = [&words[..], &floats, &[first as u32, splits as u32]].concat();
+        let across = splits * heads * pass.parts(R::LANGUAGE, shape.head_dim);
         let grid = [across as u32, at_once.min(blocks - first) as u32, 1];
         source(R::LANGUAGE, pass, shape.head_dim, shape.softcap.is_some()).launch(grid, buffers, &info);
+    }
+}
+
+/// Blocks among which the queries of a key head are shared out, so that a CUDA GPU's processors all have some; their results are added up.
+/// A divisor of how many heads share one.
+fn splits<R: SourceRuntime>(k: &CubeTensor<R>, shape: &Heads) -> usize {
+    let shared_by = shape.heads / shape.kv_heads;
+    let processors = k.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(0) as usize;
+    let [rows, _] = Pass::Keys.tile(R::LANGUAGE, shape);
+    let blocks = k.meta.shape()[0].div_ceil(rows) * shape.kv_heads;
+    let enough = |splits: &usize| shared_by.is_multiple_of(*splits) && blocks * splits >= BLOCKS * processors;
+    match R::LANGUAGE {
+        Language::Wgsl => 1,
+        Language::Cuda => (1..=shared_by).find(enough).unwrap_or(shared_by),
     }
 }
 
@@ -130,7 +150,7 @@ pub fn attention<R: SourceRuntime>(
     let [tokens, width] = [q.meta.shape()[0], q.meta.shape()[1]];
     let (y, lse) = (empty(&q, [tokens, width]), empty(&q, [tokens, shape.heads]));
     if tokens > 0 {
-        launch(Pass::Forward, shape, [tokens, k.meta.shape()[0]], &[&q, &k, &v, &bounds, &y, &lse]);
+        launch(Pass::Forward, shape, [tokens, k.meta.shape()[0]], &[&q, &k, &v, &bounds, &y, &lse], 1);
     }
     [y, lse]
 }
@@ -147,10 +167,12 @@ pub fn attention_backward<R: SourceRuntime>(
     let [q, k, v] = qkv.map(operand);
     let (grad, sums) = (operand(grad), into_contiguous(sums));
     let rows = [q.meta.shape()[0], k.meta.shape()[0]];
-    let [d_q, d_k, d_v] = [&q, &k, &v].map(|x| empty(x, [x.meta.shape()[0], x.meta.shape()[1]]));
+    let splits = splits(&k, shape);
+    let [d_q, d_k, d_v] = [(&q, 1), (&k, splits), (&v, splits)]
+        .map(|(x, parts)| empty(x, [parts * x.meta.shape()[0], x.meta.shape()[1]]));
     if rows[0] > 0 {
-        launch(Pass::Queries, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_q]);
-        launch(Pass::Keys, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_k, &d_v]);
+        launch(Pass::Queries, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_q], 1);
+        launch(Pass::Keys, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_k, &d_v], splits);
     }
-    [d_q, d_k, d_v]
+    [d_q, view::sum(d_k, splits), view::sum(d_v, splits)]
 }
