@@ -47,7 +47,7 @@ static double run(const Case& c) {
     const device::Buffer<float> f(factor);
     device::Buffer<float> low(rows * rank);
     device::Buffer<bf16> x16(rows * wide, shift);
-    device::launch(u32((rows + 31) / 32), grid_y, THREADS,
+    device::launch(u32((rows + TILE - 1) / TILE), grid_y, THREADS,
                    [&] { low_rank_narrow(wide_operand.data, f.data, low.data, x16.data, info); });
     low.check_surroundings("low");
     x16.check_surroundings("x rounded");
@@ -61,7 +61,7 @@ static double run(const Case& c) {
     const std::vector<float> narrow = make(rows * rank);
     const device::Buffer<float> n(narrow);
     device::Buffer<float> result(wide * rank);
-    device::launch(u32((wide + 31) / 32), grid_y, THREADS,
+    device::launch(u32((wide + TILE - 1) / TILE), grid_y, THREADS,
                    [&] { low_rank_outer(n.data, wide_operand.data, result.data, info); });
     result.check_surroundings("the result");
     return compare_product(

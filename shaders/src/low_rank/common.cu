@@ -5,6 +5,8 @@
 // A block sums with eight warps, which take turns along the inner dimension, and adds up in the order of the warps: a run can be
 // repeated bit by bit. shaders/src/ptx.cu comes before this text.
 constexpr u32 THREADS = {{ threads }}, WARPS = THREADS / 32;
+// Rows or columns of a block's tile, in pieces of 16.
+constexpr u32 TILE = {{ tile }}, PIECES = TILE / 16;
 // Of the rank, 8 columns each; more are further blocks.
 constexpr u32 TILES = {{ tiles }}, WIDTH = 8 * TILES;
 constexpr bool TRANSPOSED = {{ transposed }};
@@ -20,12 +22,12 @@ __device__ __forceinline__ float4 load_four(const float* row, u32 first, u32 end
     return make_float4(at(0), at(1), at(2), at(3));
 }
 
-// Adds the sums of all warps up: sum[t][j] are rows 16 t, columns 8 j of a tile of 32 x WIDTH, laid out as mma does.
-__device__ __forceinline__ void add_up(float (&total)[32][WIDTH + 1], const float (&sum)[2][TILES][4]) {
+// Adds the sums of all warps up: sum[t][j] are rows 16 t, columns 8 j of a tile of TILE x WIDTH, laid out as mma does.
+__device__ __forceinline__ void add_up(float (&total)[TILE][WIDTH + 1], const float (&sum)[PIECES][TILES][4]) {
     for (u32 warp = 0; warp < WARPS; warp++) {
         if (threadIdx.x / 32 == warp) {
 #pragma unroll
-            for (u32 t = 0; t < 2; t++)
+            for (u32 t = 0; t < PIECES; t++)
 #pragma unroll
                 for (u32 j = 0; j < TILES; j++)
 #pragma unroll

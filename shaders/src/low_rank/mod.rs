@@ -3,14 +3,16 @@
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::Sources;
-use crate::{Language, PTX, Source, SourceRuntime};
+use crate::{Language, PTX, Source, SourceRuntime, view};
 
-/// Rows that a block of the one kernel sums up, and columns of the other.
-const TILE: usize = 32;
+/// Rows that a block of the one kernel sums up, the fewer the more blocks, and columns of the other.
+const TILES: [usize; 2] = [32, 16];
+/// Blocks that leave no processor of a large GPU without work.
+const MANY: usize = 256;
 
 /// A kernel of this folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,22 +23,24 @@ pub enum LowRank {
     Outer,
 }
 
-static SOURCES: Sources<(LowRank, u32, bool)> = Sources::new();
+static SOURCES: Sources<(LowRank, u32, u32, bool)> = Sources::new();
 
-/// The kernel's source, in CUDA C++, with room for `8 * tiles` columns of the rank in a block.
-pub fn source(kernel: LowRank, tiles: u32, transposed: bool) -> Source {
-    SOURCES.get((kernel, tiles, transposed), |_| {
+/// The kernel's source, in CUDA C++, with room for `8 * tiles` columns of the rank in a block of `tile` rows, 16 or 32, or 32 columns.
+pub fn source(kernel: LowRank, tile: u32, tiles: u32, transposed: bool) -> Source {
+    SOURCES.get((kernel, tile, tiles, transposed), |_| {
         let (name, text) = match kernel {
             LowRank::Narrow => ("low_rank_narrow", include_str!("narrow.cu")),
             LowRank::Outer => ("low_rank_outer", include_str!("outer.cu")),
         };
         let template = format!("{PTX}\n{}\n{text}", include_str!("common.cu"));
-        let values = [("tiles", tiles.to_string()), ("transposed", transposed.to_string())];
-        Source::fill(name, Language::Cuda, 256, &template, &values)
+        let values = [("tile", tile.to_string()), ("tiles", tiles.to_string()), ("transposed", transposed.to_string())];
+        // Where there are registers for it, more threads keep more loads under way.
+        let threads = if kernel == LowRank::Narrow && tiles <= 2 { 512 } else { 256 };
+        Source::fill(name, Language::Cuda, threads, &template, &values)
     })
 }
 
-/// Launches a kernel over a wide dimension, by blocks of 32 of `along`.
+/// Launches a kernel by blocks of a part of `along`.
 fn launch<R: SourceRuntime>(
     kernel: LowRank,
     transposed: bool,
@@ -46,9 +50,11 @@ fn launch<R: SourceRuntime>(
     scaling: f32,
 ) {
     let tiles = rank.div_ceil(8).next_power_of_two().min(8);
-    let grid = [along.div_ceil(TILE) as u32, rank.div_ceil(8 * tiles) as u32, 1];
+    let few = kernel == LowRank::Narrow && along < MANY * TILES[0];
+    let tile = TILES[usize::from(few)];
+    let grid = [along.div_ceil(tile) as u32, rank.div_ceil(8 * tiles) as u32, 1];
     let info = [rows as u32, wide as u32, rank as u32, scaling.to_bits()];
-    source(kernel, tiles as u32, transposed).launch(grid, buffers, &info);
+    source(kernel, tile as u32, tiles as u32, transposed).launch(grid, buffers, &info);
 }
 
 fn dims<R: SourceRuntime>(tensor: &CubeTensor<R>) -> [usize; 2] {
@@ -75,7 +81,7 @@ pub fn low_rank<R: SourceRuntime>(
     let (rank, taken) = if transposed { (second, first) } else { (first, second) };
     assert!(R::LANGUAGE == Language::Cuda && taken == wide, "low_rank: x {:?} x {:?}", x.meta, factor.meta);
     if rows * wide * rank == 0 {
-        let zeros = |columns, dtype| zeros(x.device.clone(), [rows, columns].into(), dtype);
+        let zeros = |columns, dtype| view::zeros(&x, [rows, columns].into(), dtype);
         return [zeros(rank, DType::F32), zeros(wide, DType::BF16)];
     }
     let results = [result(&x, [rows, rank], DType::F32), result(&x, [rows, wide], DType::BF16)];
@@ -94,7 +100,7 @@ pub fn low_rank_gradient<R: SourceRuntime>(dy: CubeTensor<R>, x: CubeTensor<R>, 
     let ([rows, out], [others, input]) = (dims(&dy), dims(&x));
     assert!(R::LANGUAGE == Language::Cuda && rows == others, "low_rank_gradient: {:?} x {:?}", dy.meta, x.meta);
     if rows * out * input == 0 {
-        return zeros(x.device.clone(), [out, input].into(), DType::F32);
+        return view::zeros(&x, [out, input].into(), DType::F32);
     }
     let y = result(&x, [out, input], DType::F32);
     // What is narrow comes first, and the result is transposed where that is the right operand.

@@ -1,8 +1,9 @@
 // low[rows, rank] = scaling · x[rows, wide] · Fᵀ, F[rank, wide], or transposed, scaling · x · F, F[wide, rank]; and x rounded to
 // bf16, for the product with a 4-bit weight that comes next.
 //
-// Grid: x = ceil(rows / 32), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
-constexpr u32 ROWS = 32, DEPTH = 32;
+// Grid: x = ceil(rows / TILE), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
+// Columns that a warp takes at once, in slices of 16: as many bytes are under way for a tile of any height.
+constexpr u32 DEPTH = 1024 / TILE, SLICES = DEPTH / 16;
 
 // F at four neighbours of the inner dimension, for the column of the rank that a thread has of a tile.
 template <bool ALIGNED>
@@ -28,24 +29,29 @@ __device__ __forceinline__ void store_rounded(bf16* row, u32 first, u32 end, u32
 
 template <bool ALIGNED>
 __device__ __forceinline__ void accumulate(const float* x, const float* f, bf16* rounded, const Info& info,
-                                           float (&sum)[2][TILES][4]) {
-    const u32 top = blockIdx.x * ROWS, left = blockIdx.y * WIDTH, group = lane() / 4, quad = lane() % 4 * 4;
+                                           float (&sum)[PIECES][TILES][4]) {
+    const u32 top = blockIdx.x * TILE, left = blockIdx.y * WIDTH, group = lane() / 4, quad = lane() % 4 * 4;
     for (u32 start = threadIdx.x / 32 * DEPTH; start < info.wide; start += WARPS * DEPTH) {
         // Everything is asked for before anything is used.
-        float4 loaded[2][4];
+        float4 loaded[SLICES][2 * PIECES], factor[SLICES][TILES];
 #pragma unroll
-        for (u32 s = 0; s < 2; s++)
+        for (u32 s = 0; s < SLICES; s++)
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) {
+            for (u32 i = 0; i < 2 * PIECES; i++) {
                 const u32 row = top + 8 * i + group, end = row < info.rows ? info.wide : 0;
                 loaded[s][i] = load_four<ALIGNED>(x + (size_t)row * info.wide, start + 16 * s + quad, end);
             }
 #pragma unroll
-        for (u32 s = 0; s < 2; s++) {
-            const u32 k = start + 16 * s + quad;
-            u32 a[2][4];
+        for (u32 s = 0; s < SLICES; s++)
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) {
+            for (u32 j = 0; j < TILES; j++)
+                factor[s][j] = load_factor<ALIGNED>(f, info, left + 8 * j + group, start + 16 * s + quad);
+#pragma unroll
+        for (u32 s = 0; s < SLICES; s++) {
+            const u32 k = start + 16 * s + quad;
+            u32 a[PIECES][4];
+#pragma unroll
+            for (u32 i = 0; i < 2 * PIECES; i++) {
                 const float4 four = loaded[s][i];
                 const u32 low = pack_bf16(four.x, four.y), high = pack_bf16(four.z, four.w);
                 a[i / 2][i % 2] = low, a[i / 2][2 + i % 2] = high;
@@ -55,10 +61,10 @@ __device__ __forceinline__ void accumulate(const float* x, const float* f, bf16*
             }
 #pragma unroll
             for (u32 j = 0; j < TILES; j++) {
-                const float4 four = load_factor<ALIGNED>(f, info, left + 8 * j + group, k);
+                const float4 four = factor[s][j];
                 const u32 low = pack_bf16(four.x, four.y), high = pack_bf16(four.z, four.w);
 #pragma unroll
-                for (u32 t = 0; t < 2; t++) multiply_add(sum[t][j], a[t], low, high);
+                for (u32 t = 0; t < PIECES; t++) multiply_add(sum[t][j], a[t], low, high);
             }
         }
     }
@@ -67,14 +73,14 @@ __device__ __forceinline__ void accumulate(const float* x, const float* f, bf16*
 extern "C" __global__ void __launch_bounds__(THREADS)
 low_rank_narrow(const float* __restrict__ x, const float* __restrict__ f, float* __restrict__ low,
                 bf16* __restrict__ rounded, const __grid_constant__ Info info) {
-    __shared__ float total[ROWS][WIDTH + 1];
-    float sum[2][TILES][4] = {};
+    __shared__ float total[TILE][WIDTH + 1];
+    float sum[PIECES][TILES][4] = {};
     const bool aligned = info.wide % 4 == 0 && ((size_t)x | (size_t)f) % 16 == 0 && (size_t)rounded % 8 == 0;
     if (aligned) accumulate<true>(x, f, rounded, info, sum);
     else accumulate<false>(x, f, rounded, info, sum);
     add_up(total, sum);
-    for (u32 i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
-        const u32 row = blockIdx.x * ROWS + i / WIDTH, column = blockIdx.y * WIDTH + i % WIDTH;
+    for (u32 i = threadIdx.x; i < TILE * WIDTH; i += THREADS) {
+        const u32 row = blockIdx.x * TILE + i / WIDTH, column = blockIdx.y * WIDTH + i % WIDTH;
         if (row < info.rows && column < info.rank)
             low[(size_t)row * info.rank + column] = total[i / WIDTH][i % WIDTH] * info.scaling;
     }

@@ -1,17 +1,18 @@
 // The gradient of a low-rank matrix, a sum over rows: scaling · nᵀ · z of n[rows, rank] and z[rows, wide], as [rank, wide], or
 // transposed, as [wide, rank].
 //
-// Grid: x = ceil(wide / 32), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
-constexpr u32 COLUMNS = 32, DEPTH = 16;
+// Grid: x = ceil(wide / TILE), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
+constexpr u32 DEPTH = 16;
+static_assert(TILE == 32, "a thread has four neighbouring columns");
 // Steps whose loads are under way together, as far as there are registers for them.
 constexpr u32 UNROLLED = TILES > 4 ? 1 : 2;
 
 template <bool ALIGNED>
 __device__ __forceinline__ void accumulate(const float* n, const float* z, const Info& info,
-                                           float (&sum)[2][TILES][4]) {
+                                           float (&sum)[PIECES][TILES][4]) {
     const u32 left = blockIdx.y * WIDTH, group = lane() / 4, quad = lane() % 4 * 4;
     // Four neighbouring columns of z: rows `group` and `group + 8` of two instructions' left operands.
-    const u32 column = blockIdx.x * COLUMNS + group * 4;
+    const u32 column = blockIdx.x * TILE + group * 4;
 #pragma unroll UNROLLED
     for (u32 start = threadIdx.x / 32 * DEPTH; start < info.rows; start += WARPS * DEPTH) {
         float4 four[4];
@@ -44,15 +45,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 low_rank_outer(const float* __restrict__ n, const float* __restrict__ z, float* __restrict__ result,
                const __grid_constant__ Info info) {
     // Row 16 t + 8 h + g of the total is column 4 g + 2 t + h of the block's.
-    __shared__ float total[COLUMNS][WIDTH + 1];
-    float sum[2][TILES][4] = {};
+    __shared__ float total[TILE][WIDTH + 1];
+    float sum[PIECES][TILES][4] = {};
     if (info.wide % 4 == 0 && (size_t)z % 16 == 0) accumulate<true>(n, z, info, sum);
     else accumulate<false>(n, z, info, sum);
     add_up(total, sum);
-    for (u32 i = threadIdx.x; i < COLUMNS * WIDTH; i += THREADS) {
+    for (u32 i = threadIdx.x; i < TILE * WIDTH; i += THREADS) {
         // Neighbouring threads write neighbours.
-        const u32 of_wide = TRANSPOSED ? i / WIDTH : i % COLUMNS, of_rank = TRANSPOSED ? i % WIDTH : i / COLUMNS;
-        const u32 column = blockIdx.x * COLUMNS + of_wide, rank = blockIdx.y * WIDTH + of_rank;
+        const u32 of_wide = TRANSPOSED ? i / WIDTH : i % TILE, of_rank = TRANSPOSED ? i % WIDTH : i / TILE;
+        const u32 column = blockIdx.x * TILE + of_wide, rank = blockIdx.y * WIDTH + of_rank;
         if (column >= info.wide || rank >= info.rank) continue;
         const float value = total[of_wide % 4 / 2 * 16 + of_wide % 2 * 8 + of_wide / 4][of_rank] * info.scaling;
         result[TRANSPOSED ? (size_t)column * info.rank + rank : (size_t)rank * info.wide + column] = value;

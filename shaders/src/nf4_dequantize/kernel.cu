@@ -28,6 +28,10 @@ __device__ __forceinline__ void store(void* dense, size_t at, const float (&v)[8
 extern "C" __global__ void __launch_bounds__({{ threads }})
 nf4_dequantize(const u32* __restrict__ codes, const u32* __restrict__ absmax, const u32* __restrict__ header,
                void* __restrict__ dense, const __grid_constant__ Range range) {
+    // Constant memory would serve one level at a time; these are in different banks.
+    __shared__ float levels[16];
+    if (threadIdx.x < 16) levels[threadIdx.x] = NF4[threadIdx.x];
+    __syncthreads();
     const u32 word = range.first / 8 + (blockIdx.y * gridDim.x + blockIdx.x) * {{ threads }} + threadIdx.x;
     const unsigned long long first = range.first, end = first + range.count, from = 8ull * word;
     if (from >= end) return;
@@ -41,7 +45,7 @@ nf4_dequantize(const u32* __restrict__ codes, const u32* __restrict__ absmax, co
     for (u32 i = 0; i < 8; i++) {
         // Within each byte the first element is the high nibble.
         const u32 shift = 8 * (i / 2) + 4 * (1 - i % 2);
-        value[i] = NF4[(packed >> shift) & 15] * scale;
+        value[i] = levels[(packed >> shift) & 15] * scale;
     }
     const bool whole = from >= first && from + 8 <= end && ((size_t)dense + (from - first) * WIDTH) % 16 == 0;
     if (whole) {
