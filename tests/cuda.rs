@@ -60,24 +60,24 @@ fn products_and_gradients_are_those_in_f64() {
 }
 
 /// Both directions of a kernel, without a branch and with one.
-fn on_tensor_cores(source: impl Fn(bool, bool) -> Source, what: &str) {
+fn with_branches(program: &str, source: impl Fn(bool, bool) -> Source, what: &str) {
     for (gradient, branch) in [(false, false), (false, true), (true, false), (true, true)] {
         let direction = if gradient { "gradient" } else { "forward" };
         let what = format!("{what}{direction}{}", if branch { ", with a branch" } else { "" });
-        run_with("tensor_cores.cpp", &source(gradient, branch), &what, if branch { &["-DWITH_BRANCH"] } else { &[] });
+        run_with(program, &source(gradient, branch), &what, if branch { &["-DWITH_BRANCH"] } else { &[] });
     }
 }
 
 #[test]
 fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
-    on_tensor_cores(|gradient, branch| nf4_mma_source(&NF4_TABLE, gradient, branch), "");
+    with_branches("tensor_cores.cpp", |gradient, branch| nf4_mma_source(&NF4_TABLE, gradient, branch), "");
 }
 
 #[test]
 fn products_by_groups_of_warps_are_those_in_f64_of_rounded_operands() {
     for tile_rows in [128, 256] {
         let source = |gradient, branch| nf4_warpgroup_source(&NF4_TABLE, tile_rows, gradient, branch);
-        on_tensor_cores(source, &format!("by {tile_rows} rows, "));
+        with_branches("tensor_cores.cpp", source, &format!("by {tile_rows} rows, "));
     }
 }
 
@@ -85,18 +85,20 @@ fn products_by_groups_of_warps_are_those_in_f64_of_rounded_operands() {
 fn products_with_weights_in_bf16_are_those_in_f64() {
     for (gradient, what) in [(false, "forward"), (true, "gradient")] {
         run("half.cpp", &half_matmul_source(gradient), what);
-        for tile_rows in [128, 256] {
-            run("half.cpp", &half_warpgroup_source(tile_rows, gradient), &format!("by {tile_rows} rows, {what}"));
-        }
+    }
+    for tile_rows in [128, 256] {
+        let source = |gradient, branch| half_warpgroup_source(tile_rows, gradient, branch);
+        with_branches("half.cpp", source, &format!("by {tile_rows} rows, "));
     }
 }
 
 #[test]
 fn products_with_low_rank_matrices_are_those_in_f64_of_rounded_operands() {
-    let kernels = [LowRank::Narrow, LowRank::Outer].into_iter().flat_map(|kernel| [(kernel, false), (kernel, true)]);
-    for ((kernel, transposed), tiles) in kernels.flat_map(|kernel| [1, 2, 4, 8].map(|tiles| (kernel, tiles))) {
-        let what = format!("of {} columns{}", 8 * tiles, if transposed { ", transposed" } else { "" });
-        run("low_rank.cpp", &low_rank_source(kernel, tiles, transposed), &what);
+    let kernels = [(LowRank::Narrow, 16), (LowRank::Narrow, 32), (LowRank::Outer, 32)];
+    let kernels = kernels.into_iter().flat_map(|kernel| [(kernel, false), (kernel, true)]);
+    for (((kernel, tile), transposed), tiles) in kernels.flat_map(|kernel| [1, 2, 4, 8].map(|tiles| (kernel, tiles))) {
+        let what = format!("of {tile} x {}{}", 8 * tiles, if transposed { ", transposed" } else { "" });
+        run("low_rank.cpp", &low_rank_source(kernel, tile, tiles, transposed), &what);
     }
 }
 

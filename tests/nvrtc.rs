@@ -37,19 +37,21 @@ fn kernels(hopper: bool) -> Vec<(String, Source)> {
         }
         kernels.push((format!("half_matmul {of}"), half_matmul_source(gradient)));
         for rows in [128, 256].into_iter().filter(|_| hopper) {
-            kernels.push((format!("half_warpgroup {of}, {rows}"), half_warpgroup_source(rows, gradient)));
+            for (branch, what) in [(false, ""), (true, ", branch")] {
+                let source = half_warpgroup_source(rows, gradient, branch);
+                kernels.push((format!("half_warpgroup {of}, {rows}{what}"), source));
+            }
         }
         for (rows, branch) in [128, 256].into_iter().flat_map(|rows| [(rows, false), (rows, true)]).filter(|_| hopper) {
             let name = format!("nf4_warpgroup {of}, {rows}{}", if branch { ", branch" } else { "" });
             kernels.push((name, nf4_warpgroup_source(table, rows, gradient, branch)));
         }
     }
-    for (kernel, tiles) in
-        [LowRank::Narrow, LowRank::Outer].into_iter().flat_map(|k| [1, 2, 4, 8].map(|tiles| (k, tiles)))
-    {
-        for (transposed, what) in [(false, ""), (true, ", transposed")] {
-            let name = format!("low rank {kernel:?}, {}{what}", 8 * tiles);
-            kernels.push((name, low_rank_source(kernel, tiles, transposed)));
+    for (kernel, tile) in [(LowRank::Narrow, 16), (LowRank::Narrow, 32), (LowRank::Outer, 32)] {
+        for (tiles, transposed) in [1, 2, 4, 8].into_iter().flat_map(|tiles| [(tiles, false), (tiles, true)]) {
+            let name =
+                format!("low rank {kernel:?}, {tile} x {}{}", 8 * tiles, if transposed { ", transposed" } else { "" });
+            kernels.push((name, low_rank_source(kernel, tile, tiles, transposed)));
         }
     }
     for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [64, 80, 96, 128, 256].map(|width| (pass, width))) {

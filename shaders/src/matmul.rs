@@ -5,13 +5,13 @@
 //! the end where the inner dimension is an odd number of stages (tracel-ai/cubek#434, tracel-ai/burn#5626). Others round
 //! f32 operands to tf32.
 
-use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::std::InputBinding;
 
-use crate::SourceRuntime;
+use crate::{SourceRuntime, view};
 
 /// `lhs · rhs` over the last two dimensions, `[.., m, k] x [.., k, n] -> [.., m, n]`; the leading ones are equal.
 ///
@@ -24,7 +24,7 @@ pub fn matmul<R: SourceRuntime>(lhs: CubeTensor<R>, rhs: CubeTensor<R>) -> CubeT
     let mut shape = lhs.meta.shape().clone();
     shape[rank - 1] = columns;
     if inner == 0 {
-        return zeros(lhs.device.clone(), shape, lhs.dtype);
+        return view::zeros(&lhs, shape, lhs.dtype);
     }
     let out = empty_device_contiguous_dtype(lhs.client.clone(), lhs.device.clone(), shape, lhs.dtype);
     if out.meta.shape().num_elements() > 0 {

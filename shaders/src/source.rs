@@ -8,7 +8,7 @@ use burn_cubecl::template::SourceTemplate;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::{Scope, StorageType};
 use cubecl::prelude::*;
-use cubecl::server::{KernelArguments, MetadataBindingInfo};
+use cubecl::server::{KernelArguments, MetadataBindingInfo, TensorMapBinding};
 use cubecl::{CompilationError, Compiler, CubeCount, CubeDim, CubeTask};
 
 /// The languages that kernels are written in.
@@ -77,11 +77,23 @@ impl Source {
     /// Runs it over a grid of workgroups; the words of `info`, an even number of them, come after the buffers, as a uniform
     /// or a parameter.
     pub fn launch<R: SourceRuntime>(self, grid: [u32; 3], buffers: &[&CubeTensor<R>], info: &[u32]) {
+        self.launch_with(vec![], grid, buffers, info);
+    }
+
+    /// The same with matrices that a CUDA kernel copies tiles of: their descriptions come before the buffers, and after those their own.
+    pub(crate) fn launch_with<R: SourceRuntime>(
+        self,
+        tiled: Vec<TensorMapBinding>,
+        grid: [u32; 3],
+        buffers: &[&CubeTensor<R>],
+        info: &[u32],
+    ) {
         let client = buffers[0].client.clone();
         let bindings = buffers.iter().map(|tensor| tensor.handle.clone().binding()).collect();
         let info: Vec<u64> = info.chunks(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
         let length = info.len();
-        let arguments = KernelArguments::new().with_buffers(bindings).with_info(MetadataBindingInfo::new(info, length));
+        let info = MetadataBindingInfo::new(info, length);
+        let arguments = KernelArguments::new().with_tensor_maps(tiled).with_buffers(bindings).with_info(info);
         client.launch(Box::new(self), CubeCount::Static(grid[0], grid[1], grid[2]), arguments);
     }
 

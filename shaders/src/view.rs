@@ -1,7 +1,10 @@
-//! Parts of a tensor in its own memory. WebGPU binds from multiples of 256 bytes on, so every part must begin at one.
+//! Parts of a tensor in its own memory, and what is done with them. WebGPU binds from multiples of 256 bytes on, so every part must begin at one.
 
 use std::ops::Range;
 
+use burn_backend::{DType, Shape};
+use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::ops::numeric::{self, empty_device_contiguous_dtype};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::calculate_cube_count_elemwise;
 use cubecl::prelude::*;
@@ -10,6 +13,19 @@ use crate::SourceRuntime;
 
 /// A part of a matrix or of a list begins at a multiple of so many elements of four bytes.
 pub(crate) const ALIGNMENT: usize = 64;
+
+/// A tensor's elements of another type, one after the other: what Burn makes on CUDA may have its rows further apart.
+pub(crate) fn converted<R: SourceRuntime>(tensor: CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
+    into_contiguous(cast(tensor, dtype))
+}
+
+/// Zeros on the device of another tensor. Where there are none, nothing is launched: CUDA refuses an empty grid.
+pub(crate) fn zeros<R: SourceRuntime>(like: &CubeTensor<R>, shape: Shape, dtype: DType) -> CubeTensor<R> {
+    match shape.num_elements() {
+        0 => empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype),
+        _ => numeric::zeros(like.device.clone(), shape, dtype),
+    }
+}
 
 /// Rows of a contiguous matrix, or elements of a list.
 pub(crate) fn rows<R: SourceRuntime>(tensor: &CubeTensor<R>, rows: Range<usize>) -> CubeTensor<R> {
@@ -34,6 +50,35 @@ fn add_elements(sum: &mut Array<f32>, more: &Array<f32>, factor: f32) {
     if ABSOLUTE_POS < sum.len() {
         sum[ABSOLUTE_POS] += more[ABSOLUTE_POS] * factor;
     }
+}
+
+#[cube(launch)]
+fn add_parts(parts: &Array<f32>, sum: &mut Array<f32>, #[comptime] count: u32) {
+    if ABSOLUTE_POS < sum.len() {
+        let mut total = parts[ABSOLUTE_POS];
+        #[unroll]
+        for part in 1..count {
+            total += parts[part as usize * sum.len() + ABSOLUTE_POS];
+        }
+        sum[ABSOLUTE_POS] = total;
+    }
+}
+
+/// The sum of so many matrices that lie one after the other, in this order: `[count * rows, columns]` to `[rows, columns]`, f32.
+pub(crate) fn sum<R: SourceRuntime>(parts: CubeTensor<R>, count: usize) -> CubeTensor<R> {
+    if count == 1 {
+        return parts;
+    }
+    let [rows, columns] = [parts.meta.shape()[0] / count, parts.meta.shape()[1]];
+    let sum =
+        empty_device_contiguous_dtype(parts.client.clone(), parts.device.clone(), [rows, columns].into(), DType::F32);
+    let length = rows * columns;
+    let dim = CubeDim::new(&sum.client, length);
+    let grid = calculate_cube_count_elemwise(&sum.client, length, dim);
+    let argument = |tensor: &CubeTensor<R>, length| unsafe { ArrayArg::from_raw_parts(tensor.handle.clone(), length) };
+    let (all, one) = (argument(&parts, count * length), argument(&sum, length));
+    add_parts::launch::<R>(&sum.client, grid, dim, all, one, count as u32);
+    sum
 }
 
 /// `sum += factor * more`, both f32 and contiguous. Burn's own addition writes where no one else looks, and a part shares its

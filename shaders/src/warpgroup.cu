@@ -3,18 +3,21 @@
 //
 // A block of 256 threads makes 128 columns of TILE_ROWS rows of y; two groups have 64 columns each. What they multiply is
 // yᵀ = W · xᵀ: the left operand of a group's products may come from registers, so that W can be made there; tiles of x, the right
-// one, lie in shared memory. A step takes 64 elements of the inner dimension, in four slices.
+// one, lie in shared memory, where the GPU's engine for copies of tiles puts them. A step takes 64 elements of the inner dimension, in
+// four slices, and the products of a step's four slices are under way together: what the threads do between two of them, waiting for
+// each other included, costs no time as long as the queue does not run empty.
 //
 // tests/cuda/warpgroup.h has a twin of each function between the #ifdef and its #endif for the host.
 typedef unsigned long long u64;
+// What describes a matrix to the engine that copies tiles of it (cuTensorMapEncodeTiled).
+struct __align__(64) TileMap { u64 words[16]; };
 constexpr u32 TILE_ROWS = {{ tile_rows }}, SUMS = TILE_ROWS / 2, TILE_COLUMNS = 128, DEPTH = 64, STAGES = 4;
-constexpr u32 THREADS = {{ threads }}, X_BYTES = TILE_ROWS * DEPTH * 2;
+constexpr u32 THREADS = {{ threads }}, X_BYTES = TILE_ROWS * DEPTH * 2, SLICES = DEPTH / 16;
+// Of each stage of x, a barrier that its bytes arrive at, at the end of shared memory.
+constexpr u32 BARRIERS_AT = {{ shared }} - STAGES * 8;
 constexpr bool TRANSPOSED = {{ gradient }};
 static_assert(THREADS == 256, "two groups of four warps");
 #ifdef __CUDACC_RTC__
-// Shared memory of a size that the launch says, as sizes above 48 KiB have to be.
-#define LAUNCHED_SHARED(name, bytes) extern __shared__ __align__(1024) char name[]
-
 __device__ __forceinline__ u32 shared_address(const void* in_shared) { return (u32)__cvta_generic_to_shared(in_shared); }
 
 // What this thread wrote or copied to shared memory is seen by products that are started after the next barrier.
@@ -32,10 +35,21 @@ __device__ __forceinline__ void start_product(float (&sum)[SUMS], const u32 (&a)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+// Starts sum[64, TILE_ROWS] += a[64, 16] · b[TILE_ROWS, 16]ᵀ with both in shared memory; a may lie TRANSPOSED there.
+__device__ __forceinline__ void start_product(float (&sum)[SUMS], u64 a, u64 b) {
+    asm volatile("{\n.reg .pred add;\nsetp.eq.u32 add, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n{{ tile_rows }}k16.f32.bf16.bf16 "
+                 "{ {{ sums }} }, {{ both_described }}, add, 1, 1, {{ transposed }}, 0;\n}"
+                 : {{ sum_operands }} : "l"(a), "l"(b));
+}
+
 __device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
 // Waits until all groups of products but the last one are done with what they read.
 __device__ __forceinline__ void await_products_but_one() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
+
+// Waits until all groups of products but the last three are done with what they read.
+__device__ __forceinline__ void await_products_but_three() { asm volatile("wgmma.wait_group.sync.aligned 3;" ::: "memory"); }
 
 // Waits until the sums are there.
 __device__ __forceinline__ void await_products(float (&sum)[SUMS]) {
@@ -43,6 +57,29 @@ __device__ __forceinline__ void await_products(float (&sum)[SUMS]) {
     // No read of a sum may move up before the wait.
 #pragma unroll
     for (u32 i = 0; i < SUMS; i++) asm volatile("" : "+f"(sum[i])::"memory");
+}
+
+// Makes a barrier, by one thread, for copies that come after each other. The block's next barrier shows it to all.
+__device__ __forceinline__ void make_barrier(u64* barrier) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" :: "r"(shared_address(barrier)) : "memory");
+}
+
+// Has a barrier expect the bytes of the copies that one thread starts next.
+__device__ __forceinline__ void expect_bytes(u64* barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+
+// Starts the copy of a tile from a column and a row on, by one thread; zeros where the matrix has ended.
+__device__ __forceinline__ void start_tile(char* tile, const TileMap& map, u32 column, u32 row, u64* barrier) {
+    const u32 arriving = shared_address(barrier);
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+                 :: "r"(shared_address(tile)), "l"(&map), "r"(column), "r"(row), "r"(arriving) : "memory");
+}
+
+// Waits for the copies that a barrier expects, of those after each other with number 2 n + `odd`.
+__device__ __forceinline__ void await_tile(u64* barrier, u32 odd) {
+    asm volatile("{\n.reg .pred there;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 there, [%0], %1;\n"
+                 "@!there bra AGAIN;\n}" :: "r"(shared_address(barrier)), "r"(odd) : "memory");
 }
 #endif
 
@@ -54,8 +91,13 @@ __device__ __forceinline__ u64 described(const char* tile) {
 
 struct Place { u32 lane, warp, top, left; };
 
+// Blocks that run at a time take the same columns of eight tiles of rows: what they read of W they read together, and what they read
+// of x is still in the second-level cache when the next ones come.
 __device__ __forceinline__ Place place() {
-    return { threadIdx.x % 32, threadIdx.x / 32, blockIdx.y * TILE_ROWS, blockIdx.x * TILE_COLUMNS };
+    constexpr u32 TOGETHER = 8;
+    const u32 block = blockIdx.y * gridDim.x + blockIdx.x, first = block / (TOGETHER * gridDim.x) * TOGETHER;
+    const u32 of_group = block - first * gridDim.x, height = gridDim.y - first < TOGETHER ? gridDim.y - first : TOGETHER;
+    return { threadIdx.x % 32, threadIdx.x / 32, (first + of_group % height) * TILE_ROWS, of_group / height * TILE_COLUMNS };
 }
 
 // The columns of y within the tile, i = 0 and 1, that a thread has sums of: rows lane / 4 and lane / 4 + 8 of its warp's 16. Which row
@@ -87,12 +129,19 @@ __device__ __forceinline__ void multiply(float (&sum)[SUMS], const u32 (&a)[4], 
 // called around its products, `left(a, step, slice)` makes a slice of the left operand. Tiles of x are the first STAGES of shared
 // memory.
 template <class Start, class Begin, class Left, class End>
-__device__ __forceinline__ void sum_up(float (&sum)[SUMS], const Place& at, char* shared, const bf16* x, u32 rows, u32 depth,
-                                       Start start_w, Begin begin, Left left, End end) {
+__device__ __forceinline__ void sum_up(float (&sum)[SUMS], const Place& at, char* shared, const TileMap& x, u32 depth, Start start_w,
+                                       Begin begin, Left left, End end) {
     const u32 steps = (depth - 1) / DEPTH + 1;
+    u64* const barriers = (u64*)(shared + BARRIERS_AT);
+    if (threadIdx.x < STAGES) make_barrier(barriers + threadIdx.x);
+    __syncthreads();
     const auto start = [&](u32 step) {
         if (step < steps) {
-            start_rows(shared + step % STAGES * X_BYTES, x, at.top, rows, depth, step * DEPTH);
+            const u32 stage = step % STAGES;
+            if (threadIdx.x == 0) {
+                expect_bytes(barriers + stage, X_BYTES);
+                start_tile(shared + stage * X_BYTES, x, step * DEPTH, at.top, barriers + stage);
+            }
             start_w(step);
         }
         // A group of copies per step, an empty one where there is no step: the wait below counts groups.
@@ -100,23 +149,62 @@ __device__ __forceinline__ void sum_up(float (&sum)[SUMS], const Place& at, char
     };
     start(0);
     start(1);
-    u32 a[2][4];
+    u32 a[SLICES][4];
     for (u32 step = 0; step < steps; step++) {
         await_copies_but_one();
-        fence_shared();
+        await_tile(barriers + step % STAGES, step / STAGES % 2);
         __syncthreads();
         // Products of the step before may still read its stage; those of two before, whose stage is taken here, are done.
         start(step + 2);
         begin(step);
 #pragma unroll
-        for (u32 slice = 0; slice < DEPTH / 16; slice++) {
-            await_products_but_one();
-            left(a[slice % 2], step, slice);
-            multiply(sum, a[slice % 2], shared + step % STAGES * X_BYTES, slice);
+        for (u32 slice = 0; slice < SLICES; slice++) {
+            await_products_but_three();
+            left(a[slice], step, slice);
+            multiply(sum, a[slice], shared + step % STAGES * X_BYTES, slice);
         }
         end(step);
     }
     await_products(sum);
+}
+
+// What a thread has of 64 x 16 of a left operand, of the second matrix of a low-rank branch: a[0] and a[2] belong to its first column of
+// y, a[1] and a[3] to the other one; each has two neighbours of the inner dimension, from 2 (lane % 4) on, of a[2] and a[3] eight later.
+template <bool PAIRED, class Info>
+__device__ __forceinline__ void round_b(u32 (&a)[4], const Place& at, const float* b, const Info& info, u32 k) {
+    const u32 columns = TRANSPOSED ? info.in : info.out;
+    const auto scaled = [&](u32 column, u32 k) {
+        if (column >= columns || k >= info.rank) return 0.0f;
+        return b[TRANSPOSED ? (size_t)k * columns + column : (size_t)column * info.rank + k] * info.scaling;
+    };
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        const u32 first = k + i / 2 * 8 + at.lane % 4 * 2, column = at.left + column_of<PAIRED>(at, i % 2);
+        a[i] = pack_bf16(scaled(column, first), scaled(column, first + 1));
+    }
+}
+
+// Adds a low-rank branch, scaling · low[rows, rank] · bᵀ or, TRANSPOSED, scaling · low · b, to sums that are done.
+template <bool PAIRED, class Info>
+__device__ __forceinline__ void add_branch(float (&sum)[SUMS], const Place& at, char* shared, const bf16* low, const float* b,
+                                           const Info& info) {
+    for (u32 k = 0; k < info.rank; k += DEPTH) {
+        // The products that read this memory are done, in all warps.
+        __syncthreads();
+        start_rows(shared, low, at.top, info.rows, info.rank, k);
+        // An empty group after it, so that all but the last one are all there are.
+        commit_copies();
+        commit_copies();
+        await_copies_but_one();
+        fence_shared();
+        __syncthreads();
+        for (u32 slice = 0; slice < SLICES && k + slice * 16 < info.rank; slice++) {
+            u32 a[4];
+            round_b<PAIRED>(a, at, b, info, k + slice * 16);
+            multiply(sum, a, shared, slice);
+            await_products(sum);
+        }
+    }
 }
 
 // sum[4 t + 2 i + e] is row 8 t + 2 (lane % 4) + e of the tile, column i of the thread's two.

@@ -1,7 +1,11 @@
 //! What kernels have in common that multiply by groups of four warps, which is what Hopper's tensor cores want.
 
+use burn_backend::DType;
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
 use cubecl::ir::features::Tma;
+use cubecl::prelude::*;
+use cubecl::server::TensorMapBinding;
 
 use crate::{Language, SourceRuntime};
 
@@ -15,9 +19,20 @@ pub(crate) const TILE_COLUMNS: usize = 128;
 /// Rows of the result that a block may compute.
 const TILE_ROWS: [usize; 2] = [256, 128];
 
-/// Bytes of shared memory for four steps' tiles of so many rows of activations, each with so many bytes of the weight.
+/// Elements of the inner dimension that a step takes.
+const DEPTH: usize = 64;
+
+/// Bytes of shared memory for four steps' tiles of so many rows of activations, each with a barrier and so many bytes of the weight.
 pub(crate) const fn stages(tile_rows: usize, weight: usize) -> usize {
-    4 * (tile_rows * 64 * 2 + weight)
+    4 * (tile_rows * DEPTH * 2 + 8 + weight)
+}
+
+/// What has a kernel copy tiles of so many rows of a bf16 matrix, 64 columns wide, 16-byte chunks permuted as the tensor cores want them.
+pub(crate) fn tiled<R: SourceRuntime>(x: &CubeTensor<R>, tile_rows: usize) -> TensorMapBinding {
+    let tile = TiledArgs { tile_size: [tile_rows, DEPTH].into() };
+    let argument = TensorMapArg::<R, Tiled>::new(tile, x.clone().into_tensor_arg(), DType::BF16);
+    let map = argument.with_swizzle(TensorMapSwizzle::B128).metadata;
+    TensorMapBinding { binding: x.handle.clone().binding(), map }
 }
 
 /// The values of the text's placeholders.
@@ -32,6 +47,8 @@ pub(crate) fn values(tile_rows: usize, gradient: bool, shared: usize) -> Vec<(&'
         ("sum_operands", list(sums, &|i| format!("\"+f\"(sum[{i}])"))),
         ("a_and_b", format!("{{{a}}}, %{}", sums + 4)),
         ("gradient", gradient.to_string()),
+        ("transposed", u32::from(gradient).to_string()),
+        ("both_described", format!("%{}, %{}", sums, sums + 1)),
         ("shared", shared.to_string()),
     ]
 }
@@ -42,11 +59,16 @@ pub(crate) fn has_warpgroups<R: SourceRuntime>(client: &ComputeClient<R>) -> boo
     R::LANGUAGE == Language::Cuda && tma.contains(Tma::Base) && !tma.contains(Tma::Im2colWide)
 }
 
-/// The rows of a tile for a result of this shape: as many as leave none of the device's processors without one.
-pub(crate) fn tile_rows<R: SourceRuntime>(client: &ComputeClient<R>, [rows, columns]: [usize; 2]) -> usize {
+/// Rows and columns of a tile for a result of this shape: as many as leave none of the device's processors without one.
+pub(crate) fn tile<R: SourceRuntime>(client: &ComputeClient<R>, [rows, columns]: [usize; 2]) -> [usize; 2] {
     let processors = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
     let busy = |tile_rows: &usize| rows.div_ceil(*tile_rows) * columns.div_ceil(TILE_COLUMNS) >= processors;
-    TILE_ROWS.into_iter().find(busy).unwrap_or(TILE_ROWS[1])
+    [TILE_ROWS.into_iter().find(busy).unwrap_or(TILE_ROWS[1]), TILE_COLUMNS]
+}
+
+/// A grid of a block for each tile.
+pub(crate) fn grid([tile_rows, tile_columns]: [usize; 2], [rows, columns]: [usize; 2]) -> [u32; 3] {
+    [columns.div_ceil(tile_columns) as u32, rows.div_ceil(tile_rows) as u32, 1]
 }
 
 #[cfg(all(test, feature = "cuda"))]
@@ -60,9 +82,9 @@ mod tests {
 
     #[test]
     fn launches_ask_for_the_kernels_shared_memory() {
-        let sources = TILE_ROWS
-            .into_iter()
-            .flat_map(|rows| [nf4_warpgroup_source(&[0.0; 16], rows, false, true), half_warpgroup_source(rows, false)]);
+        let sources = TILE_ROWS.into_iter().flat_map(|rows| {
+            [nf4_warpgroup_source(&[0.0; 16], rows, false, true), half_warpgroup_source(rows, false, true)]
+        });
         for source in sources {
             let compiled = CubeTask::<<CudaRuntime as Runtime>::Compiler>::compile(
                 &source,

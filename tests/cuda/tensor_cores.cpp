@@ -6,6 +6,7 @@
 #include "warpgroup.h"
 
 #include KERNEL
+#include "branch.h"
 #include "compare.h"
 #include "weight.h"
 
@@ -27,22 +28,6 @@ struct Case {
     size_t y_shift = 0, x_shift = 0, codes_shift = 0;
 };
 
-// Two matrices in the order in which they are multiplied: low[rows, rank], and b[out, rank], or for the gradient b[rank, in].
-struct Beside {
-    float scaling;
-    std::vector<bf16> low;
-    std::vector<float> b;
-};
-
-static Beside make_beside(const Case& c, size_t columns) {
-    Beside beside = { uniform(), {}, {} };
-    for (size_t i = 0; i < c.rows * c.rank; i++) beside.low.push_back(device::to_bf16(uniform()));
-    for (size_t i = 0; i < columns * c.rank; i++) beside.b.push_back(uniform());
-    return beside;
-}
-
-static double rounded(float value) { return device::from_bf16(device::to_bf16(value)); }
-
 // Runs a case; its largest error.
 static double run(const Case& c) {
     char name[160];
@@ -54,19 +39,27 @@ static double run(const Case& c) {
     const Quantized w = make_weight(c.out * c.in, c.log2_block, c.nested);
     std::vector<bf16> x(c.rows * depth);
     for (bf16& value : x) value = device::to_bf16(uniform());
-    const Beside beside = make_beside(c, columns);
+    const Beside beside(c.rows, columns, c.rank);
     const device::Buffer<u32> codes(w.codes, c.codes_shift), absmax(w.absmax), header(w.header);
     const device::Buffer<bf16> input(x, c.x_shift), low(beside.low, c.x_shift);
     const device::Buffer<float> b(beside.b);
     device::Buffer<float> y(c.rows * columns, c.y_shift);
     const BranchInfo info = { { (u32)c.rows, (u32)c.out, (u32)c.in, 0 }, (u32)c.rank, beside.scaling };
+#ifdef NF4_WARPGROUP
+    const auto map = device::tile_map<TileMap>({ input.data, (u32)c.rows, (u32)depth, depth, TILE_ROWS, DEPTH });
+#endif
     // Launched as shaders/src/nf4_matmul/mod.rs does it.
     device::launch((u32)ceil_divide(columns, TILE_COLUMNS), (u32)ceil_divide(c.rows, TILE_ROWS), THREADS, [&] {
-#ifdef WITH_BRANCH
-        ENTRY(codes.data, absmax.data, header.data, input.data, y.data, low.data, b.data, info);
+        ENTRY(
+#ifdef NF4_MMA
+            codes.data, absmax.data, header.data, input.data, y.data,
 #else
-        ENTRY(codes.data, absmax.data, header.data, input.data, y.data, info);
+            map, input.data, codes.data, absmax.data, header.data, y.data,
 #endif
+#ifdef WITH_BRANCH
+            low.data, b.data,
+#endif
+            info);
     });
     y.check_surroundings("y");
     return compare(
@@ -76,10 +69,7 @@ static double run(const Case& c) {
                 const float weight = w.dense[TRANSPOSED ? k * c.in + column : column * c.in + k];
                 add(device::from_bf16(x[row * depth + k]) * rounded(weight));
             }
-            for (size_t k = 0; k < c.rank; k++) {
-                const float b = beside.b[TRANSPOSED ? k * columns + column : column * c.rank + k];
-                add(device::from_bf16(beside.low[row * c.rank + k]) * rounded(b * beside.scaling));
-            }
+            beside.terms(TRANSPOSED, row, column, add);
         },
         [&](size_t row, size_t column) { return y.data[row * columns + column]; });
 }
@@ -108,6 +98,17 @@ int main() {
     };
     // What a gradient sums over comes in whole pieces of 16 bytes; features of a forward product are as many as they like.
     for (const auto& [rows, out, in] : shapes) add(rows, TRANSPOSED ? out : out - noise() % 8, in);
+    // More tiles of rows than the eight whose blocks run together.
+    add(9 * TILE_ROWS + 5, TRANSPOSED ? 32 : 136, TRANSPOSED ? 160 : 32);
+    // Depths that end within a step of 64 and within four steps, after more than two times four; rows that begin within a block, and
+    // blocks of all lengths that a thread's four neighbouring scales are of.
+    const size_t deep[][3] = { { 140, 160, 608 }, { 65, 96, 416 } };
+    for (const u32 log2_block : { 5, 6, 7, 8, 12 })
+        for (const bool nested : { false, true })
+            for (const auto& [rows, columns, depth] : deep) {
+                const size_t out = TRANSPOSED ? depth + 8 : columns - 3, in = TRANSPOSED ? columns : depth;
+                cases.push_back({ rows, out, in, log2_block, nested, size_t(rank()) });
+            }
     if (ANYTHING) {
         for (const auto& [rows, out, in] : any_shapes) add(rows, out, in);
         for (size_t shift = 1; shift < 4; shift++) {

@@ -110,8 +110,8 @@ pub struct Run {
     pub file_bytes: u64,
     /// Bytes of an activation.
     pub activation_bytes: u64,
-    /// Products with 4-bit weights round their operands to 16 bits, decode the weight on the way and take in what a branch adds: no decoded
-    /// weight and no result of the branch, but the operand once more. Of QLoRA, on a GPU alone.
+    /// Products with 4-bit weights round their operands to 16 bits and take in what a branch adds: no result of the branch, but the operand
+    /// and the weight once more. Of QLoRA, on a GPU alone.
     pub compute_16bit: bool,
     /// Elements that share an NF4 scale.
     pub block_size: u64,

@@ -130,8 +130,11 @@ impl<'a> Walk<'a> {
             Device::Gpu { .. } => {
                 self.hold(result, bytes);
                 if self.run.compute_16bit {
+                    // Beside the weight in 16 bits, which Hopper multiplies many rows with.
                     let rounded = product([self.tokens, inner, 2]);
-                    self.touch(Component::Work, rounded);
+                    self.hold(Component::Work, rounded);
+                    self.touch(Component::Decoded, product([elements, 2]));
+                    self.free(Component::Work, rounded);
                 } else if quantized {
                     // Room for the result of a kernel that decodes as it goes is made before the variant is chosen; the
                     // dense product of a decoded weight makes its own.

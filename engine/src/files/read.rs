@@ -12,7 +12,15 @@ use crate::{Error, Result, failure};
 pub async fn read<B: Ops, const D: usize>(tensor: Tensor<B, D>) -> Result<Vec<f32>> {
     let device = tensor.device();
     let data = tensor.into_data_async().await.map_err(|e| e.to_string());
-    checked::<B, _>(&device, data)?.to_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not f32: {e:?}")))
+    values::<B>(&device, checked::<B, _>(&device, data)?)
+}
+
+fn values<B: Ops>(device: &B::Device, data: TensorData) -> Result<Vec<f32>> {
+    // Where there is nothing, it lies at an address that is none of an f32.
+    if data.num_elements() == 0 {
+        return Ok(vec![]);
+    }
+    data.to_vec().map_err(|e| failed::<B>(device, format!("a tensor is not f32: {e:?}")))
 }
 
 /// [`read`] of many tensors, with one wait for all that follow each other on one device.
@@ -25,9 +33,7 @@ pub(crate) async fn read_all<B: Ops, const D: usize>(tensors: Vec<Tensor<B, D>>)
         let Some(device) = on_device.first().map(Tensor::device) else { continue };
         let transaction = on_device.iter().cloned().fold(Transaction::<B>::default(), Transaction::register);
         let read = checked::<B, _>(&device, transaction.execute_async().await.map_err(|e| e.to_string()))?;
-        let values =
-            |data: TensorData| data.to_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not f32: {e:?}")));
-        all.extend(read.into_iter().map(values).collect::<Result<Vec<_>>>()?);
+        all.extend(read.into_iter().map(|data| values::<B>(&device, data)).collect::<Result<Vec<_>>>()?);
     }
     Ok(all)
 }

@@ -26,7 +26,7 @@ impl ComputeDtype {
     fn tiled(self) -> &'static [Variant] {
         match self {
             Self::F32 => &[],
-            Self::Bf16 => &[Variant::WarpgroupBf16, Variant::TiledBf16],
+            Self::Bf16 => &[Variant::DecodedBf16, Variant::WarpgroupBf16, Variant::TiledBf16],
             Self::F16 => &[Variant::TiledF16],
         }
     }

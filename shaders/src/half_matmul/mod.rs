@@ -3,21 +3,23 @@
 //! By kernels of our own, since CubeCL's for tensor cores are among those that are wrong for some shapes (`matmul.rs`).
 
 use burn_backend::DType;
-use burn_cubecl::kernel::{cast, into_contiguous};
-use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::Sources;
 use crate::trust::trusted;
 use crate::warpgroup::{self, THREADS, WARPGROUP};
 use crate::weight::TILES;
-use crate::{Language, PTX, Source, SourceRuntime};
+use crate::{Language, PTX, Source, SourceRuntime, Update, view};
 
 /// Rows and columns of the result that a block of threads computes.
 const TILE: usize = 128;
+/// Rows of a tile of the weight that a group of four warps has.
+const HALF: usize = 64;
 
 static SOURCES: Sources<bool> = Sources::new();
-static WARPGROUP_SOURCES: Sources<(usize, bool)> = Sources::new();
+static WARPGROUP_SOURCES: Sources<(usize, bool, bool)> = Sources::new();
 
 /// The kernel's source, in CUDA C++: `x · Wᵀ`, or for the gradient of an input `x · W`.
 pub fn source(gradient: bool) -> Source {
@@ -27,12 +29,13 @@ pub fn source(gradient: bool) -> Source {
     })
 }
 
-/// That for `sm_90a`, by groups of four warps and tiles of 128 or 256 rows.
-pub fn warpgroup_source(tile_rows: usize, gradient: bool) -> Source {
-    WARPGROUP_SOURCES.get((tile_rows, gradient), |_| {
+/// That for `sm_90a`, by groups of four warps and tiles of 128 or 256 rows, with or without a branch beside the weight.
+pub fn warpgroup_source(tile_rows: usize, gradient: bool, branch: bool) -> Source {
+    WARPGROUP_SOURCES.get((tile_rows, gradient, branch), |_| {
         let template = format!("{PTX}\n{WARPGROUP}\n{}", include_str!("warpgroup.cu"));
         let shared = warpgroup::stages(tile_rows, warpgroup::TILE_COLUMNS * 64 * 2);
-        let values = warpgroup::values(tile_rows, gradient, shared);
+        let mut values = warpgroup::values(tile_rows, gradient, shared);
+        values.push(("branch", u32::from(branch).to_string()));
         Source::fill("half_warpgroup", Language::Cuda, THREADS, &template, &values).with_shared_memory(shared as u32)
     })
 }
@@ -50,20 +53,39 @@ pub fn half_matmul<R: SourceRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, gr
     assert_eq!(x.meta.shape()[1], width, "half_matmul: x has rows of another width than the weight takes");
     let shape = [rows, columns].into();
     if rows * columns * width == 0 {
-        return zeros(x.device.clone(), shape, DType::F32);
+        return view::zeros(&x, shape, DType::F32);
     }
-    let (x, weight) = (cast(into_contiguous(x), DType::BF16), into_contiguous(weight));
+    let (x, weight) = (view::converted(x, DType::BF16), into_contiguous(weight));
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
     // Groups of warps copy whole pieces of 16 bytes. A tensor begins at a multiple of more, but the head may be a part of one.
     let whole = input.is_multiple_of(8) && width.is_multiple_of(8) && weight.handle.offset_start.unwrap_or(0) % 16 == 0;
-    let (source, tile_rows) = match trusted::<R>() && whole && warpgroup::has_warpgroups(&x.client) {
-        true => {
-            let tile_rows = warpgroup::tile_rows(&x.client, [rows, columns]);
-            (warpgroup_source(tile_rows, gradient), tile_rows)
-        }
-        false => (source(gradient), TILE),
-    };
-    let grid = [columns.div_ceil(TILE) as u32, rows.div_ceil(tile_rows) as u32, 1];
-    source.launch(grid, &[&x, &weight, &y], &[rows as u32, out as u32, input as u32, 0]);
+    if trusted::<R>() && whole && warpgroup::has_warpgroups(&x.client) {
+        by_warpgroups(&x, &weight, None, &y, gradient);
+    } else {
+        let grid = [columns.div_ceil(TILE) as u32, rows.div_ceil(TILE) as u32, 1];
+        source(gradient).launch(grid, &[&x, &weight, &y], &[rows as u32, out as u32, input as u32, 0]);
+    }
     y
+}
+
+/// That product, and what a branch beside the weight adds to it, into `y`, on a device that has groups of warps: `x` and the weight in
+/// bf16, all dimensions but `rows` and `out` multiples of 8, for a gradient that too.
+pub(crate) fn by_warpgroups<R: SourceRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    update: Option<&Update<R>>,
+    y: &CubeTensor<R>,
+    gradient: bool,
+) {
+    let [[out, input], [rows, columns]] = [weight, y].map(|tensor| [0, 1].map(|i| tensor.meta.shape()[i]));
+    let tile = warpgroup::tile(&x.client, [rows, columns]);
+    let mut info = [rows as u32, out as u32, input as u32, 0, 0, 0];
+    let mut buffers = vec![y];
+    if let Some(Update { low, b, scaling }) = update {
+        info[4..].copy_from_slice(&[low.meta.shape()[1] as u32, scaling.to_bits()]);
+        buffers.extend([low, b]);
+    }
+    let maps = vec![warpgroup::tiled(x, tile[0]), warpgroup::tiled(weight, HALF)];
+    let source = warpgroup_source(tile[0], gradient, update.is_some());
+    source.launch_with(maps, warpgroup::grid(tile, [rows, columns]), &buffers, &info);
 }

@@ -5,14 +5,15 @@ mod choose;
 mod tiled;
 
 use burn_backend::DType;
-use burn_cubecl::kernel::{cast, into_contiguous};
-use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
 use cubecl::ir::features::Plane;
 
 pub use tiled::source;
 
+use crate::half_matmul::by_warpgroups;
 use crate::matmul::{matmul, matmul_into};
 use crate::nf4_skinny::{MAX_ROWS, nf4_skinny};
 use crate::trust::trusted;
@@ -20,6 +21,9 @@ use crate::{
     Language, Nf4, SourceRuntime, Update, nf4_dequantize, nf4_mma, nf4_mma_source, nf4_warpgroup, nf4_warpgroup_source,
     view, warpgroup,
 };
+
+/// Rows from which on it pays to decode a weight once, and not in each block of rows: measured on an H200.
+const DECODED_ROWS: usize = 512;
 
 /// Bytes that are decoded at a time, where the device binds as many.
 const SCRATCH: usize = 256 << 20;
@@ -41,6 +45,8 @@ pub enum Variant {
     TiledBf16,
     /// The same on Hopper's tensor cores, by groups of four warps: only by its name.
     WarpgroupBf16,
+    /// The weight is decoded to bf16 into a scratch tensor, which a dense product on Hopper's tensor cores takes: only by its name.
+    DecodedBf16,
 }
 
 /// The variants by which a device can compute a product of `rows` rows; never none. Of those that round alike, the one to prefer
@@ -58,15 +64,18 @@ pub fn variants<R: SourceRuntime>(
     let tiled = words && (cuda || !gradient || out.is_multiple_of(4));
     let trusted = trusted::<R>();
     let warpgroup = nf4_warpgroup::can(client, [out, input], gradient);
+    let many = rows >= DECODED_ROWS;
     let all = [
         (Variant::Decoded, true),
         (Variant::Skinny, skinny),
         (Variant::SkinnyShared, skinny && !cuda),
         (Variant::Tiled, tiled),
         (Variant::TiledF16, tiled && !cuda && client.properties().supports_type(DType::F16)),
+        (Variant::DecodedBf16, warpgroup && trusted && many),
         (Variant::WarpgroupBf16, warpgroup && trusted),
         (Variant::TiledBf16, cuda),
         (Variant::WarpgroupBf16, warpgroup && !trusted),
+        (Variant::DecodedBf16, warpgroup && !(trusted && many)),
     ];
     all.into_iter().filter_map(|(variant, can)| can.then_some(variant)).collect()
 }
@@ -115,10 +124,11 @@ pub fn nf4_matmul<R: SourceRuntime>(
     assert_eq!(x.meta.shape()[1], width, "nf4_matmul: x has rows of another width than the weight takes");
     let shape = [rows, columns].into();
     if rows * columns == 0 || width == 0 {
-        return zeros(x.device.clone(), shape, DType::F32);
+        return view::zeros(&x, shape, DType::F32);
     }
-    let rounds = matches!(variant, Some(Variant::TiledF16 | Variant::TiledBf16 | Variant::WarpgroupBf16));
-    let x = into_contiguous(if rounds { x } else { cast(x, DType::F32) });
+    let rounds =
+        matches!(variant, Some(Variant::TiledF16 | Variant::TiledBf16 | Variant::WarpgroupBf16 | Variant::DecodedBf16));
+    let x = if rounds { into_contiguous(x) } else { view::converted(x, DType::F32) };
     let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
     let operands = Operands { x, weight, y: y.clone(), product: product.contiguous() };
     match (variant, trusted::<R>()) {
@@ -181,8 +191,7 @@ impl<R: SourceRuntime> Operands<R> {
             Variant::SkinnyShared => self.run_skinny(false),
             Variant::Tiled => self.run_tiled(DType::F32),
             Variant::TiledF16 => self.run_tiled(DType::F16),
-            Variant::TiledBf16 => self.run_on_tensor_cores(false),
-            Variant::WarpgroupBf16 => self.run_on_tensor_cores(true),
+            Variant::TiledBf16 | Variant::WarpgroupBf16 | Variant::DecodedBf16 => self.run_on_tensor_cores(variant),
         };
         if let Some(Update { low, b, scaling }) = self.update().filter(|_| !with_branch) {
             let mut b = b.clone();
@@ -205,29 +214,42 @@ impl<R: SourceRuntime> Operands<R> {
         false
     }
 
-    /// By CUDA's tensor cores, in bf16; `warpgroups`: by the instructions that Hopper has for groups of warps.
-    fn run_on_tensor_cores(&self, warpgroups: bool) -> bool {
-        let rounded = |x: &CubeTensor<R>| cast(x.clone(), DType::BF16);
+    /// By CUDA's tensor cores, in bf16.
+    fn run_on_tensor_cores(&self, variant: Variant) -> bool {
         let ([out, input], [rows, columns]) = (self.weight.shape, [0, 1].map(|i| self.y.meta.shape()[i]));
         // Groups of warps take the inner activations in whole pieces of 16 bytes.
-        let update = self.update().filter(|update| !warpgroups || update.low.meta.shape()[1].is_multiple_of(8));
-        let (x, low) = (rounded(&self.x), update.map(|update| rounded(&update.low)));
-        let mut buffers = self.weight.buffers(&[&x, &self.y]);
+        let any_rank = variant == Variant::TiledBf16;
+        let update = self.update().filter(|update| any_rank || update.low.meta.shape()[1].is_multiple_of(8));
+        let x = view::converted(self.x.clone(), DType::BF16);
+        let update =
+            update.map(|update| Update { low: view::converted(update.low.clone(), DType::BF16), ..update.clone() });
+        if variant == Variant::DecodedBf16 {
+            let dense = nf4_dequantize(&self.weight, 0..out, DType::BF16);
+            by_warpgroups(&x, &dense, update.as_ref(), &self.y, self.gradient());
+            return update.is_some();
+        }
+        let warpgroups = variant == Variant::WarpgroupBf16;
+        // Groups of warps copy tiles of x by what describes it.
+        let mut buffers = self.weight.buffers(&[&x, &self.y][usize::from(warpgroups)..]);
         let mut info = [rows as u32, out as u32, input as u32, 0, 0, 0];
-        if let (Some(Update { b, scaling, .. }), Some(low)) = (update, &low) {
+        if let Some(Update { low, b, scaling }) = &update {
             info[4..].copy_from_slice(&[low.meta.shape()[1] as u32, scaling.to_bits()]);
             buffers.extend([low, b]);
         }
         let (table, gradient, branch) = (self.weight.table, self.gradient(), update.is_some());
-        let (source, [tile_rows, tile_columns]) = match warpgroups {
-            true => {
-                let tile_rows = warpgroup::tile_rows(&x.client, [rows, columns]);
-                (nf4_warpgroup_source(table, tile_rows, gradient, branch), [tile_rows, warpgroup::TILE_COLUMNS])
-            }
-            false => (nf4_mma_source(table, gradient, branch), [nf4_mma::TILE; 2]),
-        };
-        let grid = [columns.div_ceil(tile_columns) as u32, rows.div_ceil(tile_rows) as u32, 1];
-        source.launch(grid, &buffers, &info);
+        if warpgroups {
+            let tile = warpgroup::tile(&x.client, [rows, columns]);
+            let source = nf4_warpgroup_source(table, tile[0], gradient, branch);
+            source.launch_with(
+                vec![warpgroup::tiled(&x, tile[0])],
+                warpgroup::grid(tile, [rows, columns]),
+                &buffers,
+                &info,
+            );
+        } else {
+            let grid = warpgroup::grid([nf4_mma::TILE; 2], [rows, columns]);
+            nf4_mma_source(table, gradient, branch).launch(grid, &buffers, &info);
+        }
         branch
     }
 

@@ -1,7 +1,6 @@
 //! The kernels for many rows, which decode the weight on the way into their tiles.
 
 use burn_backend::DType;
-use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::Sources;
@@ -40,7 +39,7 @@ pub(super) fn launch<R: SourceRuntime>(
     gradient: bool,
 ) {
     let [out, input] = weight.shape;
-    let x = cast(x.clone(), dtype);
+    let x = view::converted(x.clone(), dtype);
     let rows = x.meta.shape()[0];
     let (tile, at_once) = match R::LANGUAGE {
         Language::Wgsl => {

@@ -10,8 +10,9 @@ use crate::{Language, Source, SourceRuntime};
 
 /// Bytes of shared memory for tiles of so many rows.
 const fn shared(tile_rows: usize) -> usize {
-    // Codes of a step with the space between their rows, of the direction that takes more of it; two steps' scales; their map.
-    stages(tile_rows, 128 * (64 / 2 + 16)) + 2 * 256 * 4 + 256 * 4
+    // Codes of a step with the space between their rows, of the direction that takes more of it; scales of two times four steps; their
+    // map.
+    stages(tile_rows, 128 * (64 / 2 + 16)) + 2 * 1024 * 4 + 256 * 4
 }
 
 static SOURCES: Sources<(usize, bool, bool)> = Sources::new();

@@ -1,8 +1,9 @@
 //! Whether a backend's kernels are right: every variant on adversarial shapes against the plain code of
-//! [`crate::nf4`] in f64; attention; and products with weights in 16 bits.
+//! [`crate::nf4`] in f64; attention; products with weights in 16 bits; and what is elementwise or by rows.
 
 mod attention;
 mod half;
+mod layers;
 mod low_rank;
 
 use burn::tensor::{Tensor, TensorData};
@@ -130,13 +131,14 @@ pub async fn conformance<B: Ops>(
     suite.halves().await?;
     suite.low_rank().await?;
     suite.dropout().await?;
+    suite.layers().await?;
     suite.attention().await?;
     Ok(suite.report)
 }
 
 fn tolerance(variant: Variant) -> f64 {
     match variant {
-        Variant::TiledF16 | Variant::TiledBf16 | Variant::WarpgroupBf16 => HALF_TOLERANCE,
+        Variant::TiledF16 | Variant::TiledBf16 | Variant::WarpgroupBf16 | Variant::DecodedBf16 => HALF_TOLERANCE,
         _ => TOLERANCE,
     }
 }

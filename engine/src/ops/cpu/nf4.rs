@@ -135,15 +135,10 @@ pub(super) fn matmul(x: &[f32], weight: &Nf4Primitive<Flex>, product: Product, v
     };
     match (variant.unwrap_or(fastest), product) {
         (Variant::Skinny, Product::Forward) => host.skinny(x, rows),
-        (
-            Variant::Skinny | Variant::SkinnyShared | Variant::TiledF16 | Variant::TiledBf16 | Variant::WarpgroupBf16,
-            _,
-        ) => {
-            panic!("nf4_matmul: the CPU has no such variant of this product")
-        }
         // One tile, as large as the weight.
         (Variant::Decoded, _) => host.tiled(x, rows, product, usize::MAX),
         (Variant::Tiled, _) => host.tiled(x, rows, product, TILE),
+        _ => panic!("nf4_matmul: the CPU has no such variant of this product"),
     }
 }
 
