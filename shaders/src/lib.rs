@@ -3,6 +3,7 @@
 
 mod attention;
 mod dropout;
+mod fused;
 mod half_matmul;
 mod low_rank;
 mod matmul;
@@ -20,6 +21,10 @@ mod weight;
 
 pub use attention::{Heads, Pass, attention, attention_backward, source as attention_source};
 pub use dropout::{dropout, source as dropout_source};
+pub use fused::{
+    AdamRates, adam_advance, adam_apply, cross_entropy, gated, gated_backward, rms_norm, rms_norm_backward, rotate,
+    sum_of_squares,
+};
 pub use half_matmul::{half_matmul, source as half_matmul_source, warpgroup_source as half_warpgroup_source};
 pub use low_rank::{LowRank, low_rank, low_rank_gradient, source as low_rank_source};
 pub use matmul::matmul;

@@ -79,6 +79,13 @@ impl AdamStep {
     }
 }
 
+/// The sum of all elements' squares.
+pub(super) fn sum_of_squares<B: Backend>(tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    let square = |x: Tensor<B, 2>| (x.clone() * x).sum();
+    let sums = tensors.into_iter().map(|x| square(tensor(x)));
+    primitive(sums.reduce(|sum, one| sum + one).expect("there is at least one"))
+}
+
 /// The moments after one more gradient.
 pub(super) fn advance<B: Backend>(moments: Moments<B>, gradient: FloatTensor<B>, betas: [f64; 2]) -> Moments<B> {
     match moments {

@@ -6,14 +6,15 @@ use std::task::{Context, Poll, Waker};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Tensor, TensorData, backend::ExecutionError};
 use burn_cubecl::kernel::into_contiguous_aligned;
+use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::server::{CopyDescriptor, IoError, LaunchError, ServerError};
-use halfbyte_shaders::{Heads, Language, Nf4, SourceRuntime};
+use halfbyte_shaders::{AdamRates, Heads, Language, Nf4, SourceRuntime};
 
-use super::fused::{primitive, tensor};
+use super::fused::{self, primitive, tensor};
 use super::{
-    Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Nf4Primitive, Ops, Product, Reading,
-    Update, Variant, attention, half, lora,
+    Activation, AdamStep, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Moments,
+    Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, half, lora,
 };
 use crate::nf4::NF4_TABLE;
 
@@ -33,6 +34,15 @@ fn heads(shape: &AttentionShape) -> Heads {
     let longest = shape.sequences.cached + shape.sequences.longest();
     let seen = shape.window.map_or(longest, |window| window.min(longest));
     Heads { heads, kv_heads, head_dim, scale, softcap, seen }
+}
+
+/// Whether the kernels of blocks take these, which are f32's; other types are left to Burn's operations.
+fn taken<R: SourceRuntime, const N: usize>(tensors: [&CubeTensor<R>; N]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype == DType::F32)
+}
+
+fn coefficients(activation: Activation) -> [f32; 2] {
+    activation.coefficients().into()
 }
 
 /// What an error says, without the stack that it was made on.
@@ -74,6 +84,7 @@ impl From<Variant> for halfbyte_shaders::Variant {
             Variant::TiledF16 => Self::TiledF16,
             Variant::TiledBf16 => Self::TiledBf16,
             Variant::WarpgroupBf16 => Self::WarpgroupBf16,
+            Variant::DecodedBf16 => Self::DecodedBf16,
         }
     }
 }
@@ -88,6 +99,7 @@ impl From<halfbyte_shaders::Variant> for Variant {
             halfbyte_shaders::Variant::TiledF16 => Self::TiledF16,
             halfbyte_shaders::Variant::TiledBf16 => Self::TiledBf16,
             halfbyte_shaders::Variant::WarpgroupBf16 => Self::WarpgroupBf16,
+            halfbyte_shaders::Variant::DecodedBf16 => Self::DecodedBf16,
         }
     }
 }
@@ -227,6 +239,99 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
                     &heads(shape),
                 )
             }
+        }
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        if taken([&x, &weight]) {
+            halfbyte_shaders::rms_norm(x, weight, eps as f32)
+        } else {
+            fused::rms_norm::<Self>(x, weight, eps)
+        }
+    }
+
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        eps: f64,
+        for_weight: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        // The weight of a norm is seldom trained.
+        if !for_weight && taken([&x, &weight, &grad]) {
+            (halfbyte_shaders::rms_norm_backward(x, weight, grad, eps as f32), None)
+        } else {
+            fused::rms_norm_backward::<Self>(x, weight, grad, eps, for_weight)
+        }
+    }
+
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        if taken([&gate, &up]) {
+            halfbyte_shaders::gated(gate, up, coefficients(activation))
+        } else {
+            fused::gated::<Self>(gate, up, activation)
+        }
+    }
+
+    fn gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        activation: Activation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if taken([&gate, &up, &grad]) {
+            halfbyte_shaders::gated_backward(gate, up, grad, coefficients(activation)).into()
+        } else {
+            fused::gated_backward::<Self>(gate, up, grad, activation)
+        }
+    }
+
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
+        if taken([&x, &cos, &sin]) {
+            halfbyte_shaders::rotate(x, cos, sin, back)
+        } else {
+            fused::rotate::<Self>(x, cos, sin, back)
+        }
+    }
+
+    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if taken([&logits]) {
+            halfbyte_shaders::cross_entropy(logits, targets).into()
+        } else {
+            fused::cross_entropy::<Self>(logits, Tensor::from_primitive(targets))
+        }
+    }
+
+    fn sum_of_squares(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
+        match tensors.iter().all(|x| taken([x])) {
+            true => halfbyte_shaders::sum_of_squares(tensors),
+            false => adam::sum_of_squares::<Self>(tensors),
+        }
+    }
+
+    fn adam_advance(moments: Moments<Self>, gradient: FloatTensor<Self>, betas: [f64; 2]) -> Moments<Self> {
+        match moments {
+            Moments::Full(both) if taken([&gradient]) => {
+                Moments::Full(halfbyte_shaders::adam_advance(both, gradient, betas))
+            }
+            moments => adam::advance::<Self>(moments, gradient, betas),
+        }
+    }
+
+    fn adam_apply(
+        moments: &Moments<Self>,
+        gradient: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> FloatTensor<Self> {
+        match moments {
+            Moments::Full(both) if taken([&gradient, &value]) => {
+                let AdamStep { betas, eps, rate, decay, .. } = step;
+                let [first, correction] = step.corrections();
+                let rates = AdamRates { betas, kept: 1.0 - rate * decay, rate: rate / first, correction, eps };
+                halfbyte_shaders::adam_apply(value, both.clone(), gradient, rates)
+            }
+            moments => adam::apply::<Self>(moments, gradient, value, step),
         }
     }
 

@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorPrimitive};
 
-use super::Activation;
+use super::{Activation, Ops, matmul};
 
 pub(super) fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(primitive))
@@ -29,7 +29,7 @@ fn inverse_rms<B: Backend>(x: Tensor<B, 2>, eps: f64) -> Tensor<B, 2> {
 }
 
 /// The gradients of [`rms_norm`] for `x` and, where asked for, `weight`.
-pub(super) fn rms_norm_backward<B: Backend>(
+pub(super) fn rms_norm_backward<B: Ops>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     grad: FloatTensor<B>,
@@ -39,10 +39,16 @@ pub(super) fn rms_norm_backward<B: Backend>(
     let (x, weight, grad) = (tensor::<B, 2>(x), tensor::<B, 2>(weight), tensor::<B, 2>(grad));
     let inverse = inverse_rms(x.clone(), eps);
     let normal = x * inverse.clone();
-    let d_weight = for_weight.then(|| primitive((grad.clone() * normal.clone()).sum_dim(0)));
+    let d_weight = for_weight.then(|| primitive(sum_of_rows(grad.clone() * normal.clone())));
     let scaled = grad * weight;
     let along = (scaled.clone() * normal.clone()).mean_dim(1);
     (primitive((scaled - normal * along) * inverse), d_weight)
+}
+
+/// The sum of `x`'s rows, `[1, columns]`. Burn 0.21's own forgets those from the 65,533rd on, seen on Vulkan.
+fn sum_of_rows<B: Ops>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let ones = Tensor::<B, 2>::ones([1, x.dims()[0]], &x.device()).cast(x.dtype());
+    matmul(ones, x)
 }
 
 /// `z` of [`Activation`], whose function is `x · sigmoid(z)`, and its slope `dz/dx`; the slope only where it is no constant.

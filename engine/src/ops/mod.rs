@@ -102,6 +102,8 @@ pub enum Variant {
     TiledBf16,
     /// The same with the instructions that only Hopper has.
     WarpgroupBf16,
+    /// The same with the weight decoded to bf16 beforehand, which pays for many rows.
+    DecodedBf16,
 }
 
 /// The function on the gate of an MLP, `x · sigmoid(z)` with `z = a·x + b·x³`.
@@ -304,6 +306,11 @@ pub trait Ops: Backend {
     /// [`cross_entropy`].
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
         fused::cross_entropy::<Self>(logits, Tensor::from_primitive(targets))
+    }
+
+    /// The sum of the squares of all elements of tensors, of which there is at least one: `[1]`.
+    fn sum_of_squares(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
+        adam::sum_of_squares::<Self>(tensors)
     }
 
     /// Adam's moments of a parameter after one more gradient.

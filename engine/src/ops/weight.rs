@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use burn::tensor::backend::{Backend, BackendTypes};
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Int, Tensor, TensorData, TensorMetadata};
+use burn::tensor::{Int, Tensor, TensorData, TensorMetadata};
 
 use super::fused::{primitive, tensor};
 use super::lasting::lasting_results;
@@ -245,19 +245,15 @@ fn header(shape: [usize; 2], block_size: usize, absmax: &Absmax) -> Vec<u32> {
 
 fn upload<B: Backend>(words: Vec<u32>, device: &B::Device) -> IntTensor<B> {
     let length = words.len();
-    let bytes = bytemuck::cast_slice(&words).to_vec();
-    let data = TensorData::from_bytes_vec(bytes, [length], DType::U32);
+    let data = TensorData::new(words, [length]);
     lasting::<B, 1, Int>(data, device).into_primitive()
 }
 
 /// Four bytes to a word, in memory order, the last word padded with zeros.
 pub(super) fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes
-        .chunks(4)
-        .map(|chunk| {
-            let mut word = [0; 4];
-            word[..chunk.len()].copy_from_slice(chunk);
-            u32::from_le_bytes(word)
-        })
-        .collect()
+    let (whole, rest) = bytes.as_chunks();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    let last = (!rest.is_empty()).then_some(&last);
+    whole.iter().chain(last).map(|word| u32::from_le_bytes(*word)).collect()
 }

@@ -1,6 +1,7 @@
 //! The global gradient norm, computed on the device.
 
-use burn::tensor::Tensor;
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorPrimitive};
 
 use super::Gradients;
 use crate::model::moved;
@@ -9,14 +10,16 @@ use crate::ops::Ops;
 /// The Euclidean norm over all gradients together: `[1]` on the first one's device; `None` where there are none.
 pub fn grad_norm<B: Ops>(gradients: &Gradients<B>) -> Option<Tensor<B, 1>> {
     // What several devices hold is added up on each first.
-    let mut sums: Vec<Tensor<B, 1>> = Vec::new();
+    let mut groups: Vec<(B::Device, Vec<FloatTensor<B>>)> = Vec::new();
     for gradient in gradients.values() {
-        let (device, squares) = (gradient.device(), (gradient.clone() * gradient.clone()).sum());
-        match sums.iter_mut().find(|sum| sum.device() == device) {
-            Some(sum) => *sum = sum.clone() + squares,
-            None => sums.push(squares),
+        let (device, gradient) = (gradient.device(), gradient.clone().into_primitive().tensor());
+        match groups.iter_mut().find(|(of, _)| *of == device) {
+            Some((_, group)) => group.push(gradient),
+            None => groups.push((device, vec![gradient])),
         }
     }
-    let first = sums.first()?.device();
-    sums.into_iter().map(|sum| moved(sum, &first)).reduce(|a, b| a + b).map(Tensor::sqrt)
+    let first = groups.first()?.0.clone();
+    let sums = groups.into_iter().map(|(_, group)| B::sum_of_squares(group));
+    let sums = sums.map(|sum| moved(Tensor::from_primitive(TensorPrimitive::Float(sum)), &first));
+    sums.reduce(|a: Tensor<B, 1>, b| a + b).map(Tensor::sqrt)
 }

@@ -1,71 +1,19 @@
-//! Fusion passes products and the decode through as custom operations; what is elementwise around them is fused as usual.
+//! Fusion passes everything that is one operation here through as a custom operation; what is elementwise around it is fused as usual.
+
+mod waiting;
 
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
-use burn::tensor::{DType, Shape, Tensor, TensorMetadata};
-use burn_fusion::client::GlobalFusionClient;
-use burn_fusion::stream::{Operation, OperationStreams};
-use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
-use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
+use burn::tensor::{DType, Tensor, TensorMetadata};
+use burn_fusion::{Fusion, FusionBackend};
+use burn_ir::TensorIr;
+
+use waiting::{Handles, alike, enqueue, enqueue_sum, register};
 
 use super::attention::{self, bounds};
 use super::{
-    Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Nf4Primitive, Ops, Product, Reading,
-    Update, Variant, lora,
+    Activation, AdamStep, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Moments,
+    Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, fused, lora,
 };
-
-/// What reaches the tensors when a fusion stream runs.
-type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
-
-/// An operation waiting in a fusion stream; `run` is the operation on the backend beneath.
-struct Waiting<F, const N: usize, const M: usize> {
-    description: CustomOpIr,
-    run: F,
-}
-
-impl<F, const N: usize, const M: usize> std::fmt::Debug for Waiting<F, N, M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.description.fmt(f)
-    }
-}
-
-impl<R: FusionRuntime, F, const N: usize, const M: usize> Operation<R> for Waiting<F, N, M>
-where
-    F: Fn(&mut HandleContainer<R::FusionHandle>, &[TensorIr; N], &[TensorIr; M]) + Send + Sync,
-{
-    fn execute(&self, handles: &mut HandleContainer<R::FusionHandle>) {
-        let (inputs, outputs) = self.description.as_fixed::<N, M>();
-        (self.run)(handles, inputs, outputs);
-    }
-}
-
-/// Puts an operation with results of these shapes and types into the stream of its inputs.
-fn enqueue<B: FusionBackend, const N: usize, const M: usize>(
-    name: &'static str,
-    inputs: [FusionTensor<B::FusionRuntime>; N],
-    results: [(Shape, DType); M],
-    run: impl Fn(&mut Handles<B>, &[TensorIr; N], &[TensorIr; M]) + Send + Sync + 'static,
-) -> [FusionTensor<B::FusionRuntime>; M] {
-    let client: GlobalFusionClient<B::FusionRuntime> = inputs[0].client.clone();
-    let streams = OperationStreams::with_inputs(inputs.each_ref());
-    let outputs = results.map(|(shape, dtype)| TensorIr::uninit(client.create_empty_handle(), shape, dtype));
-    let description = CustomOpIr::new(name, &inputs.map(FusionTensor::into_ir), &outputs);
-    let operation = Waiting { description: description.clone(), run };
-    client.register(streams, OperationIr::Custom(description), operation).outputs()
-}
-
-/// [`enqueue`] with one result, in f32.
-fn register<B: FusionBackend, const N: usize>(
-    name: &'static str,
-    inputs: [FusionTensor<B::FusionRuntime>; N],
-    shape: Shape,
-    run: impl Fn(&mut Handles<B>, &[TensorIr; N]) -> FloatTensor<B> + Send + Sync + 'static,
-) -> FloatTensor<Fusion<B>> {
-    let [out] = enqueue::<B, N, 1>(name, inputs, [(shape, DType::F32)], move |handles, inputs, [out]| {
-        let result = run(handles, inputs);
-        handles.register_float_tensor::<B>(&out.id, result);
-    });
-    out
-}
 
 /// A weight whose buffers an operation takes.
 fn weight<B: FusionBackend>(handles: &mut Handles<B>, buffers: [&TensorIr; 3], shape: [usize; 2]) -> Nf4Primitive<B> {
@@ -199,11 +147,102 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         B::start_read(client.resolve_tensor_float::<B>(x))
     }
 
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        let [y] = alike::<B, 2, 1>("rms_norm", [x, weight], move |[x, weight]| [B::rms_norm(x, weight, eps)]);
+        y
+    }
+
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        eps: f64,
+        for_weight: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        if for_weight {
+            return fused::rms_norm_backward::<Self>(x, weight, grad, eps, true);
+        }
+        let [d_x] = alike::<B, 3, 1>("rms_norm_backward", [x, weight, grad], move |[x, weight, grad]| {
+            [B::rms_norm_backward(x, weight, grad, eps, false).0]
+        });
+        (d_x, None)
+    }
+
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        let [y] = alike::<B, 2, 1>("gated", [gate, up], move |[gate, up]| [B::gated(gate, up, activation)]);
+        y
+    }
+
+    fn gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        activation: Activation,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        alike::<B, 3, 2>("gated_backward", [gate, up, grad], move |[gate, up, grad]| {
+            B::gated_backward(gate, up, grad, activation).into()
+        })
+        .into()
+    }
+
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
+        let [y] = alike::<B, 3, 1>("rotate", [x, cos, sin], move |[x, cos, sin]| [B::rotate(x, cos, sin, back)]);
+        y
+    }
+
     fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self> {
         let shape = x.shape();
         register::<B, 1>("dropout", [x], shape, move |handles, [x]| {
             B::dropout(handles.get_float_tensor::<B>(x), dropped)
         })
+    }
+
+    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let results = [[1].into(), logits.shape()].map(|shape| (shape, logits.dtype));
+        let run = |handles: &mut Handles<B>, [logits, targets]: &[TensorIr; 2], outputs: &[TensorIr; 2]| {
+            let logits = handles.get_float_tensor::<B>(logits);
+            let (loss, gradient) = B::cross_entropy(logits, handles.get_int_tensor::<B>(targets));
+            for (out, result) in outputs.iter().zip([loss, gradient]) {
+                handles.register_float_tensor::<B>(&out.id, result);
+            }
+        };
+        enqueue::<B, 2, 2>("cross_entropy", [logits, targets], results, run).into()
+    }
+
+    fn sum_of_squares(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
+        enqueue_sum::<B>(tensors)
+    }
+
+    fn adam_advance(moments: Moments<Self>, gradient: FloatTensor<Self>, betas: [f64; 2]) -> Moments<Self> {
+        let [first, second] = match moments {
+            Moments::Full(both) => both,
+            moments => return adam::advance::<Self>(moments, gradient, betas),
+        };
+        let advance = move |[first, second, gradient]: [FloatTensor<B>; 3]| match B::adam_advance(
+            Moments::Full([first, second]),
+            gradient,
+            betas,
+        ) {
+            Moments::Full(both) => both,
+            Moments::EightBit { .. } => unreachable!("moments keep their kind"),
+        };
+        Moments::Full(alike::<B, 3, 2>("adam_advance", [first, second, gradient], advance))
+    }
+
+    fn adam_apply(
+        moments: &Moments<Self>,
+        gradient: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> FloatTensor<Self> {
+        let Moments::Full([first, second]) = moments.clone() else {
+            return adam::apply::<Self>(moments, gradient, value, step);
+        };
+        let inputs = [value, first, second, gradient];
+        let [value] = alike::<B, 4, 1>("adam_apply", inputs, move |[value, first, second, gradient]| {
+            [B::adam_apply(&Moments::Full([first, second]), gradient, value, step)]
+        });
+        value
     }
 
     const ATTENTION_FORMS: &'static [AttentionForm] = B::ATTENTION_FORMS;

@@ -1,0 +1,195 @@
+//! Adam's two operations on moments in f32, each in one pass (arXiv:1412.6980; decoupled decay, arXiv:1711.05101), and what gradients
+//! are clipped by.
+
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+use cubecl::{CubeCount, CubeDim};
+
+use super::cross_entropy::total;
+use super::{contiguous, elements, elementwise, empty, lanes, rowwise, sum_of_cube, sum_of_lanes};
+use crate::{SourceRuntime, view};
+
+/// Cubes that sum the squares of one tensor up, and their threads.
+const CUBES: usize = 16;
+const THREADS: usize = 256;
+
+#[cube]
+fn mixed<N: Size>(moment: Vector<f32, N>, new: Vector<f32, N>, beta: f32, rest: f32) -> Vector<f32, N> {
+    moment * Vector::new(beta) + new * Vector::new(rest)
+}
+
+#[cube(launch)]
+fn advance<N: Size>(
+    first: &Array<Vector<f32, N>>,
+    second: &Array<Vector<f32, N>>,
+    gradient: &Array<Vector<f32, N>>,
+    new_first: &mut Array<Vector<f32, N>>,
+    new_second: &mut Array<Vector<f32, N>>,
+    beta1: f32,
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+) {
+    if ABSOLUTE_POS < new_first.len() {
+        let new = gradient[ABSOLUTE_POS];
+        new_first[ABSOLUTE_POS] = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
+        new_second[ABSOLUTE_POS] = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2);
+    }
+}
+
+#[cube(launch)]
+fn apply<N: Size>(
+    value: &Array<Vector<f32, N>>,
+    first: &Array<Vector<f32, N>>,
+    second: &Array<Vector<f32, N>>,
+    gradient: &Array<Vector<f32, N>>,
+    result: &mut Array<Vector<f32, N>>,
+    beta1: f32,
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+    kept: f32,
+    rate: f32,
+    correction: f32,
+    eps: f32,
+) {
+    if ABSOLUTE_POS < result.len() {
+        let new = gradient[ABSOLUTE_POS];
+        let mean = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
+        let root = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2).sqrt();
+        let denominator = root / Vector::new(correction) + Vector::new(eps);
+        result[ABSOLUTE_POS] = value[ABSOLUTE_POS] * Vector::new(kept) - mean * Vector::new(rate) / denominator;
+    }
+}
+
+#[cube(launch)]
+fn squares<N: Size>(x: &Array<Vector<f32, N>>, sums: &mut Array<f32>, first: u32, #[comptime] threads: usize) {
+    let mut sum = Vector::<f32, N>::new(0.0);
+    let mut i = ABSOLUTE_POS;
+    while i < x.len() {
+        sum += x[i] * x[i];
+        i += CUBE_COUNT * threads;
+    }
+    let sum = sum_of_cube(sum_of_lanes(sum), threads);
+    if UNIT_POS == 0 {
+        sums[first as usize + CUBE_POS] = sum;
+    }
+}
+
+/// The factors of both moments and of what is new.
+fn factors(betas: [f64; 2]) -> [f32; 4] {
+    let [beta1, beta2] = betas;
+    [beta1, 1.0 - beta1, beta2, 1.0 - beta2].map(|factor| factor as f32)
+}
+
+/// The first and second moment after one more gradient, f32 tensors of one shape.
+pub fn adam_advance<R: SourceRuntime>(
+    moments: [CubeTensor<R>; 2],
+    gradient: CubeTensor<R>,
+    betas: [f64; 2],
+) -> [CubeTensor<R>; 2] {
+    let [first, second] = moments.map(contiguous);
+    let gradient = contiguous(gradient);
+    let [new_first, new_second] = [&first, &second].map(|moment| empty(moment, moment.meta.shape().clone()));
+    let count = first.meta.shape().num_elements();
+    if count > 0 {
+        let lanes = lanes(count);
+        let (cubes, dim) = elementwise(&first, count / lanes);
+        let [of_first, of_second, of_gradient, to_first, to_second] =
+            [&first, &second, &gradient, &new_first, &new_second].map(elements);
+        let [beta1, rest1, beta2, rest2] = factors(betas);
+        advance::launch::<R>(
+            &first.client,
+            cubes,
+            dim,
+            lanes,
+            of_first,
+            of_second,
+            of_gradient,
+            to_first,
+            to_second,
+            beta1,
+            rest1,
+            beta2,
+            rest2,
+        );
+    }
+    [new_first, new_second]
+}
+
+/// How a parameter moves, beside its moments.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamRates {
+    /// Decay of the two moments.
+    pub betas: [f64; 2],
+    /// What is left of the value: one less the decay.
+    pub kept: f64,
+    /// The learning rate over the first moment's correction.
+    pub rate: f64,
+    /// Correction of the second moment's root.
+    pub correction: f64,
+    /// Keeps the denominator from zero.
+    pub eps: f64,
+}
+
+/// A parameter's value after a step with this gradient, from its moments before it, f32 tensors of one shape.
+pub fn adam_apply<R: SourceRuntime>(
+    value: CubeTensor<R>,
+    moments: [CubeTensor<R>; 2],
+    gradient: CubeTensor<R>,
+    rates: AdamRates,
+) -> CubeTensor<R> {
+    let [first, second] = moments.map(contiguous);
+    let [value, gradient] = [value, gradient].map(contiguous);
+    let result = empty(&value, value.meta.shape().clone());
+    let count = result.meta.shape().num_elements();
+    if count > 0 {
+        let lanes = lanes(count);
+        let (cubes, dim) = elementwise(&result, count / lanes);
+        let [of_value, of_first, of_second, of_gradient, of_result] =
+            [&value, &first, &second, &gradient, &result].map(elements);
+        let [beta1, rest1, beta2, rest2] = factors(rates.betas);
+        let [kept, rate, correction, eps] =
+            [rates.kept, rates.rate, rates.correction, rates.eps].map(|factor| factor as f32);
+        apply::launch::<R>(
+            &result.client,
+            cubes,
+            dim,
+            lanes,
+            of_value,
+            of_first,
+            of_second,
+            of_gradient,
+            of_result,
+            beta1,
+            rest1,
+            beta2,
+            rest2,
+            kept,
+            rate,
+            correction,
+            eps,
+        );
+    }
+    result
+}
+
+/// The sum of the squares of all elements of f32 tensors, at least one, on one device: `[1]`.
+pub fn sum_of_squares<R: SourceRuntime>(tensors: Vec<CubeTensor<R>>) -> CubeTensor<R> {
+    let like = tensors[0].clone();
+    let tensors: Vec<_> = tensors.into_iter().filter(|tensor| tensor.meta.shape().num_elements() > 0).collect();
+    if tensors.is_empty() {
+        return view::zeros(&like, [1].into(), like.dtype);
+    }
+    let [sums, sum] = [tensors.len() * CUBES, 1].map(|length| empty(&like, [length].into()));
+    for (i, tensor) in tensors.into_iter().map(contiguous).enumerate() {
+        let lanes = lanes(tensor.meta.shape().num_elements());
+        let (cubes, dim) = (CubeCount::Static(CUBES as u32, 1, 1), CubeDim::new_1d(THREADS as u32));
+        let (of_tensor, of_sums) = (elements(&tensor), elements(&sums));
+        squares::launch::<R>(&like.client, cubes, dim, lanes, of_tensor, of_sums, (i * CUBES) as u32, THREADS);
+    }
+    let (cubes, threads) = rowwise(1, sums.meta.shape().num_elements());
+    let dim = CubeDim::new_1d(threads as u32);
+    total::launch::<R>(&like.client, cubes, dim, elements(&sums), elements(&sum), threads);
+    sum
+}

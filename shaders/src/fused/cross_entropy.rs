@@ -1,0 +1,97 @@
+//! Cross entropy of logits and its gradient, `softmax - onehot`: each row is read twice and written once.
+
+use burn_backend::DType;
+use burn_cubecl::kernel::cast;
+use burn_cubecl::ops::numeric::zeros;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::CubeDim;
+use cubecl::prelude::*;
+
+use super::{contiguous, elements, empty, lanes, max_of_cube, row, rowwise, sum_of_cube, sum_of_lanes};
+use crate::SourceRuntime;
+
+/// Below all logits, and finite: WGSL knows no infinity.
+const LEAST: f32 = -3.0e38;
+
+/// The sum of a row's exponentials is kept relative to the largest logit so far (arXiv:1805.02867): one read finds both.
+#[cube(launch)]
+fn of_rows<N: Size>(
+    logits: &Array<Vector<f32, N>>,
+    targets: &Array<i32>,
+    losses: &mut Array<f32>,
+    gradient: &mut Array<Vector<f32, N>>,
+    vectors: u32,
+    #[comptime] threads: usize,
+) {
+    let (first, end) = row(logits.len(), vectors as usize);
+    let start = first + UNIT_POS as usize;
+    let mut largest = LEAST.runtime();
+    let mut sum = 0.0f32;
+    let mut i = start;
+    while i < end {
+        let values = logits[i];
+        let before = largest;
+        #[unroll]
+        for lane in 0..N::value() {
+            largest = max(largest, values[lane]);
+        }
+        sum = sum * (before - largest).exp() + sum_of_lanes((values - Vector::new(largest)).exp());
+        i += threads;
+    }
+    let peak = max_of_cube(largest, threads);
+    let sum = sum_of_cube(sum * (largest - peak).exp(), threads);
+    let log = sum.ln();
+    let mut i = start;
+    while i < end {
+        let shifted = logits[i] - Vector::new(peak);
+        let mut share = shifted.exp() / Vector::new(sum);
+        #[unroll]
+        for lane in 0..N::value() {
+            if (i - first) * N::value() + lane == targets[CUBE_POS] as usize {
+                share[lane] -= 1.0;
+                losses[CUBE_POS] = log - shifted[lane];
+            }
+        }
+        gradient[i] = share;
+        i += threads;
+    }
+}
+
+/// The sum of a list, by one cube.
+#[cube(launch)]
+pub(super) fn total(x: &Array<f32>, y: &mut Array<f32>, #[comptime] threads: usize) {
+    let mut sum = 0.0f32;
+    let mut i = UNIT_POS as usize;
+    while i < x.len() {
+        sum += x[i];
+        i += threads;
+    }
+    let sum = sum_of_cube(sum, threads);
+    if UNIT_POS == 0 {
+        y[0] = sum;
+    }
+}
+
+/// Cross entropy of f32 `logits` `[n, vocab]` against the integers `targets` `[n, 1]`, each below `vocab`: the sum of the losses
+/// `[1]`, and its gradient for the logits.
+pub fn cross_entropy<R: SourceRuntime>(logits: CubeTensor<R>, targets: CubeTensor<R>) -> [CubeTensor<R>; 2] {
+    let (logits, targets) = (contiguous(logits), contiguous(cast(targets, DType::I32)));
+    let gradient = empty(&logits, logits.meta.shape().clone());
+    let [rows, vocab] = [logits.meta.shape()[0], logits.meta.shape()[1]];
+    if rows * vocab == 0 {
+        return [zeros(logits.device.clone(), [1].into(), DType::F32), gradient];
+    }
+    let [losses, loss] = [rows, 1].map(|length| empty(&logits, [length].into()));
+    let (client, lanes) = (&logits.client, lanes(vocab));
+    let vectors = vocab / lanes;
+    let (cubes, threads) = rowwise(rows, vectors);
+    let dim = CubeDim::new_1d(threads as u32);
+    let [of_logits, of_gradient] = [&logits, &gradient].map(elements);
+    let [of_targets, of_losses] = [&targets, &losses].map(elements);
+    let vectors = vectors as u32;
+    of_rows::launch::<R>(client, cubes, dim, lanes, of_logits, of_targets, of_losses, of_gradient, vectors, threads);
+    let (cubes, threads) = rowwise(1, rows);
+    let dim = CubeDim::new_1d(threads as u32);
+    total::launch::<R>(client, cubes, dim, elements(&losses), elements(&loss), threads);
+    [loss, gradient]
+}

@@ -1,0 +1,101 @@
+//! Root-mean-square layer normalisation (arXiv:1910.07467).
+
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::CubeDim;
+use cubecl::prelude::*;
+
+use super::{contiguous, elements, empty, lanes, row, rowwise, sum_of_cube, sum_of_lanes};
+use crate::SourceRuntime;
+
+#[cube(launch)]
+fn forward<N: Size>(
+    x: &Array<Vector<f32, N>>,
+    weight: &Array<Vector<f32, N>>,
+    y: &mut Array<Vector<f32, N>>,
+    eps: f32,
+    #[comptime] threads: usize,
+) {
+    let (first, end) = row(x.len(), weight.len());
+    let width = (weight.len() * N::value()) as f32;
+    let start = first + UNIT_POS as usize;
+    let mut squares = Vector::<f32, N>::new(0.0);
+    let mut i = start;
+    while i < end {
+        squares += x[i] * x[i];
+        i += threads;
+    }
+    let mean = sum_of_cube(sum_of_lanes(squares), threads) / width;
+    let inverse = Vector::new(1.0 / (mean + eps).sqrt());
+    let mut i = start;
+    while i < end {
+        y[i] = x[i] * inverse * weight[i - first];
+        i += threads;
+    }
+}
+
+/// With `r` the inverse root, `n = x · r` and `s = grad · weight`, the gradient is `(s - n · mean(s · n)) · r`.
+#[cube(launch)]
+fn backward<N: Size>(
+    x: &Array<Vector<f32, N>>,
+    weight: &Array<Vector<f32, N>>,
+    grad: &Array<Vector<f32, N>>,
+    d_x: &mut Array<Vector<f32, N>>,
+    eps: f32,
+    #[comptime] threads: usize,
+) {
+    let (first, end) = row(x.len(), weight.len());
+    let width = (weight.len() * N::value()) as f32;
+    let start = first + UNIT_POS as usize;
+    let mut squares = Vector::<f32, N>::new(0.0);
+    let mut products = Vector::<f32, N>::new(0.0);
+    let mut i = start;
+    while i < end {
+        squares += x[i] * x[i];
+        products += x[i] * grad[i] * weight[i - first];
+        i += threads;
+    }
+    let mean = sum_of_cube(sum_of_lanes(squares), threads) / width;
+    let inverse = 1.0 / (mean + eps).sqrt();
+    let along = Vector::new(sum_of_cube(sum_of_lanes(products), threads) / width * inverse * inverse);
+    let inverse = Vector::new(inverse);
+    let mut i = start;
+    while i < end {
+        d_x[i] = (grad[i] * weight[i - first] - x[i] * along) * inverse;
+        i += threads;
+    }
+}
+
+/// `x / sqrt(mean(x²) + eps) * weight`, f32: `x` `[rows, width]`, `weight` `[1, width]`.
+pub fn rms_norm<R: SourceRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, eps: f32) -> CubeTensor<R> {
+    let [x, weight] = [x, weight].map(contiguous);
+    let y = empty(&x, x.meta.shape().clone());
+    let [rows, width] = [x.meta.shape()[0], x.meta.shape()[1]];
+    if rows * width > 0 {
+        let lanes = lanes(width);
+        let (cubes, threads) = rowwise(rows, width / lanes);
+        let dim = CubeDim::new_1d(threads as u32);
+        let [x, weight, of_y] = [&x, &weight, &y].map(elements);
+        forward::launch::<R>(&y.client, cubes, dim, lanes, x, weight, of_y, eps, threads);
+    }
+    y
+}
+
+/// The gradient of `x` of [`rms_norm`] from that of its result.
+pub fn rms_norm_backward<R: SourceRuntime>(
+    x: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    grad: CubeTensor<R>,
+    eps: f32,
+) -> CubeTensor<R> {
+    let [x, weight, grad] = [x, weight, grad].map(contiguous);
+    let d_x = empty(&x, x.meta.shape().clone());
+    let [rows, width] = [x.meta.shape()[0], x.meta.shape()[1]];
+    if rows * width > 0 {
+        let lanes = lanes(width);
+        let (cubes, threads) = rowwise(rows, width / lanes);
+        let dim = CubeDim::new_1d(threads as u32);
+        let [x, weight, grad, of_x] = [&x, &weight, &grad, &d_x].map(elements);
+        backward::launch::<R>(&d_x.client, cubes, dim, lanes, x, weight, grad, of_x, eps, threads);
+    }
+    d_x
+}
