@@ -51,7 +51,7 @@ def build(config, device, dtype):
                                             compute_dtype=dtype, compress_statistics=True, quant_type="nf4",
                                             device="meta")
         weight = torch.randn(module.out_features, module.in_features, dtype=dtype, device=device) * 0.02
-        linear.weight = bitsandbytes.nn.Params4bit(weight.cpu(), requires_grad=False, compress_statistics=True,
+        linear.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, compress_statistics=True,
                                                    quant_type="nf4").to(device)
         if module.bias is not None:
             linear.bias = torch.nn.Parameter(torch.zeros(module.out_features, dtype=dtype, device=device))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 use halfbyte::files::write_atomic;
 use halfbyte::lab::{Ceilings, Measurement, ceilings, measure_attention, measure_products, measure_storage};
-use halfbyte::ops::Ops;
+use halfbyte::ops::{ComputeDtype, Ops};
 use halfbyte_memory::{names, preset};
 use pollster::block_on;
 use serde_json::json;
@@ -54,10 +54,12 @@ impl Job for Bench {
         let Found { device, name, .. } = found;
         let Bench { arguments, shapes, heads } = self;
         let most = arguments.rows.iter().copied().max().unwrap_or(1).max(1);
-        let ceilings = block_on(ceilings::<B>(&device, shapes[0], most))?;
+        // A device with tensor cores is measured by what they do.
+        let compute = ComputeDtype::Bf16.check::<B>(&device).map_or(ComputeDtype::F32, |()| ComputeDtype::Bf16);
+        let ceilings = block_on(ceilings::<B>(&device, shapes[0], most, compute))?;
         println!("{name}; {}", arguments.model);
         println!(
-            "ceilings: copy {:.1} GB/s; the backend's dense f32 product, {most} rows, {:?}: {:.1} GFLOP/s",
+            "ceilings: copy {:.1} GB/s; dense product in {compute:?}, {most} rows, {:?}: {:.1} GFLOP/s",
             ceilings.copy, shapes[0], ceilings.dense
         );
         println!("| kernel | weight | rows | ms | GB/s | of copy | GFLOP/s | of dense |");

@@ -10,7 +10,7 @@ use halfbyte::data::{Dataset, Example};
 use halfbyte::files::write_atomic;
 use halfbyte::lab::ceilings;
 use halfbyte::lora::{LoraConfig, Targets, attach};
-use halfbyte::model::{ModelConfig, synthetic};
+use halfbyte::model::{ModelConfig, Transformer, synthetic};
 use halfbyte::ops::{ComputeDtype, Ops};
 use halfbyte::optim::{DeviceBudget, Optim};
 use halfbyte::train::{Devices, EmbeddingDtype, Recipe, Recompute, Trainer, TrainerConfig};
@@ -56,9 +56,10 @@ pub(crate) struct Arguments {
     /// Optimizer
     #[arg(long, default_value = "adamw", value_parser = parse::<Optim>)]
     optim: Optim,
-    /// What the backward pass finds of each layer: its input (layers), its input in host memory (layers-from-host), its graph (none)
-    #[arg(long, default_value = "layers", value_parser = parse::<Recompute>)]
-    recompute: Recompute,
+    /// What the backward pass finds of each layer: its input (layers), its input in host memory (layers-from-host), its graph (none);
+    /// several are measured one after another, and should be in the order of the memory that they take
+    #[arg(long, value_delimiter = ',', default_value = "layers", value_parser = parse::<Recompute>)]
+    recompute: Vec<Recompute>,
     /// Memory that a run may take, such as 48GiB: a paged optimizer keeps as much of its state on the device as that leaves room for
     #[arg(long, value_parser = crate::plan::parse_bytes)]
     memory_limit: Option<u64>,
@@ -112,6 +113,7 @@ fn as_llama(shape: &ModelShape) -> serde_json::Value {
 struct Measurement {
     length: usize,
     batch: usize,
+    recompute: Recompute,
     /// Of each timed step, in the order in which they were made.
     seconds: Vec<f64>,
     tokens_per_second: f64,
@@ -137,17 +139,30 @@ impl Job for Bench {
     fn run<B: Ops>(self, found: Found<B>) -> Result<()> {
         let Bench { arguments, shape, config } = self;
         let name = found.name.as_str();
-        let ceiling = block_on(ceilings::<B>(&found.device, [4096, 4096], 512))?.dense;
+        let compute = arguments.compute_dtype;
+        let rows = if compute == ComputeDtype::Bf16 { 2048 } else { 512 };
+        let ceiling = block_on(ceilings::<B>(&found.device, [4096, 4096], rows, compute))?.dense;
         println!("{name}; {} ({} parameters), made-up weights", arguments.model, grouped(shape.parameters()));
-        println!("the backend's dense f32 product, 512 rows, [4096, 4096]: {ceiling:.1} GFLOP/s");
-        println!("| length | batch | s a step | tokens/s | GFLOP/s | of dense | peak | planned |");
-        println!("|---|---|---|---|---|---|---|---|");
+        println!("dense product in {compute:?}, {rows} rows, [4096, 4096]: {ceiling:.1} GFLOP/s");
+        println!("| length | batch | recompute | s a step | tokens/s | GFLOP/s | of dense | peak | planned |");
+        println!("|---|---|---|---|---|---|---|---|---|");
         let mut all = Vec::new();
-        for length in &arguments.length {
-            let measured = measure::<B>(&arguments, &shape, &config, *length, &found)?;
+        // Where the layers lie depends on the first measurement alone: making weights up takes longer than the steps.
+        let recipe = recipe(&arguments, &shape, arguments.length[0], arguments.recompute[0])?;
+        let map = found.map(&shape, &run_of(&recipe, &shape)?);
+        let bar = spinner("making weights up");
+        let model =
+            synthetic::<B>(config, recipe.quantization.base(), 1, &map, &mut |path| bar.set_message(path.to_string()))?;
+        bar.finish_and_clear();
+        let both =
+            arguments.recompute.iter().flat_map(|how| arguments.length.iter().map(move |length| (*length, *how)));
+        for (length, recompute) in both {
+            let measured = measure::<B>(&arguments, &shape, model.clone(), length, recompute)?;
             let Measurement { batch, tokens_per_second, gflops, planned, .. } = measured;
+            let how = serde_json::to_value(recompute)?;
             println!(
-                "| {length} | {batch} | {:.3} | {tokens_per_second:.1} | {gflops:.1} | {:.0} % | {} | {} |",
+                "| {length} | {batch} | {} | {:.3} | {tokens_per_second:.1} | {gflops:.1} | {:.0} % | {} | {} |",
+                how.as_str().unwrap_or_default(),
                 median(&measured.seconds),
                 100.0 * gflops / ceiling,
                 measured.peak.map_or("not known".into(), bytes),
@@ -159,8 +174,7 @@ impl Job for Bench {
             let report = json!({
                 "device": name, "model": arguments.model, "rank": arguments.rank, "optim": arguments.optim,
                 "accumulation": arguments.accumulation, "compute_dtype": arguments.compute_dtype,
-                "embedding_dtype": arguments.embedding_dtype,
-                "recompute": arguments.recompute, "dense_gflops": ceiling, "measurements": all,
+                "embedding_dtype": arguments.embedding_dtype, "dense_gflops": ceiling, "measurements": all,
             });
             write_atomic(path, serde_json::to_string_pretty(&report)?.as_bytes())?;
         }
@@ -174,13 +188,8 @@ fn median(seconds: &[f64]) -> f64 {
     (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
 }
 
-fn measure<B: Ops>(
-    arguments: &Arguments,
-    shape: &ModelShape,
-    config: &ModelConfig,
-    length: usize,
-    found: &Found<B>,
-) -> Result<Measurement> {
+/// The run that is measured at one length.
+fn recipe(arguments: &Arguments, shape: &ModelShape, length: usize, recompute: Recompute) -> Result<Recipe> {
     let Arguments { batch, steps, accumulation, .. } = *arguments;
     let mut recipe = Recipe::default();
     let targets = shape.linears().iter().map(|linear| linear.name.to_string()).collect();
@@ -191,7 +200,7 @@ fn measure<B: Ops>(
         gradient_accumulation_steps: accumulation,
         max_steps: steps + 1,
         optim: arguments.optim,
-        recompute: arguments.recompute,
+        recompute,
         ..TrainerConfig::default()
     };
     recipe.device = arguments.device.to_possible_value().map_or("auto".into(), |value| value.get_name().to_string());
@@ -200,11 +209,19 @@ fn measure<B: Ops>(
     recipe.devices = arguments.devices.clone();
     recipe.memory_limit = DeviceBudget(arguments.memory_limit);
     limit::fit(&mut recipe, shape)?;
-    let map = found.map(shape, &run_of(&recipe, shape)?);
-    let bar = spinner("making weights up");
-    let mut model = synthetic::<B>(config.clone(), recipe.quantization.base(), 1, &map, &mut |path| {
-        bar.set_message(path.to_string())
-    })?;
+    Ok(recipe)
+}
+
+fn measure<B: Ops>(
+    arguments: &Arguments,
+    shape: &ModelShape,
+    mut model: Transformer<B>,
+    length: usize,
+    recompute: Recompute,
+) -> Result<Measurement> {
+    let Arguments { batch, steps, accumulation, .. } = *arguments;
+    let recipe = recipe(arguments, shape, length, recompute)?;
+    let bar = spinner("compiling");
     attach(&mut model, &recipe.lora, 1)?;
     let mut random = ChaCha8Rng::seed_from_u64(length as u64);
     let mut example = |_| Example {
@@ -237,6 +254,7 @@ fn measure<B: Ops>(
     Ok(Measurement {
         length,
         batch,
+        recompute,
         tokens_per_second: tokens / once,
         gflops: 6.0 * products as f64 * tokens / once / 1e9,
         seconds,

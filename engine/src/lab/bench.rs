@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use burn::tensor::{Distribution, Tensor};
+use burn::tensor::{DType, Distribution, Tensor};
 use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use rand::rngs::SmallRng;
 use serde::Serialize;
 use web_time::Instant;
 
@@ -13,14 +13,18 @@ use crate::files::read;
 use crate::model::random_nf4;
 use crate::nf4::Nf4Data;
 use crate::ops::{
-    AttentionForm, AttentionShape, Masking, Nf4Weight, Ops, Product, Sequences, Variant, attention_with_gradients,
-    causal_attention, matmul, nf4_lora_by, nf4_matmul_by,
+    AttentionForm, AttentionShape, ComputeDtype, Masking, Nf4Weight, Ops, Product, Sequences, Variant,
+    attention_with_gradients, causal_attention, half_matmul, matmul, nf4_lora_by, nf4_matmul_by,
 };
 
 /// How long one measurement runs at least, after one run that is not counted.
 const LEAST: Duration = Duration::from_millis(300);
-/// Bytes that the copy reads, and writes: more than caches hold, and what WebGPU lets every device bind.
-const COPIED: usize = 64 << 20;
+/// Bytes that the copy reads, and writes, at most: more than caches hold. WebGPU lets not every device bind as many.
+const COPIED: u64 = 512 << 20;
+/// Bytes of weights that products of a few rows take turns with, so that none of them is still in a cache.
+const TURNS: usize = 256 << 20;
+/// Rows of those at most.
+const FEW: usize = 16;
 const BLOCK_SIZE: usize = 64;
 /// Of the branch beside a weight.
 const RANK: usize = 16;
@@ -30,7 +34,7 @@ const RANK: usize = 16;
 pub struct Ceilings {
     /// Bytes read and written by a copy, in GB/s.
     pub copy: f64,
-    /// The backend's own dense f32 product, tuned by itself, in GFLOP/s.
+    /// A dense product, in GFLOP/s: the backend's own in f32, tuned by itself, or with tensor cores the one in bf16 that the head takes.
     pub dense: f64,
 }
 
@@ -74,20 +78,31 @@ async fn time<B: Ops, T>(device: &B::Device, mut run: impl FnMut() -> T) -> Resu
     Ok(start.elapsed().as_secs_f64() / f64::from(count))
 }
 
-/// Measures the device itself; the dense product is of `rows` rows with a weight of this shape.
+/// Measures the device itself; the dense product is of `rows` rows with a weight of this shape, in bf16 or else f32.
 ///
 /// # Errors
 /// When a kernel fails on the device.
-pub async fn ceilings<B: Ops>(device: &B::Device, [out, input]: [usize; 2], rows: usize) -> Result<Ceilings> {
+pub async fn ceilings<B: Ops>(
+    device: &B::Device,
+    [out, input]: [usize; 2],
+    rows: usize,
+    compute: ComputeDtype,
+) -> Result<Ceilings> {
+    let copied = (B::largest_tensor(device) / 2).min(COPIED) as usize;
     // Not an elementwise operation: fusion would drop one whose result nobody reads.
-    let half = || Tensor::<B, 1>::ones([COPIED / 8], device);
+    let half = || Tensor::<B, 1>::ones([copied / 8], device);
     let halves = vec![half(), half()];
     let copy = time::<B, _>(device, || Tensor::cat(halves.clone(), 0)).await?;
     drop(halves);
     let x = Tensor::<B, 2>::random([rows, input], Distribution::Default, device);
     let w = Tensor::<B, 2>::random([input, out], Distribution::Default, device);
-    let dense = time::<B, _>(device, || x.clone().matmul(w.clone())).await?;
-    Ok(Ceilings { copy: 2.0 * COPIED as f64 / copy / 1e9, dense: 2.0 * (rows * out * input) as f64 / dense / 1e9 })
+    let dense = if compute == ComputeDtype::Bf16 {
+        let w = w.transpose().cast(DType::BF16);
+        time::<B, _>(device, || half_matmul(x.clone(), w.clone(), Product::Forward, compute)).await?
+    } else {
+        time::<B, _>(device, || x.clone().matmul(w.clone())).await?
+    };
+    Ok(Ceilings { copy: 2.0 * copied as f64 / copy / 1e9, dense: 2.0 * (rows * out * input) as f64 / dense / 1e9 })
 }
 
 /// Measures quantizing and decoding a weight of this shape, as far as the device can hold it in f32.
@@ -124,7 +139,10 @@ pub async fn measure_storage<B: Ops>(device: &B::Device, shape: [usize; 2]) -> R
 pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], rows: usize) -> Result<Vec<Measurement>> {
     let [out, input] = shape;
     let data = random_weight(shape)?;
-    let weight = Nf4Weight::<B>::upload(&data, device)?;
+    let turns = if rows <= FEW { (TURNS / data.byte_size()).clamp(1, 64) } else { 1 };
+    let weights = (0..turns).map(|_| Nf4Weight::<B>::upload(&data, device)).collect::<Result<Vec<_>>>()?;
+    let mut turn = weights.iter().cycle();
+    let mut weight = || turn.next().expect("it goes on and on");
     let dense_fits = 4 * (out * input) as u64 <= B::largest_tensor(device);
     let mut measurements = Vec::new();
     let mut add = |kernel: String, weight_bytes: usize, seconds: f64| {
@@ -136,7 +154,7 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
         let (taken, _) = product.widths(shape);
         let x = Tensor::<B, 2>::random([rows, taken], Distribution::Default, device);
         for variant in B::nf4_variants(device, shape, rows, product) {
-            let seconds = time::<B, _>(device, || nf4_matmul_by(variant, x.clone(), &weight, product)).await?;
+            let seconds = time::<B, _>(device, || nf4_matmul_by(variant, x.clone(), weight(), product)).await?;
             let bytes = match variant {
                 // Read packed, written and read again as f32.
                 Variant::Decoded => data.byte_size() + 8 * out * input,
@@ -144,12 +162,15 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
             };
             add(format!("nf4_matmul {product:?} {variant:?}"), bytes, seconds);
             // What a branch beside the weight costs where a kernel has room for it.
-            if matches!(variant, Variant::Skinny | Variant::SkinnyShared | Variant::WarpgroupBf16) {
+            if matches!(
+                variant,
+                Variant::Skinny | Variant::SkinnyShared | Variant::WarpgroupBf16 | Variant::DecodedBf16
+            ) {
                 let second = if product == Product::Forward { [out, RANK] } else { [RANK, input] };
                 let branch = [[rows, RANK], second].map(|of| Tensor::<B, 2>::random(of, Distribution::Default, device));
-                let product = || nf4_lora_by(variant, x.clone(), &weight, product, branch.clone(), 0.5);
-                let seconds = time::<B, _>(device, product).await?;
-                add(format!("nf4_lora {variant:?}, rank {RANK}"), bytes, seconds);
+                let both = || nf4_lora_by(variant, x.clone(), weight(), product, branch.clone(), 0.5);
+                let seconds = time::<B, _>(device, both).await?;
+                add(format!("nf4_lora {product:?} {variant:?}, rank {RANK}"), bytes, seconds);
             }
         }
         if !dense_fits {
@@ -211,5 +232,5 @@ pub async fn measure_attention<B: Ops>(
 
 /// The same random weight each time.
 fn random_weight(shape: [usize; 2]) -> Result<Nf4Data> {
-    random_nf4(shape, BLOCK_SIZE, true, &mut ChaCha8Rng::seed_from_u64(1))
+    random_nf4(shape, BLOCK_SIZE, true, &mut SmallRng::seed_from_u64(1))
 }

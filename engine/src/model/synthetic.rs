@@ -1,9 +1,11 @@
 //! A model of any shape whose weights are made up, for tests and measurements without a download.
 
+use std::collections::HashMap;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Distribution, Tensor, TensorData};
+use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use super::load::{Values, build};
 use super::{Base, BaseWeights, DeviceMap, ModelConfig, Parameter, Transformer, Weight};
@@ -15,12 +17,15 @@ use crate::ops::{Nf4Weight, Ops, lasting};
 const DEVIATION: f64 = 0.02;
 /// The scale under which codes that are all as frequent have that deviation: it over the root mean square of the 16 levels.
 const ABSMAX: f32 = 0.0387;
+/// Random values of a table, which come again and again.
+const REPEATED: usize = 1 << 20;
 /// How far scales are from it at most.
 const SPREAD: f32 = 0.004;
 
 /// A model of `config` whose weights are random and frozen, made on its devices: a linear layer in 4 bits is random codes under
 /// scales that are nearly alike, so that nothing is quantized and the host never holds a weight in f32. NF4's levels are chosen so
-/// that normal weights give every code as often (arXiv:2305.14314, section 3). The same seed gives the same model on one backend.
+/// that normal weights give every code as often (arXiv:2305.14314, section 3). Weights of one shape are the same in all layers: 70B are
+/// made in less than a minute. The same seed gives the same model on one backend.
 ///
 /// # Errors
 /// When the block size is none, the map is of another number of layers, or a device fails.
@@ -39,9 +44,9 @@ pub fn synthetic<B: Ops>(
     }
     stages.iter().for_each(|stage| B::seed(&stage.device, seed));
     let norm = 1.0 - config.family.norm_offset;
-    let random = ChaCha8Rng::seed_from_u64(seed);
+    let random = SmallRng::seed_from_u64(seed);
     let device = B::Device::default();
-    build(config, base, stages, &mut Synthetic::<B> { base, random, norm, device, progress })
+    build(config, base, stages, &mut Synthetic::<B> { base, random, made: HashMap::new(), norm, device, progress })
 }
 
 /// A weight of random codes under scales that are nearly alike: quantizing random weights would take longer, and give no other.
@@ -52,7 +57,7 @@ pub(crate) fn random_nf4(
     shape: [usize; 2],
     block_size: usize,
     double_quant: bool,
-    random: &mut ChaCha8Rng,
+    random: &mut impl Rng,
 ) -> Result<Nf4Data> {
     let count = nf4::checked_count(shape)?;
     let blocks = count.div_ceil(block_size);
@@ -75,7 +80,9 @@ pub(crate) fn random_nf4(
 
 struct Synthetic<'a, B: Backend> {
     base: Base,
-    random: ChaCha8Rng,
+    random: SmallRng,
+    /// The weights of each shape: those of all layers are alike.
+    made: HashMap<[usize; 2], Nf4Data>,
     /// The norms' weights.
     norm: f64,
     device: B::Device,
@@ -102,15 +109,19 @@ impl<B: Ops> Values<B> for Synthetic<'_, B> {
             return Ok(Weight::Dense(self.parameter(path, shape, &shape)?));
         };
         (self.progress)(path);
-        let data = random_nf4(shape, block_size, double_quant, &mut self.random)?;
-        Ok(Weight::Nf4(Nf4Weight::upload(&data, &self.device)?.computing(self.base.compute)))
+        if !self.made.contains_key(&shape) {
+            self.made.insert(shape, random_nf4(shape, block_size, double_quant, &mut self.random)?);
+        }
+        Ok(Weight::Nf4(Nf4Weight::upload(&self.made[&shape], &self.device)?.computing(self.base.compute)))
     }
 
     /// Evenly distributed, on the host: see the table of a file.
     fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
         (self.progress)(path);
         let bound = (DEVIATION * 3f64.sqrt()) as f32;
-        let values = (0..shape[0] * shape[1]).map(|_| self.random.random_range(-bound..bound)).collect();
+        let count = shape[0] * shape[1];
+        let some: Vec<f32> = (0..count.min(REPEATED)).map(|_| self.random.random_range(-bound..bound)).collect();
+        let values = some.iter().copied().cycle().take(count).collect();
         let data = TensorData::new::<f32, _>(values, shape).convert_dtype(self.base.tables.into());
         Ok(Parameter { value: lasting(data, &self.device), trainable: false })
     }
