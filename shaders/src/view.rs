@@ -1,4 +1,5 @@
-//! Parts of a tensor in its own memory, and what is done with them. WebGPU binds from multiples of 256 bytes on, so every part must begin at one.
+//! Parts of a tensor in its own memory, and what is done with them. WebGPU binds from multiples of 256 bytes on, so every part must begin
+//! at one.
 
 use std::ops::Range;
 

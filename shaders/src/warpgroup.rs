@@ -95,7 +95,7 @@ mod tests {
             );
             let taken = compiled.expect("it stands for one").repr.expect("CUDA needs one").shared_memory_size();
             assert_eq!(taken, source.shared as usize);
-            assert!(source.text.contains(&format!("<= {taken}, \"what the launch asks for\"")), "{}", source.text);
+            assert!(source.text.contains(&format!("BARRIERS_AT = {taken} - STAGES * 8")), "{}", source.text);
         }
     }
 }
