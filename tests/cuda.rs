@@ -8,9 +8,9 @@ use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte::ops::Dropped;
 use halfbyte_shaders::{
-    Language, LowRank, PTX, Pass, Source, attention_source, dropout_source, half_matmul_source, half_warpgroup_source,
-    low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_source,
-    nf4_warpgroup_source,
+    Language, LowRank, PTX, Pass, Source, attention_source, dropout_source, fetch_source, half_matmul_source,
+    half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source,
+    nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -49,6 +49,14 @@ fn products_of_a_few_rows_are_those_in_f64() {
     for (rows, branch) in [1, 2, 4, 8, 16].into_iter().flat_map(|rows| [(rows, false), (rows, true)]) {
         let source = nf4_skinny_source(Language::Cuda, &NF4_TABLE, rows, true, branch);
         run("products.cpp", &source, &format!("for {rows} rows{}", if branch { ", with a branch" } else { "" }));
+    }
+}
+
+#[test]
+fn products_of_a_few_rows_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
+    for (eights, branch) in [1, 2].into_iter().flat_map(|eights| [(eights, false), (eights, true)]) {
+        let what = format!("for {} rows{}", 8 * eights, if branch { ", with a branch" } else { "" });
+        run("few_rows.cpp", &nf4_skinny_mma_source(&NF4_TABLE, eights, branch), &what);
     }
 }
 
@@ -117,6 +125,11 @@ fn attention_is_that_in_f64_of_rounded_operands() {
 #[test]
 fn quantizing_gives_the_bits_of_the_plain_code() {
     run("quantize.cpp", &nf4_quantize_source(Language::Cuda, &NF4_TABLE), "of all block sizes");
+}
+
+#[test]
+fn host_memory_is_copied_whole() {
+    run("fetch.cpp", &fetch_source(), "of all lengths");
 }
 
 #[test]

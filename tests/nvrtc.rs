@@ -6,9 +6,9 @@ use burn::tensor::DType;
 use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, LowRank, Pass, Source, attention_source, dropout_source, half_matmul_source, half_warpgroup_source,
-    low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_source,
-    nf4_warpgroup_source,
+    Language, LowRank, Pass, Source, attention_source, dropout_source, fetch_source, half_matmul_source,
+    half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source,
+    nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
 };
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
@@ -19,6 +19,7 @@ fn kernels(hopper: bool) -> Vec<(String, Source)> {
     let mut kernels = vec![
         ("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)),
         ("dropout".to_string(), dropout_source(cuda)),
+        ("fetch".to_string(), fetch_source()),
     ];
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         kernels.push((format!("nf4_dequantize {dtype:?}"), nf4_dequantize_source(cuda, table, dtype)));
@@ -27,6 +28,12 @@ fn kernels(hopper: bool) -> Vec<(String, Source)> {
         for (branch, what) in [(false, ""), (true, ", branch")] {
             kernels
                 .push((format!("nf4_skinny, {rows} rows{what}"), nf4_skinny_source(cuda, table, rows, true, branch)));
+        }
+    }
+    for eights in [1, 2] {
+        for (branch, what) in [(false, ""), (true, ", branch")] {
+            let name = format!("nf4_skinny_mma, {} rows{what}", 8 * eights);
+            kernels.push((name, nf4_skinny_mma_source(table, eights, branch)));
         }
     }
     for gradient in [false, true] {

@@ -148,17 +148,18 @@ impl Job for Bench {
         println!("|---|---|---|---|---|---|---|---|---|");
         let mut all = Vec::new();
         // Where the layers lie depends on the first measurement alone: making weights up takes longer than the steps.
-        let recipe = recipe(&arguments, &shape, arguments.length[0], arguments.recompute[0])?;
-        let map = found.map(&shape, &run_of(&recipe, &shape)?);
-        let bar = spinner("making weights up");
-        let model =
-            synthetic::<B>(config, recipe.quantization.base(), 1, &map, &mut |path| bar.set_message(path.to_string()))?;
-        bar.finish_and_clear();
         let both =
             arguments.recompute.iter().flat_map(|how| arguments.length.iter().map(move |length| (*length, *how)));
-        for (length, recompute) in both {
-            let measured = measure::<B>(&arguments, &shape, model.clone(), length, recompute)?;
-            let Measurement { batch, tokens_per_second, gflops, planned, .. } = measured;
+        let mut recipes = both.map(|(length, how)| recipe(&arguments, &shape, length, how));
+        let first = recipes.next().context("--length and --recompute name nothing")??;
+        let map = found.map(&shape, &run_of(&first, &shape)?);
+        let bar = spinner("making weights up");
+        let model =
+            synthetic::<B>(config, first.quantization.base(), 1, &map, &mut |path| bar.set_message(path.to_string()))?;
+        bar.finish_and_clear();
+        for recipe in std::iter::once(Ok(first)).chain(recipes) {
+            let measured = measure::<B>(&recipe?, &shape, model.clone())?;
+            let Measurement { length, batch, recompute, tokens_per_second, gflops, planned, .. } = measured;
             let how = serde_json::to_value(recompute)?;
             println!(
                 "| {length} | {batch} | {} | {:.3} | {tokens_per_second:.1} | {gflops:.1} | {:.0} % | {} | {} |",
@@ -212,15 +213,9 @@ fn recipe(arguments: &Arguments, shape: &ModelShape, length: usize, recompute: R
     Ok(recipe)
 }
 
-fn measure<B: Ops>(
-    arguments: &Arguments,
-    shape: &ModelShape,
-    mut model: Transformer<B>,
-    length: usize,
-    recompute: Recompute,
-) -> Result<Measurement> {
-    let Arguments { batch, steps, accumulation, .. } = *arguments;
-    let recipe = recipe(arguments, shape, length, recompute)?;
+fn measure<B: Ops>(recipe: &Recipe, shape: &ModelShape, mut model: Transformer<B>) -> Result<Measurement> {
+    let TrainerConfig { batch_size: batch, gradient_accumulation_steps: accumulation, recompute, .. } = recipe.training;
+    let (length, steps) = (recipe.data.max_length, recipe.training.max_steps - 1);
     let bar = spinner("compiling");
     attach(&mut model, &recipe.lora, 1)?;
     let mut random = ChaCha8Rng::seed_from_u64(length as u64);
@@ -237,7 +232,7 @@ fn measure<B: Ops>(
         let started = Instant::now();
         // A step ends with the loss on the host: the device has done everything by then.
         block_on(trainer.step())?;
-        limit::check(&recipe, trainer.model())?;
+        limit::check(recipe, trainer.model())?;
         if step > 0 {
             seconds.push(started.elapsed().as_secs_f64());
             if step <= 2 {
@@ -246,7 +241,7 @@ fn measure<B: Ops>(
         }
     }
     bar.finish_and_clear();
-    let planned = fullest(parts_of(&recipe, shape)?).map_or(0, |(shape, run)| plan(&shape, &run).needed());
+    let planned = fullest(parts_of(recipe, shape)?).map_or(0, |(shape, run)| plan(&shape, &run).needed());
     let products = shape.linears().iter().map(|linear| linear.elements()).sum::<u64>() * shape.layers
         + shape.vocab_size * shape.hidden_size;
     let tokens = (batch * accumulation * length) as f64;

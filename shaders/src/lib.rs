@@ -3,6 +3,7 @@
 
 mod attention;
 mod dropout;
+mod fetch;
 mod fused;
 mod half_matmul;
 mod low_rank;
@@ -21,6 +22,7 @@ mod weight;
 
 pub use attention::{Heads, Pass, attention, attention_backward, source as attention_source};
 pub use dropout::{dropout, source as dropout_source};
+pub use fetch::{Fetching, fetch, source as fetch_source};
 pub use fused::{
     AdamRates, adam_advance, adam_apply, cross_entropy, gated, gated_backward, rms_norm, rms_norm_backward, rotate,
     sum_of_squares,
@@ -32,7 +34,7 @@ pub use nf4_dequantize::{dequantized_types, nf4_dequantize, source as nf4_dequan
 pub use nf4_matmul::{Product, Variant, nf4_matmul, source as nf4_matmul_source, variants};
 pub use nf4_mma::source as nf4_mma_source;
 pub use nf4_quantize::{nf4_quantize, source as nf4_quantize_source};
-pub use nf4_skinny::{nf4_skinny, source as nf4_skinny_source};
+pub use nf4_skinny::{mma_source as nf4_skinny_mma_source, nf4_skinny, source as nf4_skinny_source};
 pub use nf4_warpgroup::source as nf4_warpgroup_source;
 pub use source::{Language, Source, SourceRuntime};
 pub use trust::{cuda_kernels, trust_cuda_kernels};

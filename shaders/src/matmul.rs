@@ -5,7 +5,6 @@
 //! the end where the inner dimension is an odd number of stages (tracel-ai/cubek#434, tracel-ai/burn#5626). Others round
 //! f32 operands to tf32.
 
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
@@ -26,7 +25,7 @@ pub fn matmul<R: SourceRuntime>(lhs: CubeTensor<R>, rhs: CubeTensor<R>) -> CubeT
     if inner == 0 {
         return view::zeros(&lhs, shape, lhs.dtype);
     }
-    let out = empty_device_contiguous_dtype(lhs.client.clone(), lhs.device.clone(), shape, lhs.dtype);
+    let out = view::empty(&lhs, shape, lhs.dtype);
     if out.meta.shape().num_elements() > 0 {
         matmul_into(&lhs, &rhs, &out);
     }

@@ -16,6 +16,22 @@ __device__ __forceinline__ void load_codes(u32 (&packed)[2], const u32* from) {
     asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(packed[0]), "=r"(packed[1]) : "l"(from));
 }
 
+// Where something lies in shared memory, as an address of its own that nothing else is known of: the compiler would take it apart and put
+// it together again at every use.
+__device__ __forceinline__ u32 place_in_shared(const void* what) {
+    u32 place = (u32)__cvta_generic_to_shared(what);
+    asm volatile("" : "+r"(place));
+    return place;
+}
+
+// The word that lies so many times 128 bytes behind a place in shared memory.
+__device__ __forceinline__ u32 load_word(u32 place, u32 lines) {
+    u32 word;
+    asm volatile("{ .reg .u32 at; mad.lo.u32 at, %2, 128, %1; ld.shared.u32 %0, [at]; }"
+                 : "=r"(word) : "r"(place), "r"(lines));
+    return word;
+}
+
 // Two numbers rounded to nearest even, the first in the low half.
 __device__ __forceinline__ u32 pack_bf16(float low, float high) {
     u32 pair;

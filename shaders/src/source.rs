@@ -128,6 +128,11 @@ pub(crate) fn grid(groups: u32) -> [u32; 3] {
     [groups.div_ceil(rows), rows, 1]
 }
 
+/// A grid of a block for each tile of a matrix, columns first.
+pub(crate) fn tile_grid([tile_rows, tile_columns]: [usize; 2], [rows, columns]: [usize; 2]) -> [u32; 3] {
+    [columns.div_ceil(tile_columns) as u32, rows.div_ceil(tile_rows) as u32, 1]
+}
+
 /// Uses shared memory of so many words.
 #[cube]
 fn take_shared(#[comptime] words: usize) {

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Language, SourceRuntime};
 
 /// The text of every kernel in CUDA C++.
-const TEXTS: [&str; 20] = [
+const TEXTS: [&str; 22] = [
     include_str!("attention/common.cu"),
     include_str!("attention/d_keys.cu"),
     include_str!("attention/d_queries.cu"),
     include_str!("attention/forward.cu"),
     include_str!("dropout/kernel.cu"),
+    include_str!("fetch/kernel.cu"),
     include_str!("half_matmul/kernel.cu"),
     include_str!("half_matmul/warpgroup.cu"),
     include_str!("low_rank/common.cu"),
@@ -23,6 +24,7 @@ const TEXTS: [&str; 20] = [
     include_str!("nf4_mma/kernel.cu"),
     include_str!("nf4_quantize/kernel.cu"),
     include_str!("nf4_skinny/kernel.cu"),
+    include_str!("nf4_skinny/tensor_cores.cu"),
     include_str!("nf4_warpgroup/kernel.cu"),
     include_str!("ptx.cu"),
     include_str!("tiles.cu"),

@@ -20,10 +20,27 @@ pub(crate) fn converted<R: SourceRuntime>(tensor: CubeTensor<R>, dtype: DType) -
     into_contiguous(cast(tensor, dtype))
 }
 
+/// Room for elements that lie one after the other, on the device of another tensor.
+pub(crate) fn empty<R: SourceRuntime>(like: &CubeTensor<R>, shape: impl Into<Shape>, dtype: DType) -> CubeTensor<R> {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.into(), dtype)
+}
+
+/// The elements of a contiguous tensor; how many a kernel sees at once, the launch divides their number by.
+pub(crate) fn elements<R: SourceRuntime>(tensor: &CubeTensor<R>) -> ArrayArg<R> {
+    // SAFETY: a contiguous tensor's memory holds all of its elements.
+    unsafe { ArrayArg::from_raw_parts(tensor.handle.clone(), tensor.meta.shape().num_elements()) }
+}
+
+/// A thread for each of `count`.
+pub(crate) fn elementwise<R: SourceRuntime>(tensor: &CubeTensor<R>, count: usize) -> (CubeCount, CubeDim) {
+    let dim = CubeDim::new(&tensor.client, count);
+    (calculate_cube_count_elemwise(&tensor.client, count, dim), dim)
+}
+
 /// Zeros on the device of another tensor. Where there are none, nothing is launched: CUDA refuses an empty grid.
 pub(crate) fn zeros<R: SourceRuntime>(like: &CubeTensor<R>, shape: Shape, dtype: DType) -> CubeTensor<R> {
     match shape.num_elements() {
-        0 => empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype),
+        0 => empty(like, shape, dtype),
         _ => numeric::zeros(like.device.clone(), shape, dtype),
     }
 }
@@ -71,23 +88,15 @@ pub(crate) fn sum<R: SourceRuntime>(parts: CubeTensor<R>, count: usize) -> CubeT
         return parts;
     }
     let [rows, columns] = [parts.meta.shape()[0] / count, parts.meta.shape()[1]];
-    let sum =
-        empty_device_contiguous_dtype(parts.client.clone(), parts.device.clone(), [rows, columns].into(), DType::F32);
-    let length = rows * columns;
-    let dim = CubeDim::new(&sum.client, length);
-    let grid = calculate_cube_count_elemwise(&sum.client, length, dim);
-    let argument = |tensor: &CubeTensor<R>, length| unsafe { ArrayArg::from_raw_parts(tensor.handle.clone(), length) };
-    let (all, one) = (argument(&parts, count * length), argument(&sum, length));
-    add_parts::launch::<R>(&sum.client, grid, dim, all, one, count as u32);
+    let sum = empty(&parts, [rows, columns], DType::F32);
+    let (grid, dim) = elementwise(&sum, rows * columns);
+    add_parts::launch::<R>(&sum.client, grid, dim, elements(&parts), elements(&sum), count as u32);
     sum
 }
 
 /// `sum += factor * more`, both f32 and contiguous. Burn's own addition writes where no one else looks, and a part shares its
 /// memory.
 pub(crate) fn add<R: SourceRuntime>(sum: &CubeTensor<R>, more: &CubeTensor<R>, factor: f32) {
-    let count = sum.meta.shape().num_elements();
-    let dim = CubeDim::new(&sum.client, count);
-    let argument = |tensor: &CubeTensor<R>| unsafe { ArrayArg::from_raw_parts(tensor.handle.clone(), count) };
-    let grid = calculate_cube_count_elemwise(&sum.client, count, dim);
-    add_elements::launch::<R>(&sum.client, grid, dim, argument(sum), argument(more), factor);
+    let (grid, dim) = elementwise(sum, sum.meta.shape().num_elements());
+    add_elements::launch::<R>(&sum.client, grid, dim, elements(sum), elements(more), factor);
 }

@@ -66,11 +66,6 @@ pub(crate) fn tile<R: SourceRuntime>(client: &ComputeClient<R>, [rows, columns]:
     [TILE_ROWS.into_iter().find(busy).unwrap_or(TILE_ROWS[1]), TILE_COLUMNS]
 }
 
-/// A grid of a block for each tile.
-pub(crate) fn grid([tile_rows, tile_columns]: [usize; 2], [rows, columns]: [usize; 2]) -> [u32; 3] {
-    [columns.div_ceil(tile_columns) as u32, rows.div_ceil(tile_rows) as u32, 1]
-}
-
 #[cfg(all(test, feature = "cuda"))]
 mod tests {
     use cubecl::CubeTask;

@@ -31,6 +31,22 @@ pub struct Update<R: SourceRuntime> {
     pub scaling: f32,
 }
 
+/// The words that a kernel is told of a product of so many rows with a weight `[out, in]`, and of a branch beside it, whose buffers come after
+/// the others. A kernel without a branch takes the first four.
+pub(crate) fn told<'a, R: SourceRuntime>(
+    rows: usize,
+    [out, input]: [usize; 2],
+    update: Option<&'a Update<R>>,
+    buffers: &mut Vec<&'a CubeTensor<R>>,
+) -> [u32; 6] {
+    let mut info = [rows as u32, out as u32, input as u32, 0, 0, 0];
+    if let Some(Update { low, b, scaling }) = update {
+        info[4..].copy_from_slice(&[low.meta.shape()[1] as u32, scaling.to_bits()]);
+        buffers.extend([low, b]);
+    }
+    info
+}
+
 impl<R: SourceRuntime> Nf4<R> {
     /// Its buffers and then others, in the order in which kernels take them.
     pub(crate) fn buffers<'a>(&'a self, others: &[&'a CubeTensor<R>]) -> Vec<&'a CubeTensor<R>> {

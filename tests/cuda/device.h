@@ -48,6 +48,7 @@ static inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return { x, y, z, w
 
 // Arithmetic.
 static inline u32 max(u32 a, u32 b) { return a > b ? a : b; }
+static inline u32 min(u32 a, u32 b) { return a < b ? a : b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fdiv_rn(float a, float b) { return a / b; }

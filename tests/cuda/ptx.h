@@ -38,6 +38,16 @@ static inline void load_codes(u32 (&packed)[WORDS], const u32* from) {
     memcpy(packed, from, sizeof packed);
 }
 
+static inline u32 place_in_shared(const void* what) { return (u32)((const char*)what - __start_shared_memory); }
+
+static inline u32 load_word(u32 place, u32 lines) {
+    const char* from = __start_shared_memory + place + 128 * (size_t)lines;
+    check_shared(from, "ld.shared", 4);
+    u32 word;
+    memcpy(&word, from, 4);
+    return word;
+}
+
 static inline u32 pack_bf16(float low, float high) { return to_bf16(high) << 16 | to_bf16(low); }
 
 static inline u32 f16_bits(float value) {
@@ -119,6 +129,6 @@ static inline void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b_low, u
 
 }  // namespace device
 
-using device::load_codes, device::pack_bf16, device::pack_f16, device::multiply_add;
+using device::load_codes, device::place_in_shared, device::load_word, device::pack_bf16, device::pack_f16, device::multiply_add;
 using device::copy_async, device::copy_word_async, device::commit_copies, device::await_copies_but_one;
 using device::load_matrices, device::load_matrices_transposed;

@@ -8,10 +8,12 @@
 
 static size_t ceil_divide(size_t a, size_t b) { return (a + b - 1) / b; }
 
-// A weight as engine/nf4 stores it, and what it decodes to.
+// A weight as engine/nf4 stores it, the scales of its blocks, and what it decodes to.
 struct Quantized {
     std::vector<u32> codes, absmax, header;
-    std::vector<float> dense;
+    std::vector<float> scales, dense;
+
+    u32 code(size_t i) const { return codes[i / 8] >> (8 * (i % 8 / 2) + 4 * (1 - i % 2)) & 15; }
 };
 
 // Scales, as they are stored and as they decode. Of double-quantized ones the header holds map and outer scales.
@@ -42,13 +44,13 @@ static std::vector<float> make_scales(Quantized& w, size_t blocks, bool nested) 
 static Quantized make_weight(size_t count, u32 log2_block, bool nested) {
     Quantized w;
     w.header = { (u32)count, log2_block, nested, 0 };
-    const std::vector<float> scales = make_scales(w, ceil_divide(count, 1u << log2_block), nested);
+    w.scales = make_scales(w, ceil_divide(count, 1u << log2_block), nested);
     w.codes.resize(ceil_divide(count, 8));
     for (size_t i = 0; i < count; i++) {
         const u32 code = noise() % 16;
         // The first element of a byte is the high nibble.
         w.codes[i / 8] |= code << (8 * (i % 8 / 2) + 4 * (1 - i % 2));
-        w.dense.push_back(NF4[code] * scales[i >> log2_block]);
+        w.dense.push_back(NF4[code] * w.scales[i >> log2_block]);
     }
     return w;
 }

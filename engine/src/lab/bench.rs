@@ -164,7 +164,11 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
             // What a branch beside the weight costs where a kernel has room for it.
             if matches!(
                 variant,
-                Variant::Skinny | Variant::SkinnyShared | Variant::WarpgroupBf16 | Variant::DecodedBf16
+                Variant::Skinny
+                    | Variant::SkinnyShared
+                    | Variant::SkinnyBf16
+                    | Variant::WarpgroupBf16
+                    | Variant::DecodedBf16
             ) {
                 let second = if product == Product::Forward { [out, RANK] } else { [RANK, input] };
                 let branch = [[rows, RANK], second].map(|of| Tensor::<B, 2>::random(of, Distribution::Default, device));

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData, try_read_sync};
+use burn::tensor::{Tensor, TensorData, TensorPrimitive, try_read_sync};
 
-use crate::ops::{Ops, Reading};
+use crate::ops::{Held, Ops, Reading};
 use crate::{Error, Result};
 
 /// Consecutive decoder layers, and the device that holds them. The first stage's device holds the embedding too, the last one's the
@@ -94,6 +94,12 @@ impl Away {
                 data.unwrap_or_else(|error| panic!("a tensor could not be read from its device: {error:?}"))
             }
         }
+    }
+
+    /// Brings it to a device; see [`Ops::start_write`].
+    pub(crate) fn back<B: Ops, const D: usize>(self, device: &B::Device) -> (Tensor<B, D>, Held) {
+        let (tensor, held) = B::start_write(self.arrived(), device);
+        (Tensor::from_primitive(TensorPrimitive::Float(tensor)), held)
     }
 
     /// The same in place.

@@ -79,6 +79,21 @@ impl AdamStep {
     }
 }
 
+/// A parameter that a step changes.
+#[derive(Clone, Debug)]
+pub struct AdamUpdate<B: Backend> {
+    /// Its value before the step, f32.
+    pub value: FloatTensor<B>,
+    /// Its moments before the step.
+    pub moments: Moments<B>,
+    /// Its gradient, of its shape.
+    pub gradient: FloatTensor<B>,
+    /// A tensor of its shape and type that no one needs any more, if there is one: the new value may take its memory.
+    pub spare: Option<FloatTensor<B>>,
+    /// How it moves.
+    pub step: AdamStep,
+}
+
 /// The sum of all elements' squares.
 pub(super) fn sum_of_squares<B: Backend>(tensors: Vec<FloatTensor<B>>) -> FloatTensor<B> {
     let square = |x: Tensor<B, 2>| (x.clone() * x).sum();
@@ -107,19 +122,15 @@ pub(super) fn advance<B: Backend>(moments: Moments<B>, gradient: FloatTensor<B>,
 /// The parameter's value after a step with this gradient, from its moments before the step (Adam, arXiv:1412.6980; decoupled
 /// decay, arXiv:1711.05101; in the order of `torch.optim.AdamW`). 8-bit moments are used as they are before they are
 /// quantized again, as bitsandbytes does.
-pub(super) fn apply<B: Backend>(
-    moments: &Moments<B>,
-    gradient: FloatTensor<B>,
-    value: FloatTensor<B>,
-    step: AdamStep,
-) -> FloatTensor<B> {
+pub(super) fn apply<B: Backend>(update: AdamUpdate<B>) -> FloatTensor<B> {
+    let AdamUpdate { value, moments, gradient, step, .. } = update;
     let (gradient, value) = (tensor::<B, 2>(gradient), tensor::<B, 2>(value));
     let [correction1, correction2] = step.corrections();
     let shape = value.dims();
     let [first, second] = match moments {
-        Moments::Full([first, second]) => mix([tensor(first.clone()), tensor(second.clone())], gradient, step.betas),
+        Moments::Full(both) => mix(both.map(tensor), gradient, step.betas),
         Moments::EightBit { codes, absmax, tables } => {
-            let both = decode::<B>(codes, absmax, tables);
+            let both = decode::<B>(&codes, &absmax, &tables);
             let blocks = both[0].dims()[0];
             mix(both, padded(gradient, blocks), step.betas).map(|moment| {
                 let flat = moment.reshape([blocks * MOMENT_BLOCK]);

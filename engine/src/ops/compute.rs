@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Ops, Product, Variant};
 use crate::{Error, Result};
 
-/// What the operands of large products are rounded to: those with 4-bit weights of more than a few rows, in bf16 those of low-rank
-/// branches beside them, those of attention, and those with a head that is held in the same type. Sums are f32, and so is all that is
+/// What the operands of large products are rounded to: those with 4-bit weights of more than a few rows, in bf16 of a few too, those of
+/// low-rank branches beside them, those of attention, and those with a head that is held in the same type. Sums are f32, and so is all that is
 /// not a product: activations between the layers, norms, softmax, loss, adapters and their gradients (as under `torch.autocast`;
 /// bitsandbytes, `bnb_4bit_compute_dtype`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,23 +22,23 @@ pub enum ComputeDtype {
 }
 
 impl ComputeDtype {
-    /// How 4-bit weights of many rows are multiplied; by nothing of these for the fastest way in f32.
-    fn tiled(self) -> &'static [Variant] {
+    /// The variants that round to it, of 4-bit weights; by none of these for the fastest way in f32.
+    fn rounding(self) -> &'static [Variant] {
         match self {
             Self::F32 => &[],
-            Self::Bf16 => &[Variant::DecodedBf16, Variant::WarpgroupBf16, Variant::TiledBf16],
+            Self::Bf16 => &[Variant::SkinnyBf16, Variant::DecodedBf16, Variant::WarpgroupBf16, Variant::TiledBf16],
             Self::F16 => &[Variant::TiledF16],
         }
     }
 
     /// The type that a variant rounds its operands to.
-    pub(super) fn of(variant: Option<Variant>) -> Self {
-        let rounds = |compute: &Self| variant.is_some_and(|variant| compute.tiled().contains(&variant));
+    pub(crate) fn of(variant: Option<Variant>) -> Self {
+        let rounds = |compute: &Self| variant.is_some_and(|variant| compute.rounding().contains(&variant));
         [Self::Bf16, Self::F16].into_iter().find(rounds).unwrap_or_default()
     }
 
     /// The variant of a product of `rows` rows with a weight of this shape; `None` for the fastest in f32. A few rows wait for the
-    /// weight to be read, and gain nothing by rounding.
+    /// weight to be read, and gain little by rounding: where no variant for them rounds, the one that does not is taken.
     pub(super) fn variant<B: Ops>(
         self,
         device: &B::Device,
@@ -51,7 +51,7 @@ impl ComputeDtype {
             return None;
         }
         let can = B::nf4_variants(device, shape, rows, product);
-        can.into_iter().find(|variant| *variant == Variant::Skinny || self.tiled().contains(variant))
+        can.into_iter().find(|variant| *variant == Variant::Skinny || self.rounding().contains(variant))
     }
 
     /// Whether a device computes products in this type.
@@ -61,7 +61,7 @@ impl ComputeDtype {
     pub fn check<B: Ops>(self, device: &B::Device) -> Result<()> {
         const ROWS: usize = 512;
         let can = || B::nf4_variants(device, [64, 64], ROWS, Product::Forward);
-        match self == Self::F32 || can().iter().any(|variant| self.tiled().contains(variant)) {
+        match self == Self::F32 || can().iter().any(|variant| self.rounding().contains(variant)) {
             true => Ok(()),
             false => Err(Error::Device {
                 device: format!("{device:?}"),

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{DType, Tensor, TensorData, backend::ExecutionError};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::tensor::CubeTensor;
@@ -13,8 +13,8 @@ use halfbyte_shaders::{AdamRates, Heads, Language, Nf4, SourceRuntime};
 
 use super::fused::{self, primitive, tensor};
 use super::{
-    Activation, AdamStep, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Moments,
-    Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, half, lora,
+    Activation, AdamStep, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking,
+    Moments, Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, half, lora,
 };
 use crate::nf4::NF4_TABLE;
 
@@ -80,6 +80,7 @@ impl From<Variant> for halfbyte_shaders::Variant {
             Variant::Decoded => Self::Decoded,
             Variant::Skinny => Self::Skinny,
             Variant::SkinnyShared => Self::SkinnyShared,
+            Variant::SkinnyBf16 => Self::SkinnyBf16,
             Variant::Tiled => Self::Tiled,
             Variant::TiledF16 => Self::TiledF16,
             Variant::TiledBf16 => Self::TiledBf16,
@@ -95,6 +96,7 @@ impl From<halfbyte_shaders::Variant> for Variant {
             halfbyte_shaders::Variant::Decoded => Self::Decoded,
             halfbyte_shaders::Variant::Skinny => Self::Skinny,
             halfbyte_shaders::Variant::SkinnyShared => Self::SkinnyShared,
+            halfbyte_shaders::Variant::SkinnyBf16 => Self::SkinnyBf16,
             halfbyte_shaders::Variant::Tiled => Self::Tiled,
             halfbyte_shaders::Variant::TiledF16 => Self::TiledF16,
             halfbyte_shaders::Variant::TiledBf16 => Self::TiledBf16,
@@ -309,30 +311,27 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         }
     }
 
-    fn adam_advance(moments: Moments<Self>, gradient: FloatTensor<Self>, betas: [f64; 2]) -> Moments<Self> {
-        match moments {
+    fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
+        let advance = |(moments, gradient)| match moments {
             Moments::Full(both) if taken([&gradient]) => {
                 Moments::Full(halfbyte_shaders::adam_advance(both, gradient, betas))
             }
             moments => adam::advance::<Self>(moments, gradient, betas),
-        }
+        };
+        parameters.into_iter().map(advance).collect()
     }
 
-    fn adam_apply(
-        moments: &Moments<Self>,
-        gradient: FloatTensor<Self>,
-        value: FloatTensor<Self>,
-        step: AdamStep,
-    ) -> FloatTensor<Self> {
-        match moments {
-            Moments::Full(both) if taken([&gradient, &value]) => {
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>) -> Vec<FloatTensor<Self>> {
+        let apply = |update| match update {
+            AdamUpdate { value, moments: Moments::Full(both), gradient, spare, step } if taken([&gradient, &value]) => {
                 let AdamStep { betas, eps, rate, decay, .. } = step;
                 let [first, correction] = step.corrections();
                 let rates = AdamRates { betas, kept: 1.0 - rate * decay, rate: rate / first, correction, eps };
-                halfbyte_shaders::adam_apply(value, both.clone(), gradient, rates)
+                halfbyte_shaders::adam_apply(value, both, gradient, spare, rates)
             }
-            moments => adam::apply::<Self>(moments, gradient, value, step),
-        }
+            update => adam::apply::<Self>(update),
+        };
+        parameters.into_iter().map(apply).collect()
     }
 
     fn start_read(x: FloatTensor<Self>) -> Reading {
@@ -349,6 +348,14 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         let started = reading.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         debug_assert!(started.is_pending());
         reading
+    }
+
+    fn start_write(data: TensorData, device: &Self::Device) -> (FloatTensor<Self>, Held) {
+        let (shape, dtype) = (data.shape.clone(), data.dtype);
+        match halfbyte_shaders::fetch::<R>(data.bytes, shape.clone(), dtype, device) {
+            Ok((tensor, fetching)) => (tensor, Some(Box::new(fetching))),
+            Err(bytes) => (Self::float_from_data(TensorData::from_bytes(bytes, shape, dtype), device), None),
+        }
     }
 
     fn check(device: &Self::Device) -> Result<(), String> {

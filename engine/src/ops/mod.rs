@@ -29,7 +29,7 @@ use burn::tensor::backend::{Backend, ExecutionError};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Tensor, TensorData};
 
-pub use adam::{AdamStep, DynamicTables, MOMENT_BLOCK, Moments};
+pub use adam::{AdamStep, AdamUpdate, DynamicTables, MOMENT_BLOCK, Moments};
 pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, Sequences, Span};
 pub(crate) use autodiff::backward_from;
 pub use compute::ComputeDtype;
@@ -94,6 +94,8 @@ pub enum Variant {
     Skinny,
     /// The same on a GPU without subgroups.
     SkinnyShared,
+    /// A few rows on CUDA's tensor cores, activations and the 16 levels rounded to bf16: for [`ComputeDtype::Bf16`] alone.
+    SkinnyBf16,
     /// Many rows, bound by arithmetic: decoded tile by tile on the way into the product.
     Tiled,
     /// The same on a GPU through wgpu, activations and weights rounded to f16: for [`ComputeDtype::F16`] alone.
@@ -128,6 +130,9 @@ impl Activation {
 
 /// The values of a tensor that is on its way to host memory.
 pub type Reading = Pin<Box<dyn Future<Output = Result<TensorData, ExecutionError>> + Send>>;
+
+/// Host memory that a device may still read; to drop it is to wait.
+pub type Held = Option<Box<dyn std::any::Any + Send>>;
 
 /// The operations on 4-bit weights and the fused blocks of a decoder layer, for a backend.
 ///
@@ -172,6 +177,12 @@ pub trait Ops: Backend {
     /// Starts to read a tensor. What comes of it waits for the device; it may do other work meanwhile, but not free the tensor's memory.
     fn start_read(x: FloatTensor<Self>) -> Reading {
         Box::pin(Self::float_into_data(x))
+    }
+
+    /// Brings to a device what [`start_read`](Self::start_read) brought from one. What is held back goes no sooner than it has arrived: to
+    /// drop it is to wait for that.
+    fn start_write(data: TensorData, device: &Self::Device) -> (FloatTensor<Self>, Held) {
+        (Self::float_from_data(data, device), None)
     }
 
     /// Whether everything since this was last asked was done: without memory for a tensor, or with a kernel that does not
@@ -313,18 +324,13 @@ pub trait Ops: Backend {
         adam::sum_of_squares::<Self>(tensors)
     }
 
-    /// Adam's moments of a parameter after one more gradient.
-    fn adam_advance(moments: Moments<Self>, gradient: FloatTensor<Self>, betas: [f64; 2]) -> Moments<Self> {
-        adam::advance::<Self>(moments, gradient, betas)
+    /// Adam's moments of parameters after one more gradient of each, in their order.
+    fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
+        parameters.into_iter().map(|(moments, gradient)| adam::advance::<Self>(moments, gradient, betas)).collect()
     }
 
-    /// A parameter's value after a step of AdamW with this gradient, from its moments before the step.
-    fn adam_apply(
-        moments: &Moments<Self>,
-        gradient: FloatTensor<Self>,
-        value: FloatTensor<Self>,
-        step: AdamStep,
-    ) -> FloatTensor<Self> {
-        adam::apply::<Self>(moments, gradient, value, step)
+    /// The values of parameters after a step of AdamW, in their order.
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>) -> Vec<FloatTensor<Self>> {
+        parameters.into_iter().map(adam::apply::<Self>).collect()
     }
 }

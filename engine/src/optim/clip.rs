@@ -4,6 +4,7 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorPrimitive};
 
 use super::Gradients;
+use super::optimizer::primitive;
 use crate::model::moved;
 use crate::ops::Ops;
 
@@ -12,7 +13,7 @@ pub fn grad_norm<B: Ops>(gradients: &Gradients<B>) -> Option<Tensor<B, 1>> {
     // What several devices hold is added up on each first.
     let mut groups: Vec<(B::Device, Vec<FloatTensor<B>>)> = Vec::new();
     for gradient in gradients.values() {
-        let (device, gradient) = (gradient.device(), gradient.clone().into_primitive().tensor());
+        let (device, gradient) = (gradient.device(), primitive(gradient.clone()));
         match groups.iter_mut().find(|(of, _)| *of == device) {
             Some((_, group)) => group.push(gradient),
             None => groups.push((device, vec![gradient])),

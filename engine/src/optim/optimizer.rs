@@ -12,7 +12,7 @@ use super::pages::{Pages, PagingReport};
 use super::state::{HostMoments, Layout, StateTensor};
 use super::{AdamWConfig, Gradients, OptimizerConfig};
 use crate::model::EMBEDDING;
-use crate::ops::{AdamStep, Ops};
+use crate::ops::{AdamStep, AdamUpdate, Ops};
 use crate::{Error, Result};
 
 /// Parameters with fewer elements keep their moments in f32 (bitsandbytes, `min_8bit_size`).
@@ -68,6 +68,21 @@ impl<B: Ops> Optimizer<B> {
     /// the device. Nothing was applied then, and the state is that of before.
     pub async fn step(
         &mut self,
+        values: BTreeMap<String, Tensor<B, 2>>,
+        gradients: Gradients<B>,
+        rate: f64,
+    ) -> Result<BTreeMap<String, Tensor<B, 2>>> {
+        self.step_into(BTreeMap::new(), values, gradients, rate).await
+    }
+
+    /// [`step`](Self::step) with tensors of the parameters' shapes that no one needs any more, as are their values of a step before: the
+    /// new ones may take their memory.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step).
+    pub async fn step_into(
+        &mut self,
+        mut spare: BTreeMap<String, Tensor<B, 2>>,
         mut values: BTreeMap<String, Tensor<B, 2>>,
         gradients: Gradients<B>,
         rate: f64,
@@ -80,30 +95,44 @@ impl<B: Ops> Optimizer<B> {
         if halfbyte_memory::visits_backwards(step) {
             paths.reverse();
         }
+        if let Some(path) = paths.iter().find(|path| !self.pages.iter().any(|pages| pages.contains(path))) {
+            return Err(Error::Invalid(format!("the optimizer was not made for the parameter `{path}`")));
+        }
+        let loraplus = self.config.loraplus_lr_ratio;
         let mut after = BTreeMap::new();
-        for path in &paths {
-            let pages = self.pages.iter_mut().find(|pages| pages.contains(path));
-            let pages = pages
-                .ok_or_else(|| Error::Invalid(format!("the optimizer was not made for the parameter `{path}`")))?;
-            pages.bring(path).await?;
-            if let Some(before) = self.last.remove(path) {
-                pages.change(path, |moments| B::adam_advance(moments, primitive(before), betas));
+        for pages in &mut self.pages {
+            let here: Vec<&String> = paths.iter().filter(|path| pages.contains(path)).collect();
+            // What is paged comes and goes one by one; of the rest all there are make one operation.
+            let at_once = if self.config.optim.is_paged() { 1 } else { here.len().max(1) };
+            for some in here.chunks(at_once) {
+                for path in some {
+                    pages.bring(path).await?;
+                }
+                let before = some.iter().filter_map(|path| Some((path.as_str(), primitive(self.last.remove(*path)?))));
+                pages.advance(before.collect(), betas);
+                let (mut moved, mut updates) = (Vec::new(), Vec::new());
+                for path in some {
+                    let Some(gradient) = gradients.get(*path) else { continue };
+                    let missing = || Error::Invalid(format!("the parameter `{path}` has a gradient and no value"));
+                    moved.push(path.to_string());
+                    updates.push(AdamUpdate {
+                        value: primitive(values.remove(*path).ok_or_else(missing)?),
+                        moments: pages.get(path).ok_or_else(missing)?.clone(),
+                        gradient: primitive(gradient.clone()),
+                        spare: spare.remove(*path).map(primitive),
+                        step: AdamStep {
+                            betas,
+                            eps,
+                            step: i32::try_from(step).unwrap_or(i32::MAX),
+                            rate: if is_loraplus(path) { rate * loraplus } else { rate },
+                            decay: if is_decayed(path) { weight_decay } else { 0.0 },
+                        },
+                    });
+                }
+                let values = B::adam_apply(updates).into_iter().map(TensorPrimitive::Float).map(Tensor::from_primitive);
+                after.extend(moved.into_iter().zip(values));
+                pages.settle().await?;
             }
-            if let Some(gradient) = gradients.get(path) {
-                let missing = || Error::Invalid(format!("the parameter `{path}` has a gradient and no value"));
-                let value = values.remove(path).ok_or_else(missing)?;
-                let moments = pages.get(path).ok_or_else(missing)?;
-                let step = AdamStep {
-                    betas,
-                    eps,
-                    step: i32::try_from(step).unwrap_or(i32::MAX),
-                    rate: if is_loraplus(path) { rate * self.config.loraplus_lr_ratio } else { rate },
-                    decay: if is_decayed(path) { weight_decay } else { 0.0 },
-                };
-                let value = B::adam_apply(moments, primitive(gradient.clone()), primitive(value), step);
-                after.insert(path.clone(), Tensor::from_primitive(TensorPrimitive::Float(value)));
-            }
-            pages.settle().await?;
         }
         self.last = gradients;
         self.steps = step;
@@ -139,7 +168,7 @@ impl<B: Ops> Optimizer<B> {
             for (path, layout) in pages.layouts() {
                 let Some(mut moments) = pages.copy(path) else { continue };
                 if let Some(gradient) = self.last.get(path) {
-                    moments = B::adam_advance(moments, primitive(gradient.clone()), betas);
+                    moments = B::adam_advance(vec![(moments, primitive(gradient.clone()))], betas).remove(0);
                 }
                 state.extend(layout.save(path, HostMoments::read(moments, pages.device()).await?));
             }
@@ -175,6 +204,6 @@ impl<B: Ops> Optimizer<B> {
     }
 }
 
-fn primitive<B: Ops>(tensor: Tensor<B, 2>) -> B::FloatTensorPrimitive {
+pub(super) fn primitive<B: Ops>(tensor: Tensor<B, 2>) -> B::FloatTensorPrimitive {
     tensor.into_primitive().tensor()
 }

@@ -175,13 +175,24 @@ impl<B: Ops> Pages<B> {
         }
     }
 
-    /// Puts `f` of the moments in their place, for a parameter that was brought.
-    pub(super) fn change(&mut self, path: &str, f: impl FnOnce(Moments<B>) -> Moments<B>) {
-        let Some(page) = self.pages.get_mut(path) else { return };
-        page.place = match std::mem::replace(&mut page.place, Place::Unused) {
-            Place::Device(moments) => Place::Device(Box::new(f(*moments))),
-            other => other,
-        };
+    /// Adds gradients to the moments of parameters that were brought.
+    pub(super) fn advance(&mut self, gradients: Vec<(&str, FloatTensor<B>)>, betas: [f64; 2]) {
+        let (mut paths, mut moving) = (Vec::new(), Vec::new());
+        for (path, gradient) in gradients {
+            let Some(page) = self.pages.get_mut(path) else { continue };
+            match std::mem::replace(&mut page.place, Place::Unused) {
+                Place::Device(moments) => {
+                    paths.push(path);
+                    moving.push((*moments, gradient));
+                }
+                elsewhere => page.place = elsewhere,
+            }
+        }
+        for (path, moments) in paths.into_iter().zip(B::adam_advance(moving, betas)) {
+            if let Some(page) = self.pages.get_mut(path) {
+                page.place = Place::Device(Box::new(moments));
+            }
+        }
     }
 
     /// Spills pages until the budget holds.

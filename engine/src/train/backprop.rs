@@ -13,7 +13,7 @@ use super::pipeline::pipeline;
 use crate::data::Batch;
 use crate::lora::Dropout;
 use crate::model::{Away, DecoderLayer, EMBEDDING, Pass, Stage, Transformer, indices, layer_path, moved};
-use crate::ops::{Ops, Sequences, backward_from};
+use crate::ops::{Held, Ops, Sequences, backward_from};
 use crate::optim::{Gradients, accumulate};
 
 /// Whether the forward pass of a layer is done again in the backward pass.
@@ -103,6 +103,8 @@ pub(super) struct Flight<'a, B: Ops> {
     /// On the way up the hidden states behind the stage that was passed last, on the way down their gradient; nothing where no
     /// gradient goes.
     carried: Option<Tensor<B, 2>>,
+    /// Where the input came from that was brought back last.
+    held: Held,
     /// The lowest layer that is trained. Nothing is kept of those below it, and no gradient goes there.
     lowest: usize,
     loss_sum: Option<Tensor<B, 1>>,
@@ -128,6 +130,7 @@ impl<'a, B: Ops> Flight<'a, B> {
             kept: passes.iter().map(|_| Vec::new()).collect(),
             passes,
             carried: Some(embedded),
+            held: None,
             lowest: model.lowest_trained(),
             loss_sum: None,
             of_head: Gradients::new(),
@@ -205,12 +208,17 @@ impl<'a, B: Ops> Flight<'a, B> {
         for i in layers.rev() {
             let Some(kept) = self.kept[stage].pop() else { break };
             let Some(d_output) = self.carried.take() else { break };
-            let path = layer_path(i);
-            let again = |input| Graph::new(&model.layers[i], &path, input, &graph_pass, self.below(i));
+            let (path, below) = (layer_path(i), self.below(i));
+            let again = |input| Graph::new(&model.layers[i], &path, input, &graph_pass, below);
             let graph = match kept {
                 Kept::Graph(graph) => *graph,
                 Kept::Input(input) => again(input),
-                Kept::Away(input) => again(Tensor::from_data(input.arrived(), &device)),
+                Kept::Away(input) => {
+                    let (input, held) = input.back(&device);
+                    // The one before has arrived long since: its layer was computed after it.
+                    self.held = held;
+                    again(input)
+                }
             };
             self.carried = graph.backward(&path, d_output, &mut gradients);
         }

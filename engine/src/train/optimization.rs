@@ -109,15 +109,18 @@ impl<B: Ops> Optimization<B> {
         if clip < 1.0 {
             gradients = gradients.into_iter().map(|(path, gradient)| (path, gradient * clip)).collect();
         }
-        let mut values = BTreeMap::new();
-        self.model.visit(|path, parameter| {
-            if gradients.contains_key(path) {
-                values.insert(path.to_string(), parameter.value.clone());
-            }
-        });
+        let values_of = |model: &Transformer<B>| {
+            let mut values = BTreeMap::new();
+            model.visit(|path, parameter| {
+                if gradients.contains_key(path) {
+                    values.insert(path.to_string(), parameter.value.clone());
+                }
+            });
+            values
+        };
         // Should the optimizer fail half-way, its state is still that of this model, but not one to go back from.
-        self.before = None;
-        let values = self.optimizer.step(values, gradients, rate).await?;
+        let spare = self.before.take().map(|before| values_of(&before)).unwrap_or_default();
+        let values = self.optimizer.step_into(spare, values_of(&self.model), gradients, rate).await?;
         let after = self.model.map(|path, parameter| match values.get(path) {
             Some(value) => Parameter { value: value.clone(), trainable: parameter.trainable },
             None => parameter.clone(),

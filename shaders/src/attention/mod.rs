@@ -5,7 +5,6 @@ mod wgsl;
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::{Language, Source, SourceRuntime, view};
@@ -132,10 +131,6 @@ fn splits<R: SourceRuntime>(k: &CubeTensor<R>, shape: &Heads) -> usize {
     }
 }
 
-fn empty<R: SourceRuntime>(like: &CubeTensor<R>, shape: [usize; 2]) -> CubeTensor<R> {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.into(), DType::F32)
-}
-
 /// Attention of `q` `[tokens, heads * head_dim]` over `k` and `v` `[keys, kv_heads * head_dim]`, all f32: the result, shaped like `q`,
 /// and the logarithm of each query's sum of exponentials, `[tokens, heads]`. On CUDA the operands are rounded to bf16.
 ///
@@ -148,7 +143,7 @@ pub fn attention<R: SourceRuntime>(
 ) -> [CubeTensor<R>; 2] {
     let [q, k, v] = qkv.map(operand);
     let [tokens, width] = [q.meta.shape()[0], q.meta.shape()[1]];
-    let (y, lse) = (empty(&q, [tokens, width]), empty(&q, [tokens, shape.heads]));
+    let [y, lse] = [width, shape.heads].map(|columns| view::empty(&q, [tokens, columns], DType::F32));
     if tokens > 0 {
         launch(Pass::Forward, shape, [tokens, k.meta.shape()[0]], &[&q, &k, &v, &bounds, &y, &lse], 1);
     }
@@ -169,7 +164,7 @@ pub fn attention_backward<R: SourceRuntime>(
     let rows = [q.meta.shape()[0], k.meta.shape()[0]];
     let splits = splits(&k, shape);
     let [d_q, d_k, d_v] = [(&q, 1), (&k, splits), (&v, splits)]
-        .map(|(x, parts)| empty(x, [parts * x.meta.shape()[0], x.meta.shape()[1]]));
+        .map(|(x, parts)| view::empty(x, [parts * x.meta.shape()[0], x.meta.shape()[1]], DType::F32));
     if rows[0] > 0 {
         launch(Pass::Queries, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_q], 1);
         launch(Pass::Keys, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_k, &d_v], splits);

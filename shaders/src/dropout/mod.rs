@@ -2,11 +2,10 @@
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::{Sources, grid};
-use crate::{Language, Source, SourceRuntime};
+use crate::{Language, Source, SourceRuntime, view};
 
 const THREADS: u32 = 256;
 
@@ -26,7 +25,7 @@ pub fn dropout<R: SourceRuntime>(x: CubeTensor<R>, key: [u32; 2], threshold: u32
     let x = into_contiguous(x);
     let shape = x.meta.shape().clone();
     let count = shape.num_elements() as u32;
-    let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
+    let y = view::empty(&x, shape, DType::F32);
     if count > 0 {
         let info = [count, key[0], key[1], threshold, kept.to_bits(), 0, 0, 0];
         source(R::LANGUAGE).launch(grid((count.div_ceil(64) * 8).div_ceil(THREADS)), &[&x, &y], &info);

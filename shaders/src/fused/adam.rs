@@ -1,12 +1,12 @@
 //! Adam's two operations on moments in f32, each in one pass (arXiv:1412.6980; decoupled decay, arXiv:1711.05101), and what gradients
 //! are clipped by.
 
+use burn_backend::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubecl::{CubeCount, CubeDim};
 
-use super::cross_entropy::total;
-use super::{contiguous, elements, elementwise, empty, lanes, rowwise, sum_of_cube, sum_of_lanes};
+use super::{contiguous, elements, elementwise, empty, lanes, sum_of_cube, sum_of_lanes, sum_of_list};
 use crate::{SourceRuntime, view};
 
 /// Cubes that sum the squares of one tensor up, and their threads.
@@ -20,20 +20,18 @@ fn mixed<N: Size>(moment: Vector<f32, N>, new: Vector<f32, N>, beta: f32, rest: 
 
 #[cube(launch)]
 fn advance<N: Size>(
-    first: &Array<Vector<f32, N>>,
-    second: &Array<Vector<f32, N>>,
+    first: &mut Array<Vector<f32, N>>,
+    second: &mut Array<Vector<f32, N>>,
     gradient: &Array<Vector<f32, N>>,
-    new_first: &mut Array<Vector<f32, N>>,
-    new_second: &mut Array<Vector<f32, N>>,
     beta1: f32,
     rest1: f32,
     beta2: f32,
     rest2: f32,
 ) {
-    if ABSOLUTE_POS < new_first.len() {
+    if ABSOLUTE_POS < first.len() {
         let new = gradient[ABSOLUTE_POS];
-        new_first[ABSOLUTE_POS] = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
-        new_second[ABSOLUTE_POS] = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2);
+        first[ABSOLUTE_POS] = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
+        second[ABSOLUTE_POS] = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2);
     }
 }
 
@@ -82,21 +80,20 @@ fn factors(betas: [f64; 2]) -> [f32; 4] {
     [beta1, 1.0 - beta1, beta2, 1.0 - beta2].map(|factor| factor as f32)
 }
 
-/// The first and second moment after one more gradient, f32 tensors of one shape.
+/// The first and second moment after one more gradient, f32 tensors of one shape; in their own memory where nothing else refers to it.
 pub fn adam_advance<R: SourceRuntime>(
     moments: [CubeTensor<R>; 2],
     gradient: CubeTensor<R>,
     betas: [f64; 2],
 ) -> [CubeTensor<R>; 2] {
-    let [first, second] = moments.map(contiguous);
+    let own = |moment: CubeTensor<R>| if moment.can_mut() { moment } else { moment.copy() };
+    let [first, second] = moments.map(|moment| contiguous(own(moment)));
     let gradient = contiguous(gradient);
-    let [new_first, new_second] = [&first, &second].map(|moment| empty(moment, moment.meta.shape().clone()));
     let count = first.meta.shape().num_elements();
     if count > 0 {
         let lanes = lanes(count);
         let (cubes, dim) = elementwise(&first, count / lanes);
-        let [of_first, of_second, of_gradient, to_first, to_second] =
-            [&first, &second, &gradient, &new_first, &new_second].map(elements);
+        let [of_first, of_second, of_gradient] = [&first, &second, &gradient].map(elements);
         let [beta1, rest1, beta2, rest2] = factors(betas);
         advance::launch::<R>(
             &first.client,
@@ -106,15 +103,13 @@ pub fn adam_advance<R: SourceRuntime>(
             of_first,
             of_second,
             of_gradient,
-            to_first,
-            to_second,
             beta1,
             rest1,
             beta2,
             rest2,
         );
     }
-    [new_first, new_second]
+    [first, second]
 }
 
 /// How a parameter moves, beside its moments.
@@ -132,16 +127,19 @@ pub struct AdamRates {
     pub eps: f64,
 }
 
-/// A parameter's value after a step with this gradient, from its moments before it, f32 tensors of one shape.
+/// A parameter's value after a step with this gradient, from its moments before it, f32 tensors of one shape; in the memory of `spare`, if
+/// nothing else refers to that.
 pub fn adam_apply<R: SourceRuntime>(
     value: CubeTensor<R>,
     moments: [CubeTensor<R>; 2],
     gradient: CubeTensor<R>,
+    spare: Option<CubeTensor<R>>,
     rates: AdamRates,
 ) -> CubeTensor<R> {
     let [first, second] = moments.map(contiguous);
     let [value, gradient] = [value, gradient].map(contiguous);
-    let result = empty(&value, value.meta.shape().clone());
+    let fits = |spare: &CubeTensor<R>| spare.can_mut() && spare.is_contiguous();
+    let result = spare.filter(fits).unwrap_or_else(|| empty(&value, value.meta.shape().clone(), DType::F32));
     let count = result.meta.shape().num_elements();
     if count > 0 {
         let lanes = lanes(count);
@@ -181,15 +179,12 @@ pub fn sum_of_squares<R: SourceRuntime>(tensors: Vec<CubeTensor<R>>) -> CubeTens
     if tensors.is_empty() {
         return view::zeros(&like, [1].into(), like.dtype);
     }
-    let [sums, sum] = [tensors.len() * CUBES, 1].map(|length| empty(&like, [length].into()));
+    let sums = empty(&like, [tensors.len() * CUBES], DType::F32);
     for (i, tensor) in tensors.into_iter().map(contiguous).enumerate() {
         let lanes = lanes(tensor.meta.shape().num_elements());
         let (cubes, dim) = (CubeCount::Static(CUBES as u32, 1, 1), CubeDim::new_1d(THREADS as u32));
         let (of_tensor, of_sums) = (elements(&tensor), elements(&sums));
         squares::launch::<R>(&like.client, cubes, dim, lanes, of_tensor, of_sums, (i * CUBES) as u32, THREADS);
     }
-    let (cubes, threads) = rowwise(1, sums.meta.shape().num_elements());
-    let dim = CubeDim::new_1d(threads as u32);
-    total::launch::<R>(&like.client, cubes, dim, elements(&sums), elements(&sum), threads);
-    sum
+    sum_of_list(&sums)
 }

@@ -2,13 +2,12 @@
 
 use burn_backend::DType;
 use burn_cubecl::kernel::cast;
-use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::CubeDim;
 use cubecl::prelude::*;
 
-use super::{contiguous, elements, empty, lanes, max_of_cube, row, rowwise, sum_of_cube, sum_of_lanes};
-use crate::SourceRuntime;
+use super::{contiguous, elements, empty, lanes, max_of_cube, row, rowwise, sum_of_cube, sum_of_lanes, sum_of_list};
+use crate::{SourceRuntime, view};
 
 /// Below all logits, and finite: WGSL knows no infinity.
 const LEAST: f32 = -3.0e38;
@@ -57,31 +56,16 @@ fn of_rows<N: Size>(
     }
 }
 
-/// The sum of a list, by one cube.
-#[cube(launch)]
-pub(super) fn total(x: &Array<f32>, y: &mut Array<f32>, #[comptime] threads: usize) {
-    let mut sum = 0.0f32;
-    let mut i = UNIT_POS as usize;
-    while i < x.len() {
-        sum += x[i];
-        i += threads;
-    }
-    let sum = sum_of_cube(sum, threads);
-    if UNIT_POS == 0 {
-        y[0] = sum;
-    }
-}
-
 /// Cross entropy of f32 `logits` `[n, vocab]` against the integers `targets` `[n, 1]`, each below `vocab`: the sum of the losses
 /// `[1]`, and its gradient for the logits.
 pub fn cross_entropy<R: SourceRuntime>(logits: CubeTensor<R>, targets: CubeTensor<R>) -> [CubeTensor<R>; 2] {
     let (logits, targets) = (contiguous(logits), contiguous(cast(targets, DType::I32)));
-    let gradient = empty(&logits, logits.meta.shape().clone());
+    let gradient = empty(&logits, logits.meta.shape().clone(), DType::F32);
     let [rows, vocab] = [logits.meta.shape()[0], logits.meta.shape()[1]];
     if rows * vocab == 0 {
-        return [zeros(logits.device.clone(), [1].into(), DType::F32), gradient];
+        return [view::zeros(&logits, [1].into(), DType::F32), gradient];
     }
-    let [losses, loss] = [rows, 1].map(|length| empty(&logits, [length].into()));
+    let losses = empty(&logits, [rows], DType::F32);
     let (client, lanes) = (&logits.client, lanes(vocab));
     let vectors = vocab / lanes;
     let (cubes, threads) = rowwise(rows, vectors);
@@ -90,8 +74,5 @@ pub fn cross_entropy<R: SourceRuntime>(logits: CubeTensor<R>, targets: CubeTenso
     let [of_targets, of_losses] = [&targets, &losses].map(elements);
     let vectors = vectors as u32;
     of_rows::launch::<R>(client, cubes, dim, lanes, of_logits, of_targets, of_losses, of_gradient, vectors, threads);
-    let (cubes, threads) = rowwise(1, rows);
-    let dim = CubeDim::new_1d(threads as u32);
-    total::launch::<R>(client, cubes, dim, elements(&losses), elements(&loss), threads);
-    [loss, gradient]
+    [sum_of_list(&losses), gradient]
 }

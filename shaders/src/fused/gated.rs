@@ -1,5 +1,6 @@
 //! SwiGLU and GeGLU (arXiv:2002.05202): a function of one tensor times another.
 
+use burn_backend::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -57,7 +58,7 @@ fn backward<N: Size>(
 /// `gate · sigmoid(gate · (a + b · gate²)) · up`, elementwise, for coefficients `[a, b]`: f32 tensors of one shape.
 pub fn gated<R: SourceRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, [a, b]: [f32; 2]) -> CubeTensor<R> {
     let [gate, up] = [gate, up].map(contiguous);
-    let y = empty(&gate, gate.meta.shape().clone());
+    let y = empty(&gate, gate.meta.shape().clone(), DType::F32);
     let count = y.meta.shape().num_elements();
     if count > 0 {
         let lanes = lanes(count);
@@ -76,7 +77,7 @@ pub fn gated_backward<R: SourceRuntime>(
     [a, b]: [f32; 2],
 ) -> [CubeTensor<R>; 2] {
     let [gate, up, grad] = [gate, up, grad].map(contiguous);
-    let [d_gate, d_up] = [&gate, &up].map(|x| empty(x, x.meta.shape().clone()));
+    let [d_gate, d_up] = [&gate, &up].map(|x| empty(x, x.meta.shape().clone(), DType::F32));
     let count = d_gate.meta.shape().num_elements();
     if count > 0 {
         let lanes = lanes(count);

@@ -7,12 +7,11 @@ mod gated;
 mod rms_norm;
 mod rotary;
 
-use burn_backend::{DType, Shape};
+use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
-use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise};
+use cubecl::{CubeCount, CubeDim};
 
 pub use adam::{AdamRates, adam_advance, adam_apply, sum_of_squares};
 pub use cross_entropy::cross_entropy;
@@ -22,6 +21,7 @@ pub use rotary::rotate;
 
 use crate::SourceRuntime;
 use crate::source::grid;
+use crate::view::{elements, elementwise, empty};
 
 /// A tensor whose elements lie one after the other. One without any is taken as it is: CUDA refuses an empty grid.
 fn contiguous<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
@@ -31,26 +31,9 @@ fn contiguous<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     }
 }
 
-/// f32, of this shape, on the device of `like`.
-fn empty<R: SourceRuntime>(like: &CubeTensor<R>, shape: Shape) -> CubeTensor<R> {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, DType::F32)
-}
-
 /// Elements that a thread takes at once, of rows of so many. A tensor's memory begins at a multiple of four.
 fn lanes(width: usize) -> usize {
     if width.is_multiple_of(4) { 4 } else { 1 }
-}
-
-/// The elements of a contiguous tensor; how many a kernel sees at once, the launch divides their number by.
-fn elements<R: SourceRuntime>(tensor: &CubeTensor<R>) -> ArrayArg<R> {
-    // SAFETY: a contiguous tensor's memory holds all of its elements.
-    unsafe { ArrayArg::from_raw_parts(tensor.handle.clone(), tensor.meta.shape().num_elements()) }
-}
-
-/// A thread for each of `count`.
-fn elementwise<R: SourceRuntime>(tensor: &CubeTensor<R>, count: usize) -> (CubeCount, CubeDim) {
-    let dim = CubeDim::new(&tensor.client, count);
-    (calculate_cube_count_elemwise(&tensor.client, count, dim), dim)
 }
 
 /// A cube for each row, and its threads: a power of two, at most the 256 that WebGPU promises. There may be more cubes than rows.
@@ -77,9 +60,9 @@ fn sum_of_lanes<N: Size>(vector: Vector<f32, N>) -> f32 {
     sum
 }
 
-/// The sum of the cube's values, in an order that does not change.
+/// What is left of the cube's values when two of them at a time become their sum or the larger one, in an order that does not change.
 #[cube]
-fn sum_of_cube(value: f32, #[comptime] threads: usize) -> f32 {
+fn of_cube(value: f32, #[comptime] threads: usize, #[comptime] largest: bool) -> f32 {
     let mut shared = SharedMemory::<f32>::new(threads);
     let unit = UNIT_POS as usize;
     shared[unit] = value;
@@ -88,27 +71,49 @@ fn sum_of_cube(value: f32, #[comptime] threads: usize) -> f32 {
     for level in 0..comptime!(threads.ilog2()) {
         let half = comptime!(threads >> (level + 1));
         if unit < half {
-            shared[unit] += shared[unit + half];
+            if comptime!(largest) {
+                shared[unit] = max(shared[unit], shared[unit + half]);
+            } else {
+                shared[unit] += shared[unit + half];
+            }
         }
         sync_cube();
     }
     shared[0]
 }
 
+/// The sum of the cube's values.
+#[cube]
+fn sum_of_cube(value: f32, #[comptime] threads: usize) -> f32 {
+    of_cube(value, threads, false)
+}
+
 /// The largest of the cube's values.
 #[cube]
 fn max_of_cube(value: f32, #[comptime] threads: usize) -> f32 {
-    let mut shared = SharedMemory::<f32>::new(threads);
-    let unit = UNIT_POS as usize;
-    shared[unit] = value;
-    sync_cube();
-    #[unroll]
-    for level in 0..comptime!(threads.ilog2()) {
-        let half = comptime!(threads >> (level + 1));
-        if unit < half {
-            shared[unit] = max(shared[unit], shared[unit + half]);
-        }
-        sync_cube();
+    of_cube(value, threads, true)
+}
+
+/// The sum of a list, by one cube.
+#[cube(launch)]
+fn total(x: &Array<f32>, y: &mut Array<f32>, #[comptime] threads: usize) {
+    let mut sum = 0.0f32;
+    let mut i = UNIT_POS as usize;
+    while i < x.len() {
+        sum += x[i];
+        i += threads;
     }
-    shared[0]
+    let sum = sum_of_cube(sum, threads);
+    if UNIT_POS == 0 {
+        y[0] = sum;
+    }
+}
+
+/// The sum of a list of f32: `[1]`.
+fn sum_of_list<R: SourceRuntime>(list: &CubeTensor<R>) -> CubeTensor<R> {
+    let sum = empty(list, [1], DType::F32);
+    let (cubes, threads) = rowwise(1, list.meta.shape().num_elements());
+    let dim = CubeDim::new_1d(threads as u32);
+    total::launch::<R>(&sum.client, cubes, dim, elements(list), elements(&sum), threads);
+    sum
 }

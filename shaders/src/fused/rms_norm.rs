@@ -1,5 +1,6 @@
 //! Root-mean-square layer normalisation (arXiv:1910.07467).
 
+use burn_backend::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::CubeDim;
 use cubecl::prelude::*;
@@ -68,7 +69,7 @@ fn backward<N: Size>(
 /// `x / sqrt(mean(x²) + eps) * weight`, f32: `x` `[rows, width]`, `weight` `[1, width]`.
 pub fn rms_norm<R: SourceRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, eps: f32) -> CubeTensor<R> {
     let [x, weight] = [x, weight].map(contiguous);
-    let y = empty(&x, x.meta.shape().clone());
+    let y = empty(&x, x.meta.shape().clone(), DType::F32);
     let [rows, width] = [x.meta.shape()[0], x.meta.shape()[1]];
     if rows * width > 0 {
         let lanes = lanes(width);
@@ -88,7 +89,7 @@ pub fn rms_norm_backward<R: SourceRuntime>(
     eps: f32,
 ) -> CubeTensor<R> {
     let [x, weight, grad] = [x, weight, grad].map(contiguous);
-    let d_x = empty(&x, x.meta.shape().clone());
+    let d_x = empty(&x, x.meta.shape().clone(), DType::F32);
     let [rows, width] = [x.meta.shape()[0], x.meta.shape()[1]];
     if rows * width > 0 {
         let lanes = lanes(width);

@@ -1,5 +1,6 @@
 //! Rotary position embedding (arXiv:2104.09864) of halves of heads.
 
+use burn_backend::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -36,7 +37,7 @@ fn turn<N: Size>(
 pub fn rotate<R: SourceRuntime>(x: CubeTensor<R>, cos: CubeTensor<R>, sin: CubeTensor<R>, back: bool) -> CubeTensor<R> {
     let [x, cos, sin] = [x, cos, sin].map(contiguous);
     let (width, half) = (x.meta.shape()[1], cos.meta.shape()[3]);
-    let y = empty(&x, x.meta.shape().clone());
+    let y = empty(&x, x.meta.shape().clone(), DType::F32);
     let pairs = y.meta.shape().num_elements() / 2;
     if pairs > 0 {
         let lanes = lanes(half);

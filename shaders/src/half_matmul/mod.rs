@@ -4,13 +4,12 @@
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::source::Sources;
+use crate::source::{Sources, tile_grid};
 use crate::trust::trusted;
 use crate::warpgroup::{self, THREADS, WARPGROUP};
-use crate::weight::TILES;
+use crate::weight::{TILES, told};
 use crate::{Language, PTX, Source, SourceRuntime, Update, view};
 
 /// Rows and columns of the result that a block of threads computes.
@@ -56,14 +55,17 @@ pub fn half_matmul<R: SourceRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, gr
         return view::zeros(&x, shape, DType::F32);
     }
     let (x, weight) = (view::converted(x, DType::BF16), into_contiguous(weight));
-    let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
+    let y = view::empty(&x, shape, DType::F32);
     // Groups of warps copy whole pieces of 16 bytes. A tensor begins at a multiple of more, but the head may be a part of one.
     let whole = input.is_multiple_of(8) && width.is_multiple_of(8) && weight.handle.offset_start.unwrap_or(0) % 16 == 0;
     if trusted::<R>() && whole && warpgroup::has_warpgroups(&x.client) {
         by_warpgroups(&x, &weight, None, &y, gradient);
     } else {
-        let grid = [columns.div_ceil(TILE) as u32, rows.div_ceil(TILE) as u32, 1];
-        source(gradient).launch(grid, &[&x, &weight, &y], &[rows as u32, out as u32, input as u32, 0]);
+        source(gradient).launch(
+            tile_grid([TILE; 2], [rows, columns]),
+            &[&x, &weight, &y],
+            &[rows as u32, out as u32, input as u32, 0],
+        );
     }
     y
 }
@@ -77,15 +79,11 @@ pub(crate) fn by_warpgroups<R: SourceRuntime>(
     y: &CubeTensor<R>,
     gradient: bool,
 ) {
-    let [[out, input], [rows, columns]] = [weight, y].map(|tensor| [0, 1].map(|i| tensor.meta.shape()[i]));
+    let [shape, [rows, columns]] = [weight, y].map(|tensor| [0, 1].map(|i| tensor.meta.shape()[i]));
     let tile = warpgroup::tile(&x.client, [rows, columns]);
-    let mut info = [rows as u32, out as u32, input as u32, 0, 0, 0];
     let mut buffers = vec![y];
-    if let Some(Update { low, b, scaling }) = update {
-        info[4..].copy_from_slice(&[low.meta.shape()[1] as u32, scaling.to_bits()]);
-        buffers.extend([low, b]);
-    }
+    let info = told(rows, shape, update, &mut buffers);
     let maps = vec![warpgroup::tiled(x, tile[0]), warpgroup::tiled(weight, HALF)];
     let source = warpgroup_source(tile[0], gradient, update.is_some());
-    source.launch_with(maps, warpgroup::grid(tile, [rows, columns]), &buffers, &info);
+    source.launch_with(maps, tile_grid(tile, [rows, columns]), &buffers, &info);
 }

@@ -3,7 +3,6 @@
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::Sources;
@@ -61,10 +60,6 @@ fn dims<R: SourceRuntime>(tensor: &CubeTensor<R>) -> [usize; 2] {
     [tensor.meta.shape()[0], tensor.meta.shape()[1]]
 }
 
-fn result<R: SourceRuntime>(like: &CubeTensor<R>, shape: [usize; 2], dtype: DType) -> CubeTensor<R> {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.into(), dtype)
-}
-
 /// `scaling · x · Fᵀ` of f32 rows `[rows, wide]` with an f32 factor `[rank, wide]`, or `transposed` `scaling · x · F` with
 /// `[wide, rank]`: f32 `[rows, rank]`, and `x` rounded to bf16. A CUDA device's alone.
 ///
@@ -84,7 +79,7 @@ pub fn low_rank<R: SourceRuntime>(
         let zeros = |columns, dtype| view::zeros(&x, [rows, columns].into(), dtype);
         return [zeros(rank, DType::F32), zeros(wide, DType::BF16)];
     }
-    let results = [result(&x, [rows, rank], DType::F32), result(&x, [rows, wide], DType::BF16)];
+    let results = [view::empty(&x, [rows, rank], DType::F32), view::empty(&x, [rows, wide], DType::BF16)];
     let buffers = [&x, &factor, &results[0], &results[1]];
     launch(LowRank::Narrow, transposed, &buffers, [rows, wide, rank], rows, scaling);
     results
@@ -102,7 +97,7 @@ pub fn low_rank_gradient<R: SourceRuntime>(dy: CubeTensor<R>, x: CubeTensor<R>, 
     if rows * out * input == 0 {
         return view::zeros(&x, [out, input].into(), DType::F32);
     }
-    let y = result(&x, [out, input], DType::F32);
+    let y = view::empty(&x, [out, input], DType::F32);
     // What is narrow comes first, and the result is transposed where that is the right operand.
     let transposed = out > input;
     let (buffers, wide, rank) = match transposed {

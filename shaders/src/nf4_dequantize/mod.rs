@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use burn_backend::DType;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
 
@@ -50,8 +49,8 @@ pub fn nf4_dequantize<R: SourceRuntime>(weight: &Nf4<R>, features: Range<usize>,
     let [out, input] = weight.shape;
     assert!(features.start <= features.end && features.end <= out, "{features:?} of {out} output features");
     let codes = &weight.codes;
-    let shape = [features.len(), input].into();
-    let dense = empty_device_contiguous_dtype(codes.client.clone(), codes.device.clone(), shape, dtype);
+    let shape = [features.len(), input];
+    let dense = view::empty(codes, shape, dtype);
     let (first, count) = (features.start * input, features.len() * input);
     if count == 0 {
         return dense;

@@ -6,7 +6,6 @@ mod tiled;
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
 use cubecl::ir::features::Plane;
@@ -15,8 +14,10 @@ pub use tiled::source;
 
 use crate::half_matmul::by_warpgroups;
 use crate::matmul::{matmul, matmul_into};
-use crate::nf4_skinny::{MAX_ROWS, nf4_skinny};
+use crate::nf4_skinny::{MAX_ROWS, can_mma, nf4_skinny, nf4_skinny_mma};
+use crate::source::tile_grid;
 use crate::trust::trusted;
+use crate::weight::told;
 use crate::{
     Language, Nf4, SourceRuntime, Update, nf4_dequantize, nf4_mma, nf4_mma_source, nf4_warpgroup, nf4_warpgroup_source,
     view, warpgroup,
@@ -37,6 +38,8 @@ pub enum Variant {
     Skinny,
     /// The same with sums through workgroup memory, which every device has.
     SkinnyShared,
+    /// A few rows on CUDA's tensor cores, activations and levels rounded to bf16: only by its name.
+    SkinnyBf16,
     /// Many rows, decoded on the way into tiles in workgroup memory.
     Tiled,
     /// The same in WGSL with both operands rounded to f16, the sums in f32: only by its name.
@@ -47,6 +50,16 @@ pub enum Variant {
     WarpgroupBf16,
     /// The weight is decoded to bf16 into a scratch tensor, which a dense product on Hopper's tensor cores takes: only by its name.
     DecodedBf16,
+}
+
+impl Variant {
+    /// Whether it rounds both operands.
+    fn rounds(self) -> bool {
+        match self {
+            Self::Decoded | Self::Skinny | Self::SkinnyShared | Self::Tiled => false,
+            Self::SkinnyBf16 | Self::TiledF16 | Self::TiledBf16 | Self::WarpgroupBf16 | Self::DecodedBf16 => true,
+        }
+    }
 }
 
 /// The variants by which a device can compute a product of `rows` rows; never none. Of those that round alike, the one to prefer
@@ -65,8 +78,12 @@ pub fn variants<R: SourceRuntime>(
     let trusted = trusted::<R>();
     let warpgroup = nf4_warpgroup::can(client, [out, input], gradient);
     let many = rows >= DECODED_ROWS;
+    // One or two rows are no faster by it: measured on an H200.
+    let skinny_bf16 = skinny && cuda && can_mma([out, input]);
+    let several = rows > 2;
     let all = [
         (Variant::Decoded, true),
+        (Variant::SkinnyBf16, skinny_bf16 && trusted && several),
         (Variant::Skinny, skinny),
         (Variant::SkinnyShared, skinny && !cuda),
         (Variant::Tiled, tiled),
@@ -74,6 +91,7 @@ pub fn variants<R: SourceRuntime>(
         (Variant::DecodedBf16, warpgroup && trusted && many),
         (Variant::WarpgroupBf16, warpgroup && trusted),
         (Variant::TiledBf16, cuda),
+        (Variant::SkinnyBf16, skinny_bf16 && !(trusted && several)),
         (Variant::WarpgroupBf16, warpgroup && !trusted),
         (Variant::DecodedBf16, warpgroup && !(trusted && many)),
     ];
@@ -126,10 +144,8 @@ pub fn nf4_matmul<R: SourceRuntime>(
     if rows * columns == 0 || width == 0 {
         return view::zeros(&x, shape, DType::F32);
     }
-    let rounds =
-        matches!(variant, Some(Variant::TiledF16 | Variant::TiledBf16 | Variant::WarpgroupBf16 | Variant::DecodedBf16));
-    let x = if rounds { into_contiguous(x) } else { view::converted(x, DType::F32) };
-    let y = empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, DType::F32);
+    let x = if variant.is_some_and(Variant::rounds) { into_contiguous(x) } else { view::converted(x, DType::F32) };
+    let y = view::empty(&x, shape, DType::F32);
     let operands = Operands { x, weight, y: y.clone(), product: product.contiguous() };
     match (variant, trusted::<R>()) {
         (Some(variant), _) => {
@@ -189,6 +205,7 @@ impl<R: SourceRuntime> Operands<R> {
             Variant::Decoded => self.run_decoded(),
             Variant::Skinny => self.run_skinny(subgroups),
             Variant::SkinnyShared => self.run_skinny(false),
+            Variant::SkinnyBf16 => self.run_skinny_bf16(),
             Variant::Tiled => self.run_tiled(DType::F32),
             Variant::TiledF16 => self.run_tiled(DType::F16),
             Variant::TiledBf16 | Variant::WarpgroupBf16 | Variant::DecodedBf16 => self.run_on_tensor_cores(variant),
@@ -209,6 +226,12 @@ impl<R: SourceRuntime> Operands<R> {
         true
     }
 
+    fn run_skinny_bf16(&self) -> bool {
+        let x = view::converted(self.x.clone(), DType::BF16);
+        nf4_skinny_mma(&x, &self.weight, self.update(), &self.y);
+        true
+    }
+
     fn run_tiled(&self, dtype: DType) -> bool {
         tiled::launch(&self.x, &self.weight, &self.y, dtype, self.gradient());
         false
@@ -216,7 +239,7 @@ impl<R: SourceRuntime> Operands<R> {
 
     /// By CUDA's tensor cores, in bf16.
     fn run_on_tensor_cores(&self, variant: Variant) -> bool {
-        let ([out, input], [rows, columns]) = (self.weight.shape, [0, 1].map(|i| self.y.meta.shape()[i]));
+        let [rows, columns] = [0, 1].map(|i| self.y.meta.shape()[i]);
         // Groups of warps take the inner activations in whole pieces of 16 bytes.
         let any_rank = variant == Variant::TiledBf16;
         let update = self.update().filter(|update| any_rank || update.low.meta.shape()[1].is_multiple_of(8));
@@ -224,30 +247,22 @@ impl<R: SourceRuntime> Operands<R> {
         let update =
             update.map(|update| Update { low: view::converted(update.low.clone(), DType::BF16), ..update.clone() });
         if variant == Variant::DecodedBf16 {
-            let dense = nf4_dequantize(&self.weight, 0..out, DType::BF16);
+            let dense = nf4_dequantize(&self.weight, 0..self.weight.shape[0], DType::BF16);
             by_warpgroups(&x, &dense, update.as_ref(), &self.y, self.gradient());
             return update.is_some();
         }
         let warpgroups = variant == Variant::WarpgroupBf16;
         // Groups of warps copy tiles of x by what describes it.
         let mut buffers = self.weight.buffers(&[&x, &self.y][usize::from(warpgroups)..]);
-        let mut info = [rows as u32, out as u32, input as u32, 0, 0, 0];
-        if let Some(Update { low, b, scaling }) = &update {
-            info[4..].copy_from_slice(&[low.meta.shape()[1] as u32, scaling.to_bits()]);
-            buffers.extend([low, b]);
-        }
+        let info = told(rows, self.weight.shape, update.as_ref(), &mut buffers);
         let (table, gradient, branch) = (self.weight.table, self.gradient(), update.is_some());
         if warpgroups {
             let tile = warpgroup::tile(&x.client, [rows, columns]);
             let source = nf4_warpgroup_source(table, tile[0], gradient, branch);
-            source.launch_with(
-                vec![warpgroup::tiled(&x, tile[0])],
-                warpgroup::grid(tile, [rows, columns]),
-                &buffers,
-                &info,
-            );
+            let maps = vec![warpgroup::tiled(&x, tile[0])];
+            source.launch_with(maps, tile_grid(tile, [rows, columns]), &buffers, &info);
         } else {
-            let grid = warpgroup::grid([nf4_mma::TILE; 2], [rows, columns]);
+            let grid = tile_grid([nf4_mma::TILE; 2], [rows, columns]);
             nf4_mma_source(table, gradient, branch).launch(grid, &buffers, &info);
         }
         branch

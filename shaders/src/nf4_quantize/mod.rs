@@ -3,11 +3,10 @@
 
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::{Sources, grid};
-use crate::{Language, Source, SourceRuntime};
+use crate::{Language, Source, SourceRuntime, view};
 
 /// The smallest scale that is divided by.
 const TINY: f32 = 1e-38;
@@ -51,9 +50,7 @@ pub fn nf4_quantize<R: SourceRuntime>(
     let weights = into_contiguous(weights);
     let count = weights.meta.shape().num_elements();
     let blocks = count.div_ceil(block_size);
-    let empty = |length: usize, dtype| {
-        empty_device_contiguous_dtype(weights.client.clone(), weights.device.clone(), [length].into(), dtype)
-    };
+    let empty = |length: usize, dtype| view::empty(&weights, [length], dtype);
     let (codes, absmax) = (empty(count.div_ceil(8), DType::U32), empty(blocks, DType::U32));
     if count > 0 {
         let at_once = match R::LANGUAGE {

@@ -1,10 +1,10 @@
 //! `x · Wᵀ` for a few rows, as decoding asks for: the packed weight is read once, and nothing is decoded into memory. What a
-//! low-rank branch beside the weight adds is worked into the same sums.
+//! low-rank branch beside the weight adds is worked into the same sums. In f32, or in bf16 on CUDA's tensor cores.
 
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::{Sources, grid};
-use crate::weight::reader;
+use crate::weight::{reader, told};
 use crate::{Language, Nf4, Source, SourceRuntime, Update};
 
 /// Rows that the kernel can hold.
@@ -65,16 +65,58 @@ pub fn nf4_skinny<R: SourceRuntime>(
     subgroups: bool,
 ) {
     let rows = x.meta.shape()[0];
-    let [out, input] = weight.shape;
+    let [out, _] = weight.shape;
     let capacity = rows.next_power_of_two() as u32;
     let (_, features) = geometry(R::LANGUAGE, capacity);
     let source = source(R::LANGUAGE, weight.table, capacity, subgroups, update.is_some());
-    // CUDA's kernel without a branch takes the first four.
-    let mut info = [rows as u32, out as u32, input as u32, 0, 0, 0];
     let mut buffers = weight.buffers(&[x, y]);
-    if let Some(Update { low, b, scaling }) = update {
-        info[4..].copy_from_slice(&[low.meta.shape()[1] as u32, scaling.to_bits()]);
-        buffers.extend([low, b]);
-    }
+    let info = told(rows, weight.shape, update, &mut buffers);
     source.launch(grid(out.div_ceil(features) as u32), &buffers, &info);
+}
+
+/// Inner elements that a warp of the kernel on tensor cores takes at a time.
+const SPAN: usize = 256;
+
+/// Output features of its block.
+const FEATURES: usize = 16;
+
+/// Its blocks on a multiprocessor at a time, as many as there are registers for what they hold.
+const fn blocks(eights: u32) -> u32 {
+    if eights == 1 { 2 } else { 1 }
+}
+
+static MMA_SOURCES: Sources<(u32, bool)> = Sources::new();
+
+/// The source of the kernel on tensor cores, in CUDA C++, for at most so many times eight rows; with or without a branch.
+pub fn mma_source(table: &[f32; 16], eights: u32, branch: bool) -> Source {
+    MMA_SOURCES.get((eights, branch), |_| {
+        let values = [
+            ("eights", eights.to_string()),
+            ("branch", u32::from(branch).to_string()),
+            ("blocks", blocks(eights).to_string()),
+        ];
+        reader("nf4_skinny_mma", Language::Cuda, 256, ["", include_str!("tensor_cores.cu")], table, &values)
+    })
+}
+
+/// Whether a weight is for the kernel on tensor cores.
+pub(crate) fn can_mma([_, input]: [usize; 2]) -> bool {
+    input > 0 && input.is_multiple_of(SPAN)
+}
+
+/// [`nf4_skinny`] on CUDA's tensor cores: `x` is bf16, and so are the levels.
+pub(crate) fn nf4_skinny_mma<R: SourceRuntime>(
+    x: &CubeTensor<R>,
+    weight: &Nf4<R>,
+    update: Option<&Update<R>>,
+    y: &CubeTensor<R>,
+) {
+    let rows = x.meta.shape()[0];
+    let eights = rows.div_ceil(8) as u32;
+    let source = mma_source(weight.table, eights, update.is_some());
+    let mut buffers = weight.buffers(&[x, y]);
+    let info = told(rows, weight.shape, update, &mut buffers);
+    let at_once = x.client.properties().hardware.num_streaming_multiprocessors.map_or(u32::MAX, |n| n * blocks(eights));
+    let groups = weight.shape[0].div_ceil(FEATURES) as u32;
+    source.launch([groups.min(at_once), 1, 1], &buffers, &info);
 }

@@ -15,7 +15,7 @@ use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
 use super::{
-    Activation, AdamStep, Attended, AttentionForm, AttentionShape, Branch, Dropped, Frozen, LoraGradients, Masking,
+    Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, Branch, Dropped, Frozen, LoraGradients, Masking,
     Moments, Nf4Primitive, Ops, Product, Variant,
 };
 use crate::nf4::quantize_blocks;
@@ -182,37 +182,40 @@ impl Ops for Flex {
         (write(vec![loss], [1]), write(gradient, shape))
     }
 
-    fn adam_advance(moments: Moments<Self>, gradient: FloatTensor<Self>, betas: [f64; 2]) -> Moments<Self> {
-        let gradient = gradient.to_contiguous();
-        match moments {
-            Moments::Full([mut first, mut second]) => {
-                adam::advance([in_place(&mut first), in_place(&mut second)], floats(&gradient), betas);
-                Moments::Full([first, second])
+    fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
+        let advance = |(moments, gradient): (Moments<Self>, FloatTensor<Self>)| {
+            let gradient = gradient.to_contiguous();
+            match moments {
+                Moments::Full([mut first, mut second]) => {
+                    adam::advance([in_place(&mut first), in_place(&mut second)], floats(&gradient), betas);
+                    Moments::Full([first, second])
+                }
+                Moments::EightBit { mut codes, mut absmax, tables } => {
+                    let of_codes = codes.each_mut().map(|codes| bytemuck::cast_slice_mut(in_place::<i32>(codes)));
+                    adam::advance_8bit(of_codes, absmax.each_mut().map(in_place), floats(&gradient), betas);
+                    Moments::EightBit { codes, absmax, tables }
+                }
             }
-            Moments::EightBit { mut codes, mut absmax, tables } => {
-                let of_codes = codes.each_mut().map(|codes| bytemuck::cast_slice_mut(in_place::<i32>(codes)));
-                adam::advance_8bit(of_codes, absmax.each_mut().map(in_place), floats(&gradient), betas);
-                Moments::EightBit { codes, absmax, tables }
-            }
-        }
+        };
+        parameters.into_iter().map(advance).collect()
     }
 
-    fn adam_apply(
-        moments: &Moments<Self>,
-        gradient: FloatTensor<Self>,
-        value: FloatTensor<Self>,
-        step: AdamStep,
-    ) -> FloatTensor<Self> {
-        let shape = value.shape().to_vec();
-        let values = read([gradient, value], |[gradient, value]| match moments {
-            Moments::Full(both) => read(both.clone(), |both| adam::apply(both, gradient, value, step)),
-            Moments::EightBit { codes, absmax, .. } => read(absmax.clone(), |absmax| {
-                let codes = codes.each_ref().map(|codes| codes.to_contiguous());
-                let codes =
-                    codes.each_ref().map(|c| bytemuck::cast_slice(&c.storage::<i32>()[c.layout().start_offset()..]));
-                adam::apply_8bit(&adam::EightBit { codes, absmax }, gradient, value, step)
-            }),
-        });
-        write(values, shape)
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>) -> Vec<FloatTensor<Self>> {
+        let apply = |AdamUpdate { value, moments, gradient, step, .. }| {
+            let value: FloatTensor<Self> = value;
+            let shape = value.shape().to_vec();
+            let values = read([gradient, value], |[gradient, value]| match moments {
+                Moments::Full(both) => read(both, |both| adam::apply(both, gradient, value, step)),
+                Moments::EightBit { codes, absmax, .. } => read(absmax, |absmax| {
+                    let codes = codes.map(|codes: IntTensor<Self>| codes.to_contiguous());
+                    let codes = codes
+                        .each_ref()
+                        .map(|c| bytemuck::cast_slice(&c.storage::<i32>()[c.layout().start_offset()..]));
+                    adam::apply_8bit(&adam::EightBit { codes, absmax }, gradient, value, step)
+                }),
+            });
+            write(values, shape)
+        };
+        parameters.into_iter().map(apply).collect()
     }
 }

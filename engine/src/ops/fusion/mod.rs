@@ -1,18 +1,19 @@
 //! Fusion passes everything that is one operation here through as a custom operation; what is elementwise around it is fused as usual.
 
+mod adam_of_many;
 mod waiting;
 
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
-use burn::tensor::{DType, Tensor, TensorMetadata};
+use burn::tensor::{DType, Tensor, TensorData, TensorMetadata};
 use burn_fusion::{Fusion, FusionBackend};
 use burn_ir::TensorIr;
 
-use waiting::{Handles, alike, enqueue, enqueue_sum, register};
+use waiting::{Handles, alike, alike_any, arrived, enqueue, register};
 
 use super::attention::{self, bounds};
 use super::{
-    Activation, AdamStep, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Masking, Moments,
-    Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, fused, lora,
+    Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking, Moments,
+    Nf4Primitive, Ops, Product, Reading, Update, Variant, fused, lora,
 };
 
 /// A weight whose buffers an operation takes.
@@ -147,6 +148,11 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         B::start_read(client.resolve_tensor_float::<B>(x))
     }
 
+    fn start_write(data: TensorData, device: &Self::Device) -> (FloatTensor<Self>, Held) {
+        let (tensor, held) = B::start_write(data, device);
+        (arrived::<B>(tensor, device), held)
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         let [y] = alike::<B, 2, 1>("rms_norm", [x, weight], move |[x, weight]| [B::rms_norm(x, weight, eps)]);
         y
@@ -210,39 +216,18 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
     }
 
     fn sum_of_squares(tensors: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
-        enqueue_sum::<B>(tensors)
+        let results = [([1].into(), DType::F32)];
+        let mut sums =
+            alike_any::<B>("sum_of_squares", tensors, results.into(), |tensors| vec![B::sum_of_squares(tensors)]);
+        sums.remove(0)
     }
 
-    fn adam_advance(moments: Moments<Self>, gradient: FloatTensor<Self>, betas: [f64; 2]) -> Moments<Self> {
-        let [first, second] = match moments {
-            Moments::Full(both) => both,
-            moments => return adam::advance::<Self>(moments, gradient, betas),
-        };
-        let advance = move |[first, second, gradient]: [FloatTensor<B>; 3]| match B::adam_advance(
-            Moments::Full([first, second]),
-            gradient,
-            betas,
-        ) {
-            Moments::Full(both) => both,
-            Moments::EightBit { .. } => unreachable!("moments keep their kind"),
-        };
-        Moments::Full(alike::<B, 3, 2>("adam_advance", [first, second, gradient], advance))
+    fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
+        adam_of_many::advance(parameters, betas)
     }
 
-    fn adam_apply(
-        moments: &Moments<Self>,
-        gradient: FloatTensor<Self>,
-        value: FloatTensor<Self>,
-        step: AdamStep,
-    ) -> FloatTensor<Self> {
-        let Moments::Full([first, second]) = moments.clone() else {
-            return adam::apply::<Self>(moments, gradient, value, step);
-        };
-        let inputs = [value, first, second, gradient];
-        let [value] = alike::<B, 4, 1>("adam_apply", inputs, move |[value, first, second, gradient]| {
-            [B::adam_apply(&Moments::Full([first, second]), gradient, value, step)]
-        });
-        value
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>) -> Vec<FloatTensor<Self>> {
+        adam_of_many::apply(parameters)
     }
 
     const ATTENTION_FORMS: &'static [AttentionForm] = B::ATTENTION_FORMS;

@@ -1,82 +1,80 @@
 //! Operations that wait in a fusion stream until it runs.
 
-use std::marker::PhantomData;
-
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_fusion::client::GlobalFusionClient;
 use burn_fusion::stream::{Operation, OperationStreams};
-use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor};
-use burn_ir::{CustomOpIr, HandleContainer, OperationIr, OperationOutput, TensorIr};
-
-use crate::ops::Ops;
+use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor, NoOp, get_client};
+use burn_ir::{CustomOpIr, HandleContainer, InitOperationIr, OperationIr, OperationOutput, TensorIr};
 
 /// What reaches the tensors when a fusion stream runs.
 pub(super) type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
 
 /// An operation waiting in a fusion stream; `run` is the operation on the backend beneath.
-struct Waiting<F, const N: usize, const M: usize> {
+struct Waiting<F> {
     description: CustomOpIr,
     run: F,
 }
 
-impl<F, const N: usize, const M: usize> std::fmt::Debug for Waiting<F, N, M> {
+impl<F> std::fmt::Debug for Waiting<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.description.fmt(f)
     }
 }
 
-impl<R: FusionRuntime, F, const N: usize, const M: usize> Operation<R> for Waiting<F, N, M>
+impl<R: FusionRuntime, F> Operation<R> for Waiting<F>
 where
-    F: Fn(&mut HandleContainer<R::FusionHandle>, &[TensorIr; N], &[TensorIr; M]) + Send + Sync,
+    F: Fn(&mut HandleContainer<R::FusionHandle>, &CustomOpIr) + Send + Sync,
 {
     fn execute(&self, handles: &mut HandleContainer<R::FusionHandle>) {
-        let (inputs, outputs) = self.description.as_fixed::<N, M>();
-        (self.run)(handles, inputs, outputs);
+        (self.run)(handles, &self.description);
     }
 }
 
-/// [`Ops::sum_of_squares`], of as many tensors as there are.
-struct SumOfSquares<B>(CustomOpIr, PhantomData<B>);
-
-impl<B> std::fmt::Debug for SumOfSquares<B> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
+/// Puts an operation on as many tensors as there are, at least one, into their stream; its results have these shapes and types.
+fn enqueue_any<B: FusionBackend>(
+    name: &'static str,
+    inputs: Vec<FusionTensor<B::FusionRuntime>>,
+    results: impl IntoIterator<Item = (Shape, DType)>,
+    run: impl Fn(&mut Handles<B>, &CustomOpIr) + Send + Sync + 'static,
+) -> Vec<FusionTensor<B::FusionRuntime>> {
+    let client: GlobalFusionClient<B::FusionRuntime> = inputs[0].client.clone();
+    let streams = OperationStreams::with_inputs(&inputs);
+    let uninit = |(shape, dtype)| TensorIr::uninit(client.create_empty_handle(), shape, dtype);
+    let outputs: Vec<TensorIr> = results.into_iter().map(uninit).collect();
+    let inputs: Vec<TensorIr> = inputs.into_iter().map(FusionTensor::into_ir).collect();
+    let description = CustomOpIr::new(name, &inputs, &outputs);
+    let operation = Waiting { description: description.clone(), run };
+    client.register(streams, OperationIr::Custom(description), operation)
 }
 
-impl<B: FusionBackend + Ops> Operation<B::FusionRuntime> for SumOfSquares<B> {
-    fn execute(&self, handles: &mut Handles<B>) {
-        let tensors = self.0.inputs.iter().map(|input| handles.get_float_tensor::<B>(input)).collect();
-        handles.register_float_tensor::<B>(&self.0.outputs[0].id, B::sum_of_squares(tensors));
-    }
+/// [`enqueue_any`] of an operation that takes and gives floats alone.
+pub(super) fn alike_any<B: FusionBackend>(
+    name: &'static str,
+    inputs: Vec<FusionTensor<B::FusionRuntime>>,
+    results: Vec<(Shape, DType)>,
+    run: impl Fn(Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> + Send + Sync + 'static,
+) -> Vec<FloatTensor<Fusion<B>>> {
+    enqueue_any::<B>(name, inputs, results, move |handles, description| {
+        let inputs = description.inputs.iter().map(|input| handles.get_float_tensor::<B>(input)).collect();
+        for (out, result) in description.outputs.iter().zip(run(inputs)) {
+            handles.register_float_tensor::<B>(&out.id, result);
+        }
+    })
 }
 
-/// Puts [`Ops::sum_of_squares`] into the stream of its inputs.
-pub(super) fn enqueue_sum<B: FusionBackend + Ops>(tensors: Vec<FloatTensor<Fusion<B>>>) -> FloatTensor<Fusion<B>> {
-    let client = tensors[0].client.clone();
-    let streams = OperationStreams::with_inputs(&tensors);
-    let sum = TensorIr::uninit(client.create_empty_handle(), [1].into(), DType::F32);
-    let inputs: Vec<TensorIr> = tensors.into_iter().map(FusionTensor::into_ir).collect();
-    let description = CustomOpIr::new("sum_of_squares", &inputs, &[sum]);
-    let operation = SumOfSquares::<B>(description.clone(), PhantomData);
-    let [sum] = client.register(streams, OperationIr::Custom(description), operation).outputs();
-    sum
-}
-
-/// Puts an operation with results of these shapes and types into the stream of its inputs.
+/// [`enqueue_any`] on so many tensors.
 pub(super) fn enqueue<B: FusionBackend, const N: usize, const M: usize>(
     name: &'static str,
     inputs: [FusionTensor<B::FusionRuntime>; N],
     results: [(Shape, DType); M],
     run: impl Fn(&mut Handles<B>, &[TensorIr; N], &[TensorIr; M]) + Send + Sync + 'static,
 ) -> [FusionTensor<B::FusionRuntime>; M] {
-    let client: GlobalFusionClient<B::FusionRuntime> = inputs[0].client.clone();
-    let streams = OperationStreams::with_inputs(inputs.each_ref());
-    let outputs = results.map(|(shape, dtype)| TensorIr::uninit(client.create_empty_handle(), shape, dtype));
-    let description = CustomOpIr::new(name, &inputs.map(FusionTensor::into_ir), &outputs);
-    let operation = Waiting { description: description.clone(), run };
-    client.register(streams, OperationIr::Custom(description), operation).outputs()
+    let outputs = enqueue_any::<B>(name, inputs.into(), results, move |handles, description| {
+        let (inputs, outputs) = description.as_fixed::<N, M>();
+        run(handles, inputs, outputs);
+    });
+    outputs.outputs()
 }
 
 /// [`enqueue`] with one result, in f32.
@@ -106,4 +104,15 @@ pub(super) fn alike<B: FusionBackend, const N: usize, const M: usize>(
             handles.register_float_tensor::<B>(&out.id, result);
         }
     })
+}
+
+/// A tensor of the backend beneath, as its stream knows it.
+pub(super) fn arrived<B: FusionBackend>(tensor: FloatTensor<B>, device: &B::Device) -> FloatTensor<Fusion<B>> {
+    let client: GlobalFusionClient<B::FusionRuntime> = get_client::<B>(device);
+    let (shape, dtype) = (tensor.shape(), tensor.dtype());
+    let handle = B::float_tensor_handle(tensor);
+    let description = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
+    let [tensor] =
+        client.register(OperationStreams::default(), OperationIr::Init(description), NoOp::<B>::new()).outputs();
+    tensor
 }

@@ -1,0 +1,82 @@
+//! Adam of many parameters as one operation: to fusion an operation costs more than to launch a small kernel.
+
+use burn::tensor::TensorMetadata;
+use burn::tensor::ops::FloatTensor;
+use burn_fusion::{Fusion, FusionBackend};
+
+use super::waiting::alike_any;
+use crate::ops::{AdamUpdate, Moments, Ops, adam};
+
+/// One of three kinds of tensors in turn, [`Moments::Full`] and a gradient.
+type Moving<B> = (Moments<B>, FloatTensor<B>);
+
+/// [`Ops::adam_advance`]; moments in 8 bits are composed from operations.
+pub(super) fn advance<B: FusionBackend + Ops>(
+    parameters: Vec<Moving<Fusion<B>>>,
+    betas: [f64; 2],
+) -> Vec<Moments<Fusion<B>>> {
+    let (mut inputs, mut advanced) = (Vec::new(), Vec::new());
+    for (moments, gradient) in parameters {
+        advanced.push(match moments {
+            Moments::Full(both) => {
+                inputs.extend(both);
+                inputs.push(gradient);
+                None
+            }
+            moments => Some(adam::advance::<Fusion<B>>(moments, gradient, betas)),
+        });
+    }
+    let results = inputs.chunks(3).flat_map(|of| &of[..2]).map(|moment| (moment.shape(), moment.dtype)).collect();
+    let run = move |tensors: Vec<FloatTensor<B>>| {
+        let mut tensors = tensors.into_iter();
+        let parameter = || Some((Moments::Full([tensors.next()?, tensors.next()?]), tensors.next()?));
+        let advanced = B::adam_advance(std::iter::from_fn(parameter).collect(), betas);
+        let both = |moments| match moments {
+            Moments::Full(both) => both,
+            Moments::EightBit { .. } => unreachable!("moments keep their kind"),
+        };
+        advanced.into_iter().flat_map(both).collect()
+    };
+    let mut full = match inputs.is_empty() {
+        true => vec![],
+        false => alike_any::<B>("adam_advance", inputs, results, run),
+    }
+    .into_iter();
+    let mut next = || full.next().expect("two for each parameter");
+    advanced.into_iter().map(|moments| moments.unwrap_or_else(|| Moments::Full([next(), next()]))).collect()
+}
+
+/// [`Ops::adam_apply`]; from moments in 8 bits it is composed from operations.
+pub(super) fn apply<B: FusionBackend + Ops>(parameters: Vec<AdamUpdate<Fusion<B>>>) -> Vec<FloatTensor<Fusion<B>>> {
+    let (mut inputs, mut results, mut steps, mut applied) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for update in parameters {
+        applied.push(match update {
+            AdamUpdate { value, moments: Moments::Full([first, second]), gradient, spare, step } => {
+                results.push((value.shape(), value.dtype));
+                steps.push((step, spare.is_some()));
+                inputs.extend([value, first, second, gradient].into_iter().chain(spare));
+                None
+            }
+            update => Some(adam::apply::<Fusion<B>>(update)),
+        });
+    }
+    let run = move |tensors: Vec<FloatTensor<B>>| {
+        let mut tensors = tensors.into_iter();
+        let mut next = || tensors.next().expect("four for each parameter, and what is spare");
+        let updates = steps.iter().map(|(step, spare)| AdamUpdate {
+            value: next(),
+            moments: Moments::Full([next(), next()]),
+            gradient: next(),
+            spare: spare.then(&mut next),
+            step: *step,
+        });
+        B::adam_apply(updates.collect())
+    };
+    let mut full = match inputs.is_empty() {
+        true => vec![],
+        false => alike_any::<B>("adam_apply", inputs, results, run),
+    }
+    .into_iter();
+    let mut next = || full.next().expect("one for each parameter");
+    applied.into_iter().map(|value| value.unwrap_or_else(&mut next)).collect()
+}
