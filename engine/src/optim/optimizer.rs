@@ -18,6 +18,10 @@ use crate::{Error, Result};
 /// Parameters with fewer elements keep their moments in f32 (bitsandbytes, `min_8bit_size`).
 pub const MIN_8BIT_SIZE: usize = 4096;
 
+/// Parameters that one operation changes. To fusion an operation is work of its own, but it also compares each tensor of one with every
+/// other.
+const AT_ONCE: usize = 32;
+
 /// The optimizer and its state.
 ///
 /// The moments in the pages are those before the last step; that step's gradients are kept until the next one. So a step
@@ -102,8 +106,8 @@ impl<B: Ops> Optimizer<B> {
         let mut after = BTreeMap::new();
         for pages in &mut self.pages {
             let here: Vec<&String> = paths.iter().filter(|path| pages.contains(path)).collect();
-            // What is paged comes and goes one by one; of the rest all there are make one operation.
-            let at_once = if self.config.optim.is_paged() { 1 } else { here.len().max(1) };
+            // What is paged comes and goes one by one.
+            let at_once = if self.config.optim.is_paged() { 1 } else { AT_ONCE };
             for some in here.chunks(at_once) {
                 for path in some {
                     pages.bring(path).await?;
