@@ -7,7 +7,7 @@ use burn_fusion::{Fusion, FusionBackend};
 use super::waiting::alike_any;
 use crate::ops::{AdamUpdate, Moments, Ops, adam};
 
-/// One of three kinds of tensors in turn, [`Moments::Full`] and a gradient.
+/// A parameter's moments and a gradient.
 type Moving<B> = (Moments<B>, FloatTensor<B>);
 
 /// [`Ops::adam_advance`]; moments in 8 bits are composed from operations.
@@ -37,11 +37,7 @@ pub(super) fn advance<B: FusionBackend + Ops>(
         };
         advanced.into_iter().flat_map(both).collect()
     };
-    let mut full = match inputs.is_empty() {
-        true => vec![],
-        false => alike_any::<B>("adam_advance", inputs, results, run),
-    }
-    .into_iter();
+    let mut full = alike_any::<B>("adam_advance", inputs, results, run).into_iter();
     let mut next = || full.next().expect("two for each parameter");
     advanced.into_iter().map(|moments| moments.unwrap_or_else(|| Moments::Full([next(), next()]))).collect()
 }
@@ -72,11 +68,7 @@ pub(super) fn apply<B: FusionBackend + Ops>(parameters: Vec<AdamUpdate<Fusion<B>
         });
         B::adam_apply(updates.collect())
     };
-    let mut full = match inputs.is_empty() {
-        true => vec![],
-        false => alike_any::<B>("adam_apply", inputs, results, run),
-    }
-    .into_iter();
+    let mut full = alike_any::<B>("adam_apply", inputs, results, run).into_iter();
     let mut next = || full.next().expect("one for each parameter");
     applied.into_iter().map(|value| value.unwrap_or_else(&mut next)).collect()
 }

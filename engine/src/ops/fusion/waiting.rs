@@ -48,13 +48,16 @@ fn enqueue_any<B: FusionBackend>(
     client.register(streams, OperationIr::Custom(description), operation)
 }
 
-/// [`enqueue_any`] of an operation that takes and gives floats alone.
+/// [`enqueue_any`] of an operation that takes and gives floats alone; of none it makes none.
 pub(super) fn alike_any<B: FusionBackend>(
     name: &'static str,
     inputs: Vec<FusionTensor<B::FusionRuntime>>,
     results: Vec<(Shape, DType)>,
     run: impl Fn(Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> + Send + Sync + 'static,
 ) -> Vec<FloatTensor<Fusion<B>>> {
+    if inputs.is_empty() {
+        return vec![];
+    }
     enqueue_any::<B>(name, inputs, results, move |handles, description| {
         let inputs = description.inputs.iter().map(|input| handles.get_float_tensor::<B>(input)).collect();
         for (out, result) in description.outputs.iter().zip(run(inputs)) {
