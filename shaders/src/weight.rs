@@ -32,7 +32,7 @@ pub struct Update<R: SourceRuntime> {
 }
 
 /// The words that a kernel is told of a product of so many rows with a weight `[out, in]`, and of a branch beside it, whose buffers come after
-/// the others. A kernel without a branch takes the first four.
+/// the others. `nf4_skinny` without a branch takes the first four: told of all, it spills registers on `sm_89`.
 pub(crate) fn told<'a, R: SourceRuntime>(
     rows: usize,
     [out, input]: [usize; 2],

@@ -34,15 +34,14 @@ static double run(const Case& c) {
     const device::Buffer<bf16> input(x, c.x_shift);
     const device::Buffer<float> low_rank(low), second(b);
     device::Buffer<float> y(c.rows * c.out, c.y_shift);
-    const Info shape = { (u32)c.rows, (u32)c.out, (u32)c.in, 0 };
+    const BranchInfo info = { { (u32)c.rows, (u32)c.out, (u32)c.in, 0 }, (u32)rank, scaling };
     // As many blocks as there is work for, and fewer.
     const u32 blocks = 1 + noise() % ceil_divide(c.out, FEATURES);
     device::launch(blocks, 1, THREADS, [&] {
 #if BRANCH
-        nf4_skinny_mma(codes.data, absmax.data, header.data, input.data, y.data, low_rank.data, second.data,
-                       { shape, (u32)rank, scaling });
+        nf4_skinny_mma(codes.data, absmax.data, header.data, input.data, y.data, low_rank.data, second.data, info);
 #else
-        nf4_skinny_mma(codes.data, absmax.data, header.data, input.data, y.data, shape);
+        nf4_skinny_mma(codes.data, absmax.data, header.data, input.data, y.data, info);
 #endif
     });
     y.check_surroundings("y");

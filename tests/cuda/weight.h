@@ -8,12 +8,15 @@
 
 static size_t ceil_divide(size_t a, size_t b) { return (a + b - 1) / b; }
 
+// Where an element's code lies in its word: the first element of a byte is the high nibble.
+static u32 shift_of(size_t i) { return 8 * (i % 8 / 2) + 4 * (1 - i % 2); }
+
 // A weight as engine/nf4 stores it, the scales of its blocks, and what it decodes to.
 struct Quantized {
     std::vector<u32> codes, absmax, header;
     std::vector<float> scales, dense;
 
-    u32 code(size_t i) const { return codes[i / 8] >> (8 * (i % 8 / 2) + 4 * (1 - i % 2)) & 15; }
+    u32 code(size_t i) const { return codes[i / 8] >> shift_of(i) & 15; }
 };
 
 // Scales, as they are stored and as they decode. Of double-quantized ones the header holds map and outer scales.
@@ -48,8 +51,7 @@ static Quantized make_weight(size_t count, u32 log2_block, bool nested) {
     w.codes.resize(ceil_divide(count, 8));
     for (size_t i = 0; i < count; i++) {
         const u32 code = noise() % 16;
-        // The first element of a byte is the high nibble.
-        w.codes[i / 8] |= code << (8 * (i % 8 / 2) + 4 * (1 - i % 2));
+        w.codes[i / 8] |= code << shift_of(i);
         w.dense.push_back(NF4[code] * w.scales[i >> log2_block]);
     }
     return w;

@@ -78,8 +78,8 @@ pub fn variants<R: SourceRuntime>(
     let trusted = trusted::<R>();
     let warpgroup = nf4_warpgroup::can(client, [out, input], gradient);
     let many = rows >= DECODED_ROWS;
-    // One or two rows are no faster by it: measured on an H200.
     let skinny_bf16 = skinny && cuda && can_mma([out, input]);
+    // One or two rows are no faster by it: measured on an H200.
     let several = rows > 2;
     let all = [
         (Variant::Decoded, true),

@@ -17,11 +17,6 @@ constexpr u32 SPAN = 256, CHUNK = 64, CHUNKS = SPAN / CHUNK;
 constexpr u32 COPIES = 32, PAIRS = 256 * COPIES;
 
 #define BRANCH {{ branch }}
-#if BRANCH
-typedef BranchInfo SkinnyInfo;
-#else
-typedef Info SkinnyInfo;
-#endif
 
 // How a weight's scales lie: double-quantized in blocks of CHUNK, so that a word has those of a span; whole chunks to a block, or more
 // of them; two blocks to a chunk.
@@ -146,7 +141,7 @@ __device__ __forceinline__ void spread_pairs(u32* pairs) {
 
 // Adds up what the warps have of a group, and the branch's part of it where there is one.
 __device__ __forceinline__ void store(float* y, float* sums, const float (&sum)[EIGHTS][4], const float* low,
-                                      const float* b, const SkinnyInfo& info, u32 group) {
+                                      const float* b, const BranchInfo& info, u32 group) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (u32 eight = 0; eight < EIGHTS; eight++)
@@ -176,7 +171,7 @@ __device__ __forceinline__ void store(float* y, float* sums, const float (&sum)[
 // All groups of the block, of which the first span and the first activations are on their way.
 template <Scales SCALES>
 __device__ __forceinline__ void run(Loaded& next, Activations& ahead, const bf16* x, const Weight& w, float* y,
-                                    float* sums, const float* low, const float* b, const SkinnyInfo& info, u32 pairs) {
+                                    float* sums, const float* low, const float* b, const BranchInfo& info, u32 pairs) {
     const u32 warp = threadIdx.x / 32, spans = info.in / SPAN, groups = (info.out + FEATURES - 1) / FEATURES;
     if (warp < spans) load_scales<SCALES>(next, w, info, { blockIdx.x, warp });
     for (u32 group = blockIdx.x; group < groups; group += gridDim.x) {
@@ -201,7 +196,7 @@ nf4_skinny_mma(const u32* __restrict__ codes, const u32* __restrict__ absmax, co
 #if BRANCH
                const float* __restrict__ low, const float* __restrict__ b,
 #endif
-               const __grid_constant__ SkinnyInfo info) {
+               const __grid_constant__ BranchInfo info) {
     __shared__ __align__(16) u32 pairs[PAIRS];
     __shared__ float map[256], sums[WARPS * ROWS * FEATURES];
 #if !BRANCH

@@ -77,12 +77,12 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     /// Compares a result and gradients that have one shape.
     async fn compare_all(
         &mut self,
-        about: &str,
+        (about, tolerance): (&str, f64),
         compared: Vec<(String, Option<Tensor<B, 2>>, Vec<f64>)>,
     ) -> Result<()> {
         for (kernel, found, expected) in compared {
             let found = found.unwrap_or_else(|| Tensor::zeros([0, 1], &self.device));
-            self.compare((kernel, TOLERANCE), about.to_string(), found, &expected).await?;
+            self.compare((kernel, tolerance), about.to_string(), found, &expected).await?;
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             (format!("{name} d_gate"), gate.grad(&grads), d_gate),
             (format!("{name} d_up"), up.grad(&grads), d_up),
         ];
-        self.compare_all(&format!("[{rows}, {columns}], gates up to {largest}"), compared).await
+        self.compare_all((&format!("[{rows}, {columns}], gates up to {largest}"), TOLERANCE), compared).await
     }
 
     async fn norms(&mut self, [rows, columns]: [usize; 2]) -> Result<()> {
@@ -144,9 +144,10 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             let y = rms_norm(x.clone(), weight.clone(), EPS);
             let grads = backward_from(y.clone(), grad);
             let about = format!("[{rows}, {columns}], trained {trained}");
-            self.compare(("rms_norm".to_string(), TOLERANCE), about.clone(), y.inner(), &expected).await?;
-            let found = x.grad(&grads).unwrap_or_else(|| Tensor::zeros([0, 1], &self.device));
-            self.compare(("rms_norm d_x".to_string(), allowed), about.clone(), found, &d_x).await?;
+            let y = vec![("rms_norm".to_string(), Some(y.inner()), expected.clone())];
+            self.compare_all((&about, TOLERANCE), y).await?;
+            let d_x = vec![("rms_norm d_x".to_string(), x.grad(&grads), d_x.clone())];
+            self.compare_all((&about, allowed), d_x).await?;
             if trained {
                 let found = weight.grad(&grads).expect("a trained weight has one");
                 // A sum over rows, one after the other in f32.
@@ -184,7 +185,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         let y = rotate(x.clone(), &rotation);
         let grads = backward_from(y.clone(), grad);
         let compared = vec![("rotate".into(), Some(y.inner()), expected), ("rotate back".into(), x.grad(&grads), d_x)];
-        self.compare_all(&format!("{heads} heads of {}, {tokens} tokens", 2 * half), compared).await
+        self.compare_all((&format!("{heads} heads of {}, {tokens} tokens", 2 * half), TOLERANCE), compared).await
     }
 
     async fn losses(&mut self, [rows, vocab]: [usize; 2], largest: f32) -> Result<()> {
@@ -216,6 +217,6 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             ("cross_entropy".to_string(), Some(found_loss), vec![loss]),
             ("cross_entropy gradient".to_string(), Some(found), gradient),
         ];
-        self.compare_all(&format!("[{rows}, {vocab}], logits up to {largest}"), compared).await
+        self.compare_all((&format!("[{rows}, {vocab}], logits up to {largest}"), TOLERANCE), compared).await
     }
 }
