@@ -6,6 +6,7 @@ use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
 use halfbyte::failure::{contain, listen};
 use halfbyte::files::read;
+use halfbyte::ops::Ops;
 use halfbyte::{Error, Result};
 use halfbyte_shaders::{Language, Source};
 
@@ -27,11 +28,15 @@ fn refusals_are_errors() {
     listen();
 
     let broken = Source::fill("broken", Language::Wgsl, 64, "fn broken( {}", &[]);
-    let plain = Tensor::<Plain, 1>::ones([64], &RASTERIZER);
-    broken.launch([1, 1, 1], &[&plain.clone().into_primitive().tensor()], &[]);
-    let found = message(pollster::block_on(read(plain)));
-    assert!(found.contains("broken") && found.contains("expected"), "{found}");
-    assert!(!found.to_lowercase().contains("backtrace"), "{found}");
+    // A wait in between must not take the refusal with it.
+    for between in [|_: &WgpuDevice| (), <Plain as Ops>::finish, <Plain as Ops>::release_memory] {
+        let plain = Tensor::<Plain, 1>::ones([64], &RASTERIZER);
+        broken.clone().launch([1, 1, 1], &[&plain.clone().into_primitive().tensor()], &[]);
+        between(&RASTERIZER);
+        let found = message(pollster::block_on(read(plain)));
+        assert!(found.contains("broken") && found.contains("expected"), "{found}");
+        assert!(!found.to_lowercase().contains("backtrace"), "{found}");
+    }
 
     let count = 40 << 20;
     let large = |values| Tensor::<Plain, 1>::from_data(TensorData::new(values, [count]), &RASTERIZER);

@@ -3,7 +3,8 @@
 //! `cargo test --release --workspace --test gpu -- --ignored` on a machine that has one.
 
 use halfbyte::backends::{Cuda, CudaDevice, trust_cuda_kernels};
-use halfbyte_tests::{attention, consistency, operations, optimizers, reference};
+use halfbyte::ops::ComputeDtype;
+use halfbyte_tests::{attention, consistency, memory, operations, optimizers, reference};
 
 /// Runs a comparison on the first GPU, with every kernel chosen that the self-test decides on.
 fn on_gpu(compare: impl Fn(&CudaDevice)) {
@@ -44,4 +45,9 @@ tests! {
     adamw_is_torchs: optimizers::adamw_is_torchs::<Cuda>;
     the_8_bit_state_is_nearly_that_of_bitsandbytes: |device| optimizers::eight_bit_is_bitsandbytes::<Cuda>(false, device);
     paging_changes_no_bit: optimizers::paging_changes_no_bit::<Cuda>;
+    steps_take_what_the_plan_says: |device| memory::steps_take_what_the_plan_says::<Cuda>(device, ComputeDtype::F32);
+    steps_in_16_bits_take_what_the_plan_says: |device| {
+        memory::steps_take_what_the_plan_says::<Cuda>(device, ComputeDtype::Bf16);
+    };
+    sizes_that_never_come_back_do_not_pile_up: memory::sizes_that_never_come_back_do_not_pile_up::<Cuda>;
 }

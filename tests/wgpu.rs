@@ -3,8 +3,8 @@
 use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
 use halfbyte::nf4::quantize;
-use halfbyte::ops::{Nf4Weight, Ops};
-use halfbyte_tests::{attention, consistency, operations, optimizers, reference, shaders, stages};
+use halfbyte::ops::{ComputeDtype, Nf4Weight, Ops};
+use halfbyte_tests::{attention, consistency, memory, operations, optimizers, reference, shaders, stages};
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
 /// a GPU tests the same adapter.
@@ -124,7 +124,7 @@ fn paging_changes_no_bit() {
 #[test]
 fn what_stays_takes_its_own_bytes() {
     let device = WgpuDevice::DefaultDevice;
-    let reserved = || <Wgpu>::bytes_reserved(&device).expect("the allocator counts");
+    let reserved = || <Wgpu>::most_reserved(&device).expect("the allocator counts");
     let shape = [2048, 4096];
     let codes = (shape[0] * shape[1] / 2) as u64;
     let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| (i % 251) as f32 / 250.0).collect();
@@ -142,6 +142,16 @@ fn what_stays_takes_its_own_bytes() {
         let each = (reserved() - before) / 5;
         assert!((codes..codes + codes / 4).contains(&each), "{each} bytes for a weight of {codes}");
     }
+}
+
+#[test]
+fn steps_take_what_the_plan_says() {
+    memory::steps_take_what_the_plan_says::<Wgpu>(&RASTERIZER, ComputeDtype::F32);
+}
+
+#[test]
+fn sizes_that_never_come_back_do_not_pile_up() {
+    memory::sizes_that_never_come_back_do_not_pile_up::<Wgpu>(&RASTERIZER);
 }
 
 #[test]

@@ -226,6 +226,10 @@ fn measure<B: Ops>(recipe: &Recipe, shape: &ModelShape, mut model: Transformer<B
     let examples = (0..batch * accumulation * (steps + 1)).map(&mut example).collect();
     let data = Dataset { examples, ..Dataset::default() };
     let mut trainer = Trainer::new(model, data, recipe.training.clone(), 1)?;
+    for stage in &trainer.model().stages {
+        B::release_memory(&stage.device);
+        B::forget_most_reserved(&stage.device);
+    }
     let (mut seconds, mut early) = (Vec::new(), None);
     for step in 0..=steps {
         bar.set_message(format!("length {length}, step {step} of {steps}"));
@@ -241,7 +245,7 @@ fn measure<B: Ops>(recipe: &Recipe, shape: &ModelShape, mut model: Transformer<B
         }
     }
     bar.finish_and_clear();
-    let planned = fullest(parts_of(recipe, shape)?).map_or(0, |(shape, run)| plan(&shape, &run).needed());
+    let planned = fullest(parts_of(recipe, shape)?).map_or(0, |(shape, run)| plan(&shape, &run).peak());
     let products = shape.linears().iter().map(|linear| linear.elements()).sum::<u64>() * shape.layers
         + shape.vocab_size * shape.hidden_size;
     let tokens = (batch * accumulation * length) as f64;

@@ -153,6 +153,7 @@ pub(crate) fn run_at<J: Job>(choice: Choice, seat: Seat, job: J) -> Result<J::Ou
                 let alone = std::env::var_os("CUDA_VISIBLE_DEVICES").is_some();
                 let of = |index| {
                     let name = cuda::find(index).map_err(|reason| anyhow::anyhow!("device `cuda`: {reason}"))?;
+                    cuda::keep_memory(index);
                     Ok((halfbyte::backends::CudaDevice::new(index), name, cuda::memory(index)))
                 };
                 let all = seat.indices(cuda::count(), alone)?.into_iter().map(of).collect::<Result<Vec<_>>>()?;
@@ -213,8 +214,8 @@ pub(crate) struct Place {
     pub(crate) gpu: bool,
     /// Bytes of the memory of each of the devices, where the driver says so.
     pub(crate) memories: Vec<Option<u64>>,
-    /// Its allocator's pages are a quarter of the memory.
-    pub(crate) pages: bool,
+    /// It is reached through CUDA.
+    pub(crate) cuda: bool,
     /// Threads of the CPU.
     pub(crate) threads: u64,
 }
@@ -227,7 +228,7 @@ pub(crate) fn place(choice: Choice, devices: &Devices) -> Place {
         && let Ok(name) = cuda::find(0)
     {
         let memories = distinct(&devices.numbers(cuda::count())).into_iter().map(cuda::memory).collect();
-        return Place { name, gpu: true, memories, pages: true, threads };
+        return Place { name, gpu: true, memories, cuda: true, threads };
     }
     let unknown = |count: usize| vec![None; distinct(&devices.numbers(count)).len()];
     #[cfg(feature = "wgpu")]
@@ -236,14 +237,14 @@ pub(crate) fn place(choice: Choice, devices: &Devices) -> Place {
         if let Some((_, name, _)) =
             wgpu::find(choice == Choice::Wgpu, &seat).ok().and_then(|all| all.into_iter().next())
         {
-            return Place { name, gpu: true, memories: unknown(wgpu::count()), pages: false, threads };
+            return Place { name, gpu: true, memories: unknown(wgpu::count()), cuda: false, threads };
         }
     }
     match choice {
         Choice::Cuda | Choice::Wgpu => {
-            let pages = choice == Choice::Cuda;
-            let name = if pages { "a CUDA GPU" } else { "a GPU" };
-            Place { name: name.into(), gpu: true, memories: unknown(1), pages, threads }
+            let cuda = choice == Choice::Cuda;
+            let name = if cuda { "a CUDA GPU" } else { "a GPU" };
+            Place { name: name.into(), gpu: true, memories: unknown(1), cuda, threads }
         }
         Choice::Auto | Choice::Cpu => {
             // All stages share the one memory.
@@ -251,7 +252,7 @@ pub(crate) fn place(choice: Choice, devices: &Devices) -> Place {
                 name: format!("CPU, {threads} threads"),
                 gpu: false,
                 memories: vec![host_memory()],
-                pages: false,
+                cuda: false,
                 threads,
             }
         }
@@ -308,6 +309,21 @@ mod cuda {
     /// How many there are; [`find`] has found one.
     pub(crate) fn count() -> usize {
         result::device::get_count().map_or(0, |count| usize::try_from(count).unwrap_or(0))
+    }
+
+    /// Has the driver keep what the process gives back, for the next time that it asks: as it comes, the driver returns it to the system
+    /// whenever the host waits, and to map it again takes as long as some kernels. [`find`] has found the device.
+    pub(crate) fn keep_memory(index: usize) {
+        let mut threshold = u64::MAX;
+        let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let Some(device) = i32::try_from(index).ok().and_then(|index| result::device::get(index).ok()) else { return };
+        // SAFETY: the device is the one that `get` returned, the pool is its own, and the attribute's value is 64 bits wide. A driver that
+        // has no such pool says so, and then there is nothing to keep.
+        unsafe {
+            if let Ok(pool) = result::device::get_default_mem_pool(device) {
+                let _ = result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast());
+            }
+        }
     }
 
     /// Bytes of a device's memory; [`find`] has found it.

@@ -17,7 +17,7 @@ use crate::proc;
 pub(crate) fn fit(recipe: &mut Recipe, shape: &ModelShape) -> Result<()> {
     let Some(limit) = recipe.memory_limit.0 else { return Ok(()) };
     let Some((shape, run)) = fullest(parts_of(recipe, shape)?) else { return Ok(()) };
-    let needed = |run: &Run| plan(&shape, run).needed();
+    let needed = |run: &Run| plan(&shape, run).peak();
     if needed(&run) <= limit {
         return Ok(());
     }
@@ -54,14 +54,14 @@ pub(crate) fn check<B: Ops>(recipe: &Recipe, model: &Transformer<B>) -> Result<(
     }
 }
 
-/// Bytes that were taken from a device and are kept, of several the most, or on the CPU that the process occupies.
+/// Bytes that were taken from a device at most, of several the most, or on the CPU that the process occupies.
 pub(crate) fn taken<B: Ops>(model: &Transformer<B>) -> Option<u64> {
     reserved(model).or_else(resident)
 }
 
-/// Bytes that were taken from a device and are kept, of several the most.
+/// Bytes that were taken from a device at most, of several the most.
 pub(crate) fn reserved<B: Ops>(model: &Transformer<B>) -> Option<u64> {
-    model.stages.iter().filter_map(|stage| B::bytes_reserved(&stage.device)).max()
+    model.stages.iter().filter_map(|stage| B::most_reserved(&stage.device)).max()
 }
 
 /// Bytes of memory of its own that the process occupies, where the system says so. Files that are mapped are left out: their pages
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_paged_optimizer_gets_what_is_left() {
         let shape = preset("llama-3.1-8b").unwrap();
-        let needed = |recipe: &Recipe| plan(&shape, &run_of(recipe, &shape).unwrap()).needed();
+        let needed = |recipe: &Recipe| plan(&shape, &run_of(recipe, &shape).unwrap()).peak();
         let whole = needed(&recipe(Optim::PagedAdamW32bit, 0));
         let mut fitting = recipe(Optim::PagedAdamW32bit, whole);
         fit(&mut fitting, &shape).unwrap();

@@ -61,14 +61,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         optimizer: if arguments.adamw_8bit { Optimizer::AdamW8bit } else { Optimizer::AdamW },
         weight_bytes: arguments.dtype_bytes,
         activation_bytes: arguments.dtype_bytes,
-        device: Device::Gpu { page: 0, fused_attention: false },
+        device: Device::Gpu { fused_attention: false },
         ..Run::default()
     };
     let table = Table::load(against.gpus.as_deref())?;
     let report = |method| {
         let plan = plan(&model, &Run { method, ..run.clone() });
-        let fits = against.memory.map(|memory| plan.needed() <= memory);
-        let gpus = table.estimates(plan.needed(), None);
+        let fits = against.memory.map(|memory| plan.peak() <= memory);
+        let gpus = table.estimates(plan.peak(), None);
         Report { method, peak: plan.peak(), persistent: plan.persistent(), plan, fits, gpus }
     };
     let reports = [Method::Full, Method::Lora, Method::Qlora].map(report);

@@ -127,15 +127,11 @@ pub(crate) struct Estimate {
     price: Option<f64>,
 }
 
-/// The device as the plan sees it; `memory` is what it has, where that is known.
-fn device_of(place: &Place, compute: ComputeDtype, memory: Option<u64>) -> Device {
+/// The device as the plan sees it.
+fn device_of(place: &Place, compute: ComputeDtype) -> Device {
     match place.gpu {
-        // CUDA's allocator takes pages of up to a quarter of the memory; other GPUs' limits are not known here. CUDA's kernels for
-        // attention round to bf16, which has to be asked for.
-        true => Device::Gpu {
-            page: if place.pages { memory.unwrap_or(0) / 4 } else { 0 },
-            fused_attention: !place.pages || compute == ComputeDtype::Bf16,
-        },
+        // CUDA's kernels for attention round to bf16, which has to be asked for.
+        true => Device::Gpu { fused_attention: !place.cuda || compute == ComputeDtype::Bf16 },
         false => Device::Cpu { threads: place.threads, cache: 1 << 20 },
     }
 }
@@ -153,12 +149,12 @@ pub(crate) fn of(recipe: &Recipe, folder: &Path) -> Option<Plan> {
 /// When there is no such kind.
 pub(crate) fn run_of(recipe: &Recipe, shape: &ModelShape) -> Result<Run> {
     let place = device::place(Choice::parse(&recipe.device)?, &recipe.devices);
-    Ok(run_at(&place, recipe, shape, place.memories.first().copied().flatten()))
+    Ok(run_at(&place, recipe, shape))
 }
 
-/// The same at a place, whose first device has so much memory.
-fn run_at(place: &Place, recipe: &Recipe, shape: &ModelShape, memory: Option<u64>) -> Run {
-    recipe.memory(shape, device_of(place, recipe.quantization.compute_dtype, memory))
+/// The same at a place.
+fn run_at(place: &Place, recipe: &Recipe, shape: &ModelShape) -> Run {
+    recipe.memory(shape, device_of(place, recipe.quantization.compute_dtype))
 }
 
 /// The same as each of the recipe's devices has a part of it, bottom first.
@@ -173,7 +169,7 @@ pub(crate) fn parts_of(recipe: &Recipe, shape: &ModelShape) -> Result<Vec<(Model
 /// The parts of a recipe's run at a place, whose devices have `memory` each where that is said.
 fn parts_at(place: &Place, recipe: &Recipe, shape: &ModelShape, memory: Option<u64>) -> Vec<(ModelShape, Run)> {
     let memories: Vec<Option<u64>> = place.memories.iter().map(|known| memory.or(*known)).collect();
-    let run = run_at(place, recipe, shape, memories.first().copied().flatten());
+    let run = run_at(place, recipe, shape);
     if memories.len() == 1 {
         // All stages are on the one device.
         let in_flight = in_flight(recipe.devices.numbers(1).len()) as u64;
@@ -187,7 +183,7 @@ fn parts_at(place: &Place, recipe: &Recipe, shape: &ModelShape, memory: Option<u
 
 /// The part that needs most.
 pub(crate) fn fullest(parts: Vec<(ModelShape, Run)>) -> Option<(ModelShape, Run)> {
-    parts.into_iter().max_by_key(|(shape, run)| plan(shape, run).needed())
+    parts.into_iter().max_by_key(|(shape, run)| plan(shape, run).peak())
 }
 
 /// The most tokens that the recipe's steps go through, where its data can be counted.
@@ -216,7 +212,7 @@ struct Share {
 
 impl Share {
     fn of((shape, run): &(ModelShape, Run)) -> Self {
-        Self { layers: shape.layers, needed: plan(shape, run).needed(), trained: run.trained(shape) }
+        Self { layers: shape.layers, needed: plan(shape, run).peak(), trained: run.trained(shape) }
     }
 }
 
@@ -257,9 +253,9 @@ pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Resu
     let tokens = tokens(recipe, processes);
     let work = tokens.filter(|_| shares.len() == 1).map(|tokens| Workload::of(&model, &run, tokens));
     let table = Table::load(against.gpus.as_deref())?;
-    let gpus = table.estimates(plan.needed(), work.as_ref());
+    let gpus = table.estimates(plan.peak(), work.as_ref());
     if against.json {
-        let (parameters, needed, devices) = (whole.parameters(), plan.needed(), &shares[..]);
+        let (parameters, needed, devices) = (whole.parameters(), plan.peak(), &shares[..]);
         let fits = memory.map(|memory| needed <= memory);
         let (proposals, gpus) = (&proposals[..], &gpus[..]);
         let model = recipe.model.as_str();
@@ -281,7 +277,7 @@ pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Resu
     }
     print(&plan);
     // What has to fit into the memory of the device: on the CPU, all processes.
-    let mut together = plan.needed();
+    let mut together = plan.peak();
     if processes > 1 {
         let all = processes as u64;
         // Gradients go through host memory: what a rank sends, and the same once more while it is put together.
@@ -354,11 +350,8 @@ pub(crate) fn print(plan: &Plan) {
             println!("  {:>9}  {}: {}", bytes(line.bytes), line.name, line.formula);
         }
     }
-    if plan.slack > 0 {
-        println!("allocator's pages beyond the peak: {}", bytes(plan.slack));
-    }
     if plan.paged_out > 0 {
         println!("optimizer state in host memory: {}", bytes(plan.paged_out));
     }
-    println!("needed: {}", bytes(plan.needed()));
+    println!("needed: {}", bytes(plan.peak()));
 }

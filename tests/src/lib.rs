@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod consistency;
 pub mod hub_server;
+pub mod memory;
 pub mod operations;
 pub mod optimizers;
 pub mod reference;

@@ -50,7 +50,7 @@ fn uniform(run: &Run) -> Run {
 }
 
 fn needed(model: &ModelShape, run: &Run) -> u64 {
-    plan(model, run).needed()
+    plan(model, run).peak()
 }
 
 /// Ways to run in `memory` bytes that see as many sequences per optimizer step: without recomputation, which is faster,
@@ -96,7 +96,7 @@ mod tests {
             assert!(p.bytes <= memory && p.batch * p.accumulation >= 64 && p.batch < 64, "{p:?}");
             let batch = p.batch + 1;
             let more = Run { batch, recompute: p.recompute, accumulation: 64u64.div_ceil(batch), ..run.clone() };
-            assert!(plan(&model, &more).needed() > memory, "{p:?}");
+            assert!(plan(&model, &more).peak() > memory, "{p:?}");
         }
     }
 

@@ -48,10 +48,6 @@ impl Walk<'_> {
     fn norm(&mut self, place: Component) {
         let bytes = self.wide(self.model.hidden_size);
         self.hold(place, bytes);
-        if !self.cpu() {
-            // The squares under the mean.
-            self.touch(Component::Work, bytes);
-        }
     }
 
     /// Goes through a layer, whose input the caller holds. The result is held as `result`; unless the input is kept or there
@@ -77,10 +73,6 @@ impl Walk<'_> {
         for (linear, bytes) in [(Q, q), (K, k)] {
             self.linear(linear, graph, Component::Work);
             self.hold(heads, bytes);
-            if !self.cpu() {
-                // The halves, swapped.
-                self.touch(Component::Work, bytes);
-            }
             self.free(Component::Work, bytes);
         }
         self.linear(V, graph, heads);
@@ -90,7 +82,7 @@ impl Walk<'_> {
         let attention = Self::place(attention_kept);
         self.attention(heads_kept, attention);
         if !heads_kept {
-            self.free(heads, q.saturating_add(k).saturating_add(k));
+            self.free_all(heads, &[q, k, k]);
         }
         self.linear(O, graph, Component::Work);
         if !attention_kept {
@@ -112,7 +104,7 @@ impl Walk<'_> {
         let product = Self::place(product_kept);
         self.hold(product, inner);
         if !gate_kept {
-            self.free(gate, inner.saturating_add(inner));
+            self.free_all(gate, &[inner, inner]);
         }
         self.linear(DOWN, graph, Component::Work);
         if !product_kept {
@@ -151,9 +143,7 @@ impl Walk<'_> {
             if asked {
                 self.linear_backward(linear, tracked.middle);
                 self.free(flow, inner);
-                if tracked.middle && of_second > 0 {
-                    self.free(flow, of_second);
-                }
+                self.free(flow, of_second);
                 of_second = if tracked.middle { hidden } else { 0 };
             }
         }
@@ -165,7 +155,7 @@ impl Walk<'_> {
         }
         self.norm_backward(hidden);
         self.free(Component::Graph, hidden);
-        self.free(flow, of_second.saturating_add(hidden));
+        self.free_all(flow, &[of_second, hidden]);
 
         self.linear_backward(O, tracked.attention);
         if self.keeps_input(O) && !self.keeps_attended(&tracked) {
@@ -180,13 +170,13 @@ impl Walk<'_> {
         self.attention_backward();
         if self.keeps_attended(&tracked) {
             let logarithms = self.logarithms();
-            self.free(Component::Graph, q.saturating_add(logarithms));
+            self.free_all(Component::Graph, &[q, logarithms]);
         }
-        self.free(Component::Graph, q.saturating_add(k).saturating_add(k));
+        self.free_all(Component::Graph, &[q, k, k]);
         self.free(flow, q);
         for (head, bytes) in [(K, k), (Q, q)] {
             if tracked.heads[head] {
-                self.touch(flow, bytes);
+                self.touch(flow, [bytes]);
             }
         }
         let mut of_normal = 0u64;
@@ -205,19 +195,15 @@ impl Walk<'_> {
         }
         if tracked.input {
             self.norm_backward(hidden);
-            self.free(flow, hidden.saturating_add(hidden));
+            self.free_all(flow, &[hidden, hidden]);
         }
     }
 
     /// The gradients of gate and up; what the graph kept of both is gone afterwards.
     fn gate_backward(&mut self, inner: u64, tracked: &Tracked) {
-        let both = inner.saturating_add(inner);
-        if !self.cpu() {
-            // The sigmoid, and the slope of the gate.
-            self.touch(Component::Work, both);
-        }
-        self.hold(Component::Backward, both);
-        self.free(Component::Graph, both);
+        let both = [inner, inner];
+        self.hold_all(Component::Backward, &both);
+        self.free_all(Component::Graph, &both);
         self.free(Component::Backward, inner);
         for asked in [tracked.gate, tracked.up] {
             if !asked {
@@ -228,10 +214,6 @@ impl Walk<'_> {
 
     /// The gradient of a norm's input.
     fn norm_backward(&mut self, hidden: u64) {
-        if !self.cpu() {
-            let temporary = hidden.saturating_add(hidden);
-            self.touch(Component::Work, temporary);
-        }
         self.hold(Component::Backward, hidden);
     }
 }

@@ -1,5 +1,7 @@
 //! What is allocated while a run is walked through, by component, and the most of it in each phase.
 
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 /// What memory is for.
@@ -36,10 +38,12 @@ pub enum Component {
     Batch,
     /// Bytes on their way into a file, or out of one.
     File,
+    /// What a GPU's allocator keeps for tensors of the sizes that were there and are gone.
+    Kept,
 }
 
 /// Every component, in the order in which plans list them.
-pub(crate) const COMPONENTS: [Component; 15] = [
+pub(crate) const COMPONENTS: [Component; 16] = [
     Component::Base,
     Component::Other,
     Component::Adapters,
@@ -55,6 +59,7 @@ pub(crate) const COMPONENTS: [Component; 15] = [
     Component::Decoded,
     Component::Batch,
     Component::File,
+    Component::Kept,
 ];
 
 /// When memory is at its most.
@@ -81,23 +86,51 @@ pub enum Phase {
 /// Bytes by component.
 pub(crate) type Parts = [u64; COMPONENTS.len()];
 
+/// Tensors of one size, and memory for them.
+#[derive(Clone, Debug)]
+struct Size {
+    bytes: u64,
+    /// How many exist.
+    live: u64,
+    /// For how many there is memory.
+    places: u64,
+}
+
 /// Bytes that exist now and the most that existed in the phase that is walked through.
+///
+/// A GPU's allocator keeps a tensor's memory for the next tensor of its size, until it is told to [`release`](Self::release) it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
+    keeps: bool,
+    sizes: Vec<Size>,
     live: Parts,
     total: u64,
     most: u64,
     at_most: Parts,
+    taken: u64,
+    most_taken: u64,
 }
 
 impl Ledger {
-    /// Begins a phase: the most is what exists now.
-    pub(crate) fn begin(&mut self) {
-        (self.most, self.at_most) = (self.total, self.live);
+    /// A ledger without anything; whether memory is kept for tensors to come.
+    pub(crate) fn new(keeps: bool) -> Self {
+        Self { keeps, ..Self::default() }
     }
 
-    /// Bytes come to exist.
-    pub(crate) fn hold(&mut self, component: Component, bytes: u64) {
+    /// Begins a phase: the most is what exists now.
+    pub(crate) fn begin(&mut self) {
+        (self.most, self.at_most, self.most_taken) = (self.total, self.live, self.taken);
+    }
+
+    fn size(&mut self, bytes: u64) -> &mut Size {
+        let place = self.sizes.iter().position(|size| size.bytes == bytes).unwrap_or_else(|| {
+            self.sizes.push(Size { bytes, live: 0, places: 0 });
+            self.sizes.len() - 1
+        });
+        &mut self.sizes[place]
+    }
+
+    fn add(&mut self, component: Component, bytes: u64) {
         let place = &mut self.live[component as usize];
         *place = place.saturating_add(bytes);
         self.total = self.total.saturating_add(bytes);
@@ -106,22 +139,65 @@ impl Ledger {
         }
     }
 
-    /// Bytes are gone.
-    pub(crate) fn free(&mut self, component: Component, bytes: u64) {
+    fn subtract(&mut self, component: Component, bytes: u64) {
         let place = &mut self.live[component as usize];
         *place = place.saturating_sub(bytes);
         self.total = self.total.saturating_sub(bytes);
     }
 
-    /// Bytes exist for a moment.
-    pub(crate) fn touch(&mut self, component: Component, bytes: u64) {
-        self.hold(component, bytes);
-        self.free(component, bytes);
+    fn grow(&mut self, bytes: u64) {
+        self.taken = self.taken.saturating_add(bytes);
+        self.most_taken = self.most_taken.max(self.taken);
     }
 
-    /// The largest sum of the phase, by component.
+    /// What is no single tensor comes to exist, in memory of its own.
+    pub(crate) fn bring(&mut self, component: Component, bytes: u64) {
+        self.grow(bytes);
+        self.add(component, bytes);
+    }
+
+    /// What is no single tensor is gone, and its memory.
+    pub(crate) fn take(&mut self, component: Component, bytes: u64) {
+        self.taken = self.taken.saturating_sub(bytes);
+        self.subtract(component, bytes);
+    }
+
+    /// A tensor comes to exist.
+    pub(crate) fn hold(&mut self, component: Component, bytes: u64) {
+        if !self.keeps {
+            return self.bring(component, bytes);
+        }
+        let size = self.size(bytes);
+        size.live += 1;
+        if size.live > size.places {
+            size.places = size.live;
+            self.grow(bytes);
+        }
+        self.add(component, bytes);
+    }
+
+    /// A tensor is gone.
+    pub(crate) fn free(&mut self, component: Component, bytes: u64) {
+        if !self.keeps {
+            return self.take(component, bytes);
+        }
+        let size = self.size(bytes);
+        debug_assert!(size.live > 0 || bytes == 0, "no tensor of {bytes} bytes is there to be freed as {component:?}");
+        size.live = size.live.saturating_sub(1);
+        self.subtract(component, bytes);
+    }
+
+    /// What is kept for tensors to come is given back.
+    pub(crate) fn release(&mut self) {
+        self.sizes.iter_mut().for_each(|size| size.places = size.live);
+        self.taken = self.total;
+    }
+
+    /// The largest sum of the phase, by component, and what is taken beyond it when most is.
     pub(crate) fn most(&self) -> Parts {
-        self.at_most
+        let mut most = self.at_most;
+        most[Component::Kept as usize] = self.most_taken.saturating_sub(self.most);
+        most
     }
 
     /// What exists now, by component.
@@ -140,7 +216,8 @@ mod tests {
         ledger.hold(Component::Base, 10);
         ledger.begin();
         ledger.hold(Component::Graph, 5);
-        ledger.touch(Component::Work, 7);
+        ledger.hold(Component::Work, 7);
+        ledger.free(Component::Work, 7);
         ledger.free(Component::Graph, 5);
         ledger.hold(Component::Logits, 9);
         let most = ledger.most();
@@ -150,5 +227,26 @@ mod tests {
             [10, 5, 7, 0]
         );
         assert_eq!(ledger.live().iter().sum::<u64>(), 19);
+    }
+
+    #[test]
+    fn memory_is_kept_for_tensors_of_its_size() {
+        let mut ledger = Ledger::new(true);
+        let taken = |ledger: &Ledger| ledger.most().iter().sum::<u64>();
+        ledger.bring(Component::Base, 100);
+        (0..3).for_each(|_| ledger.hold(Component::Work, 10));
+        (0..3).for_each(|_| ledger.free(Component::Work, 10));
+        ledger.begin();
+        assert_eq!(taken(&ledger), 130);
+        ledger.hold(Component::Graph, 10);
+        assert_eq!(taken(&ledger), 130);
+        ledger.hold(Component::Graph, 7);
+        assert_eq!((taken(&ledger), ledger.most()[Component::Kept as usize]), (137, 20));
+        ledger.release();
+        ledger.begin();
+        assert_eq!(taken(&ledger), 117);
+        ledger.free(Component::Graph, 7);
+        ledger.hold(Component::Work, 7);
+        assert_eq!(taken(&ledger), 117);
     }
 }

@@ -27,7 +27,6 @@ mod format;
 mod gpus;
 mod layer;
 mod ledger;
-mod pages;
 mod plan;
 mod presets;
 mod residency;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ledger::{COMPONENTS, Component, Parts, Phase};
 use crate::run::product;
 use crate::weights::optimizer_places;
-use crate::{Device, Method, ModelShape, Optimizer, Run, pages, stages};
+use crate::{Method, ModelShape, Optimizer, Run, stages};
 
 /// One component of a plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,8 +31,6 @@ pub struct Line {
 pub struct Plan {
     /// Its components: what stays, and for each phase what exists at its peak.
     pub lines: Vec<Line>,
-    /// What the allocator of a GPU holds beyond the peak, because it takes memory by the page.
-    pub slack: u64,
     /// The optimizer's state that is paged out to host memory.
     pub paged_out: u64,
 }
@@ -78,11 +76,6 @@ impl Plan {
         }
         lines
     }
-
-    /// What a device must have: the peak of training and what its allocator takes beyond it.
-    pub fn needed(&self) -> u64 {
-        self.peak().saturating_add(self.slack)
-    }
 }
 
 /// The memory of a run.
@@ -103,11 +96,7 @@ pub fn plan(model: &ModelShape, run: &Run) -> Plan {
     for (phase, parts) in stages::phases(model, run, &persistent) {
         add(phase, &parts);
     }
-    let mut plan = Plan { lines, slack: 0, paged_out: optimizer_places(model, run).1 };
-    if let Device::Gpu { page, .. } = run.device {
-        plan.slack = pages::slack(model, run, page, plan.peak());
-    }
-    plan
+    Plan { lines, paged_out: optimizer_places(model, run).1 }
 }
 
 fn name(component: Component, run: &Run) -> &'static str {
@@ -130,6 +119,7 @@ fn name(component: Component, run: &Run) -> &'static str {
         Component::Decoded => "decoded weight",
         Component::Batch => "tokens and positions",
         Component::File => "to and from files",
+        Component::Kept => "kept by the allocator",
     }
 }
 
@@ -203,6 +193,7 @@ fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) ->
             Phase::Merge => "output on its way into a shard, at most 4 GiB".into(),
             _ => format!("a tensor as f32 and as {} B, or while it is quantized", run.file_bytes),
         },
+        Component::Kept => "memory of tensors that are gone, for further ones of their sizes".into(),
     }
 }
 

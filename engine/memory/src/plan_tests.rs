@@ -1,5 +1,5 @@
 use super::*;
-use crate::{bits_per_weight, preset};
+use crate::{Device, bits_per_weight, preset};
 
 fn peak(name: &str, run: &Run) -> u64 {
     plan(&preset(name).unwrap(), run).peak()
@@ -65,8 +65,9 @@ fn more_tokens_and_kept_graphs_take_more() {
     assert!(base < peak("llama-3.1-8b", &Run { length: 4096, ..run.clone() }));
     assert!(base < peak("llama-3.1-8b", &Run { recompute: false, ..run.clone() }));
     assert!(peak("llama-3.1-8b", &Run { optimizer: Optimizer::AdamW8bit, ..run.clone() }) < base);
-    // Of dropout nothing is kept.
-    assert_eq!(base, peak("llama-3.1-8b", &Run { dropout: true, ..run.clone() }));
+    // Of dropout no graph keeps anything; what was dropped of an input leaves its memory behind.
+    let dropped = peak("llama-3.1-8b", &Run { dropout: true, ..run.clone() });
+    assert!(dropped >= base && dropped - base < base / 50, "{dropped} and {base}");
     assert!(base < peak("llama-3.1-8b", &Run { accumulation: 2, ..run }));
 }
 
@@ -104,24 +105,24 @@ fn composed_attention_holds_three_tensors_of_scores() {
     let device = Device::Cpu { threads: 4, cache: 1 << 20 };
     let on_cpu = plan(&model, &Run { length: 4096, device, ..Run::default() });
     assert_eq!(part(&on_cpu, Phase::Layers, Component::Scores), 0);
-    let device = Device::Gpu { page: 0, fused_attention: true };
+    let device = Device::Gpu { fused_attention: true };
     let fused = plan(&model, &Run { length: 4096, device, ..Run::default() });
     assert_eq!(part(&fused, Phase::Layers, Component::Scores), 0);
-    assert_eq!(on_cpu.slack, 0);
+    assert_eq!(part(&on_cpu, Phase::Layers, Component::Kept), 0);
 }
 
 #[test]
 fn products_in_16_bits_decode_into_them() {
-    let device = Device::Gpu { page: 0, fused_attention: true };
+    let device = Device::Gpu { fused_attention: true };
     let run = Run { activation_bytes: 4, device, ..Run::default() };
     let model = preset("llama-3.1-8b").unwrap();
     let decoded = |run: &Run| part(&plan(&model, run), Phase::Layers, Component::Decoded);
     let in_16_bits = Run { compute_16bit: true, ..run.clone() };
     let largest = 4096 * 14336;
     assert_eq!((decoded(&run), decoded(&in_16_bits)), (4 * largest, 2 * largest));
-    // Half of it, and the branch's part of the result, less the operand in 16 bits.
+    // Half of it, and the branch's part of the result, less the operand in 16 bits; and what the products make for themselves is kept.
     let saved = plan(&model, &run).peak() - plan(&model, &in_16_bits).peak();
-    assert!(saved > 2 * largest && saved < 4 * largest, "{saved}");
+    assert!(saved > 2 * largest && saved < 5 * largest, "{saved}");
 }
 
 #[test]
@@ -135,12 +136,14 @@ fn inputs_on_the_host_cost_the_device_one_of_them() {
 }
 
 #[test]
-fn pages_are_counted_where_their_size_is_known() {
+fn logits_are_gone_before_a_graph_is_kept() {
     let model = preset("llama-3.1-8b").unwrap();
-    let with = plan(&model, &Run { device: Device::Gpu { page: 20 << 30, fused_attention: false }, ..Run::default() });
-    let without = plan(&model, &Run::default());
-    assert_eq!((without.slack, without.needed()), (0, without.peak()));
-    assert!(with.slack > 0 && with.needed() == with.peak() + with.slack && with.peak() == without.peak());
+    let kept = |loss_chunk| {
+        let run = Run { length: 4096, device: Device::Gpu { fused_attention: true }, loss_chunk, ..Run::default() };
+        part(&plan(&model, &run), Phase::Layers, Component::Kept)
+    };
+    assert!(kept(64) > 0);
+    assert_eq!(kept(64), kept(512));
 }
 
 #[test]

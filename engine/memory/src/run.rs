@@ -36,9 +36,6 @@ pub enum Optimizer {
 pub enum Device {
     /// A GPU: a weight may be decoded whole for a product.
     Gpu {
-        /// The largest page that CubeCL's allocator takes: a quarter of the memory on CUDA, the largest storage binding on
-        /// wgpu. 0 leaves the allocator's pages out of the plan.
-        page: u64,
         /// Whether kernels compute attention without its scores in memory, as on wgpu; else it is composed of dense products
         /// over padded sequences, as on CUDA in f32.
         fused_attention: bool,
@@ -149,7 +146,7 @@ impl Default for Run {
             block_size: 64,
             double_quant: true,
             loss_chunk: 512,
-            device: Device::Gpu { page: 0, fused_attention: false },
+            device: Device::Gpu { fused_attention: false },
             part: Part::default(),
         }
     }

@@ -31,7 +31,7 @@ pub fn spread(model: &ModelShape, run: &Run, memories: &[u64]) -> Vec<u64> {
     let devices = memories.len();
     let share = |i: usize, layers: u64| {
         let (model, run) = part(model, run, (i, devices), layers);
-        plan(&model, &run).needed() as f64 / memories[i].max(1) as f64
+        plan(&model, &run).peak() as f64 / memories[i].max(1) as f64
     };
     // Each device takes as many as keep it within a share of its memory; nothing where layers are left over.
     let within = |limit: f64| {
@@ -64,7 +64,7 @@ mod tests {
     use crate::{Device, preset};
 
     fn needed(model: &ModelShape, run: &Run, layers: &[u64]) -> Vec<u64> {
-        parts(model, run, layers).iter().map(|(model, run)| plan(model, run).needed()).collect()
+        parts(model, run, layers).iter().map(|(model, run)| plan(model, run).peak()).collect()
     }
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
     fn parts_sum_to_the_whole() {
         for name in ["llama-3.1-8b", "llama-3.2-1b"] {
             let model = preset(name).unwrap();
-            let run = Run { device: Device::Gpu { page: 0, fused_attention: true }, ..Run::default() };
+            let run = Run { device: Device::Gpu { fused_attention: true }, ..Run::default() };
             let whole = plan(&model, &run).persistent();
             let both = parts(&model, &run, &[10, model.layers - 10]);
             let sum: u64 = both.iter().map(|(model, run)| plan(model, run).persistent()).sum();

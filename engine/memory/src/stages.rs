@@ -75,7 +75,7 @@ const SCRATCH: u64 = 256 << 20;
 impl Walk<'_> {
     fn held(&mut self, parts: &Parts, of: &[Component]) {
         for component in of {
-            self.hold(*component, parts[*component as usize]);
+            self.ledger.bring(*component, parts[*component as usize]);
         }
     }
 
@@ -106,7 +106,7 @@ impl Walk<'_> {
                 if self.fused() { product([8, self.tokens]) } else { product([run.longest(), run.longest(), F32]) };
             tables.saturating_add(seen)
         };
-        self.hold(Component::Batch, bytes);
+        self.ledger.bring(Component::Batch, bytes);
         bytes
     }
 
@@ -132,31 +132,31 @@ impl Walk<'_> {
         if self.run.weight_bytes < F32 {
             // A part of the head, widened, and the logits in parts until they are put together (`ops/half.rs`).
             let widened = SCRATCH.min(self.table());
-            self.touch(Component::Work, widened.saturating_add(if widened < self.table() { logits } else { 0 }));
+            self.touch(Component::Work, [widened, if widened < self.table() { logits } else { 0 }]);
         }
         let packed = self.packing(self.model.vocab_size, self.model.hidden_size, true).min(product([512, rows, F32]));
-        self.touch(Component::Work, packed);
+        self.touch(Component::Work, [packed]);
         self.free(Component::Work, some);
-        // On a GPU the shifted logits exist beside their exponentials; the gradient takes the place of these.
-        self.touch(Component::Logits, if self.cpu() { logits } else { logits.saturating_add(logits) });
+        // The shifted logits exist beside their exponentials; the gradient takes the place of these. A GPU's kernel holds neither.
+        self.touch(Component::Logits, [if self.cpu() { logits } else { 0 }]);
         if training {
             self.hold(Component::Logits, logits);
             // The gradient of a head that is trained is computed across and turned round; every later chunk's is added to it.
             let table = if self.run.saves_head() { self.table() } else { 0 };
             let later = rows < self.tokens.saturating_sub(self.run.rows());
             self.hold(Component::Gradients, table);
-            self.touch(Component::Gradients, product([if later { 2 } else { 1 }, table]));
-            self.touch(Component::Work, some.saturating_add(some));
-            self.free(Component::Logits, logits);
-            self.free(Component::Logits, logits);
+            self.touch(Component::Gradients, [table, if later { table } else { 0 }]);
+            self.touch(Component::Work, [some, some]);
+            self.free_all(Component::Logits, &[logits, logits]);
             self.hold(Component::Work, some);
             // A chunk's rows are added to a copy of the gradient.
-            self.touch(Component::Backward, hidden);
+            self.touch(Component::Backward, [hidden]);
             self.free(Component::Work, some);
         } else {
             self.free(Component::Logits, logits);
         }
         self.free(Component::Work, some);
+        self.ledger.release();
     }
 
     /// A training step, stretch by stretch (`train/backprop.rs`, `train/optimization.rs`).
@@ -165,7 +165,7 @@ impl Walk<'_> {
         self.held(persistent, &[Base, Other, Adapters, Optimizer, Gradients, Scratch]);
         let gradients = product([self.run.trained(self.model), if self.run.method == Method::Full { 2 } else { F32 }]);
         if self.run.accumulation > 1 || self.run.method == Method::Full {
-            self.hold(Gradients, gradients);
+            self.ledger.bring(Gradients, gradients);
         }
         let hidden = self.wide(self.model.hidden_size);
         let (layers, embedding) = (self.model.layers, self.run.method == Method::Full || self.run.saves_embedding());
@@ -185,10 +185,13 @@ impl Walk<'_> {
                 self.free(Inputs, away);
                 self.ends(Stretch::Forward(layer), &mut moments);
             }
-            match self.run.part.head {
-                true => self.loss(true),
+            if self.run.part.head {
+                self.ledger.release();
+                self.ledger.begin();
+                self.loss(true);
+            } else {
                 // The gradient of what goes on to the next device comes back from there.
-                false => self.hold(Backward, hidden),
+                self.hold(Backward, hidden);
             }
             if self.run.recompute {
                 // The hidden states that the loss was taken on.
@@ -213,22 +216,41 @@ impl Walk<'_> {
                 }
                 self.ends(Stretch::Backward(layer), &mut moments);
             }
+            if self.run.accumulation > 1 {
+                self.added_up();
+            }
         }
-        self.free(Backward, u64::MAX);
-        self.free(Inputs, u64::MAX);
-        self.free(Component::Batch, batch);
+        for _ in 0..in_flight {
+            if embedding || layers == 0 {
+                self.free(Backward, hidden);
+            }
+            if !self.run.recompute {
+                self.free(Inputs, hidden);
+            }
+        }
+        self.ledger.take(Component::Batch, batch);
         self.ledger.begin();
         // New values take the place of those of a step before; the moments' arithmetic needs one tensor more, in 8 bits two
         // more for the moments as they are decoded.
         let tensors = self.run.adapted(self.model).flatten().chain(self.run.saved(self.model));
         let largest = tensors.max().unwrap_or(0);
-        let tensors = match self.run.optimizer {
-            crate::Optimizer::AdamW => 1,
-            crate::Optimizer::AdamW8bit => 3,
-        };
-        self.touch(Component::Work, product([tensors, largest, F32]));
+        let each = product([largest, F32]);
+        match self.run.optimizer {
+            crate::Optimizer::AdamW => self.touch(Component::Work, [each]),
+            crate::Optimizer::AdamW8bit => self.touch(Component::Work, [each; 3]),
+        }
         self.ends(Stretch::Update, &mut moments);
         moments
+    }
+
+    /// A micro-batch's gradients are gone once they are part of the sum.
+    fn added_up(&mut self) {
+        let run = self.run;
+        let of_adapters: Vec<u64> = run.adapted(self.model).flatten().collect();
+        for _ in 0..self.model.layers {
+            of_adapters.iter().for_each(|elements| self.free(Component::Gradients, product([*elements, F32])));
+        }
+        run.saved(self.model).for_each(|elements| self.free(Component::Gradients, product([elements, F32])));
     }
 
     /// A stretch of a step ends, and the next one begins with what is there.
@@ -246,6 +268,7 @@ impl Walk<'_> {
             self.forward(Forward::Alone, Component::Inputs);
         }
         if self.run.part.head {
+            self.ledger.release();
             self.loss(false);
         }
         self.ledger.most()
@@ -272,7 +295,7 @@ impl Walk<'_> {
         let as_it_is = narrow > 0 && run.weight_bytes == run.file_bytes;
         let read = if as_it_is { run.file_bytes } else { F32 + narrow };
         let dense = |walk: &mut Self, elements: u64, place: Component| {
-            walk.touch(Component::File, product([elements, read]));
+            walk.touch(Component::File, [product([elements, read])]);
             walk.hold(place, product([elements, run.weight_bytes]));
         };
         if run.part.embedding {
@@ -285,18 +308,18 @@ impl Walk<'_> {
                     dense(self, elements, Component::Base);
                     continue;
                 }
-                self.touch(Component::File, product([elements, F32 + narrow]));
+                self.touch(Component::File, [product([elements, F32 + narrow])]);
                 let blocks = product([elements.div_ceil(run.block_size.max(1)), F32]);
                 let packed = elements.div_ceil(2);
                 let [codes, scales, header] = nf4_buffers(elements, run);
                 let floats = product([elements, F32]);
                 self.hold(Component::File, floats);
-                self.hold(Component::File, packed.saturating_add(blocks));
-                self.touch(Component::File, if run.double_quant { blocks.saturating_add(scales) } else { 0 });
+                self.hold_all(Component::File, &[packed, blocks]);
+                self.touch(Component::File, if run.double_quant { [blocks, scales] } else { [0, 0] });
                 self.free(Component::File, floats);
-                self.touch(Component::File, codes.saturating_add(nf4_bytes(elements, run)));
-                self.free(Component::File, packed.saturating_add(blocks));
-                self.hold(Component::Base, codes.saturating_add(scales).saturating_add(header));
+                self.touch(Component::File, [codes, nf4_bytes(elements, run)]);
+                self.free_all(Component::File, &[packed, blocks]);
+                self.hold_all(Component::Base, &[codes, scales, header]);
             }
         }
         // What is trained of the tables is parted from them later.
@@ -304,10 +327,8 @@ impl Walk<'_> {
         let others = model.small_elements().saturating_add(if head { parts[0] } else { 0 });
         self.hold(Component::Other, product([others, run.weight_bytes]));
         if head && !model.tied {
-            self.touch(
-                Component::File,
-                product([parts[0], read]).saturating_sub(product([parts[0], run.weight_bytes])),
-            );
+            let beyond = product([parts[0], read]).saturating_sub(product([parts[0], run.weight_bytes]));
+            self.touch(Component::File, [beyond]);
         }
         self.ledger.most()
     }
@@ -321,7 +342,7 @@ impl Walk<'_> {
         let table = product([model.vocab_size, model.hidden_size]);
         self.hold(Component::File, SHARD.min(product([2, model.parameters()])));
         // The weight, the adapter's product, and the sum in 16 bits; an embedding is copied as it is.
-        self.touch(Component::Decoded, product([largest, F32 + F32 + 2]).max(product([2, table])));
+        self.touch(Component::Decoded, [product([largest, F32 + F32 + 2]).max(product([2, table]))]);
         self.ledger.most()
     }
 }
@@ -340,23 +361,28 @@ fn step_phases(model: &ModelShape, run: &Run, persistent: &Parts) -> impl Iterat
             Stretch::Loss => phase == Phase::Loss,
             Stretch::Update => phase == Phase::Update,
         };
-        let most = moments.iter().filter(of_phase).max_by_key(|moment| moment.peak());
-        let over = |i: usize| most.map_or(0, |moment| moment.most[i]).saturating_sub(persistent[i]);
-        (phase, core::array::from_fn(over))
+        let live = |moment: &&Moment| moment.peak() - moment.most[Component::Kept as usize];
+        let most = moments.iter().filter(of_phase).max_by_key(live);
+        let mut parts: Parts =
+            core::array::from_fn(|i| most.map_or(0, |moment| moment.most[i]).saturating_sub(persistent[i]));
+        // What is kept grows until a phase ends, and what is held sinks from layer to layer.
+        let taken = moments.iter().filter(of_phase).map(Moment::peak).max();
+        parts[Component::Kept as usize] = taken.zip(most.as_ref().map(live)).map_or(0, |(taken, live)| taken - live);
+        (phase, parts)
     })
 }
 
 /// The most of every phase; [`Phase::Load`] and [`Phase::Merge`] hold all there is, the others what comes on top of
 /// [`persistent`].
 pub(crate) fn phases(model: &ModelShape, run: &Run, persistent: &Parts) -> Vec<(Phase, Parts)> {
-    let mut phases = vec![(Phase::Load, Walk::new(model, run).load())];
+    let mut phases = vec![(Phase::Load, Walk::of_files(model, run).load())];
     phases.extend(step_phases(model, run, persistent));
     // Nothing is dropped out where nothing is trained.
     let still = Run { dropout: false, ..run.clone() };
     phases.push((Phase::Evaluate, Walk::new(model, &still).evaluate()));
-    phases.push((Phase::Save, Walk::new(model, run).save()));
+    phases.push((Phase::Save, Walk::of_files(model, run).save()));
     if run.method != Method::Full {
-        phases.push((Phase::Merge, Walk::new(model, run).merge()));
+        phases.push((Phase::Merge, Walk::of_files(model, run).merge()));
     }
     phases
 }

@@ -41,7 +41,18 @@ pub(crate) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(model: &'a ModelShape, run: &'a Run) -> Self {
-        Self { model, run, ledger: Ledger::default(), linears: model.linears(), tokens: run.tokens() }
+        Self {
+            model,
+            run,
+            ledger: Ledger::new(!matches!(run.device, Device::Cpu { .. })),
+            linears: model.linears(),
+            tokens: run.tokens(),
+        }
+    }
+
+    /// A walk through what goes on in host memory.
+    pub(crate) fn of_files(model: &'a ModelShape, run: &'a Run) -> Self {
+        Self { ledger: Ledger::new(false), ..Self::new(model, run) }
     }
 
     /// Bytes of activations with this many features for every token.
@@ -78,8 +89,18 @@ impl<'a> Walk<'a> {
         self.ledger.free(component, bytes);
     }
 
-    pub(crate) fn touch(&mut self, component: Component, bytes: u64) {
-        self.ledger.touch(component, bytes);
+    /// Tensors of these sizes exist together for a moment.
+    pub(crate) fn touch<const N: usize>(&mut self, component: Component, tensors: [u64; N]) {
+        self.hold_all(component, &tensors);
+        self.free_all(component, &tensors);
+    }
+
+    pub(crate) fn hold_all(&mut self, component: Component, tensors: &[u64]) {
+        tensors.iter().for_each(|bytes| self.hold(component, *bytes));
+    }
+
+    pub(crate) fn free_all(&mut self, component: Component, tensors: &[u64]) {
+        tensors.iter().for_each(|bytes| self.free(component, *bytes));
     }
 
     /// Whether something of a linear layer is trained, so that its input is kept.
@@ -121,9 +142,9 @@ impl<'a> Walk<'a> {
                 self.hold(Component::Work, scales);
                 self.hold(result, bytes);
                 if quantized && forward && self.tokens <= SKINNY_ROWS {
-                    self.touch(Component::Work, if self.tokens > 1 { bytes } else { 0 });
+                    self.touch(Component::Work, [if self.tokens > 1 { bytes } else { 0 }]);
                 } else {
-                    self.touch(Component::Work, self.packing(width, inner, forward));
+                    self.touch(Component::Work, [self.packing(width, inner, forward)]);
                 }
                 self.free(Component::Work, scales);
             }
@@ -133,14 +154,14 @@ impl<'a> Walk<'a> {
                     // Beside the weight in 16 bits, which Hopper multiplies many rows with.
                     let rounded = product([self.tokens, inner, 2]);
                     self.hold(Component::Work, rounded);
-                    self.touch(Component::Decoded, product([elements, 2]));
+                    self.touch(Component::Decoded, [product([elements, 2])]);
                     self.free(Component::Work, rounded);
                 } else if quantized {
                     // Room for the result of a kernel that decodes as it goes is made before the variant is chosen; the
                     // dense product of a decoded weight makes its own.
                     let dense = product([elements, F32]);
                     self.hold(Component::Work, bytes);
-                    self.touch(Component::Decoded, dense);
+                    self.touch(Component::Decoded, [dense]);
                     self.free(Component::Work, bytes);
                 }
             }
@@ -159,7 +180,7 @@ impl<'a> Walk<'a> {
         let LinearShape { out, .. } = self.linears[linear];
         let (bytes, small) = (self.wide(out), product([self.run.rank, out, F32]));
         // The weight by the rows of A, the rows of A by each other and by B, and what comes of these, under the rows' lengths.
-        self.touch(Component::Work, product([4, small]));
+        self.touch(Component::Work, [small; 4]);
         let before = if graph { Component::Graph } else { Component::Work };
         // With dropout, the frozen layer's own product of what was dropped.
         let own = if self.run.dropout { bytes } else { 0 };
@@ -185,12 +206,11 @@ impl<'a> Walk<'a> {
         self.frozen(linear, true, result);
         if !self.cpu() && !self.run.compute_16bit {
             // The branch's result, which is added to the base's.
-            let branch = low.saturating_add(self.wide(out));
-            self.touch(Component::Work, branch);
+            self.touch(Component::Work, [low, self.wide(out)]);
         }
         self.free(Component::Work, dropped);
         if !graph {
-            self.free(kept, low.saturating_add(of_dora));
+            self.free_all(kept, &[low, of_dora]);
         }
     }
 
@@ -207,14 +227,14 @@ impl<'a> Walk<'a> {
         let [a, b, lengths] = self.run.adapter(&self.linears[linear]);
         // The gradient under DoRA's scale, and that of the scale.
         let scaled = if self.run.dora { self.wide(out) } else { 0 };
-        self.touch(Component::Work, scaled);
+        self.touch(Component::Work, [scaled]);
         self.hold(Component::Gradients, product([lengths, F32]));
         self.hold(Component::Work, scaled);
         self.free(Component::Graph, scaled);
         let (low, dropped) = (self.wide(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
         self.hold(Component::Work, low);
         if !self.cpu() {
-            self.touch(Component::Work, low);
+            self.touch(Component::Work, [low]);
         }
         self.hold(Component::Gradients, product([b, F32]));
         self.hold(Component::Work, dropped);
@@ -222,7 +242,7 @@ impl<'a> Walk<'a> {
         if self.cpu() {
             if for_input {
                 self.frozen(linear, false, Component::Backward);
-                self.touch(Component::Work, dropped);
+                self.touch(Component::Work, [dropped]);
             }
             self.free(Component::Work, dropped);
         } else {
@@ -231,14 +251,12 @@ impl<'a> Walk<'a> {
                 self.frozen(linear, false, Component::Backward);
                 // What the branch adds, unless a kernel takes it into its sums.
                 if !self.run.compute_16bit || self.run.dropout {
-                    let branch = self.wide(input).saturating_add(dropped);
-                    self.touch(Component::Work, branch);
+                    self.touch(Component::Work, [self.wide(input), dropped]);
                 }
             }
         }
-        self.free(Component::Work, low.saturating_add(scaled));
-        let kept = if self.run.dora { dropped } else { 0 };
-        self.free(Component::Graph, low.saturating_add(kept));
+        self.free_all(Component::Work, &[low, scaled]);
+        self.free_all(Component::Graph, &[low, if self.run.dora { dropped } else { 0 }]);
     }
 
     /// Bytes of the attention weights of all heads over padded sequences: `[rows, heads, longest, longest]`.
@@ -273,12 +291,12 @@ impl<'a> Walk<'a> {
         }
         let ((q, q_copy), (_, k_copy)) = (self.padded(q), self.padded(k));
         // Queries by groups, and padded copies of all three where lengths differ.
-        let copies = q.saturating_add(q_copy).saturating_add(k_copy).saturating_add(k_copy);
+        let copies = [q, q_copy, k_copy, k_copy];
         let scores = self.scores();
-        self.hold(Component::Work, copies);
+        self.hold_all(Component::Work, &copies);
         self.hold(Component::Scores, scores);
         self.hold(Component::Work, q);
-        self.free(Component::Work, copies);
+        self.free_all(Component::Work, &copies);
         self.free(Component::Scores, scores);
         self.hold(result, bytes);
         self.free(Component::Work, q);
@@ -287,33 +305,32 @@ impl<'a> Walk<'a> {
     /// The backward pass of attention, whose result's gradient the caller holds: the gradients of queries, keys and values.
     pub(crate) fn attention_backward(&mut self) {
         let (q, k) = self.heads();
-        let gradients = self.wide(q).saturating_add(self.wide(k)).saturating_add(self.wide(k));
+        let gradients = [self.wide(q), self.wide(k), self.wide(k)];
         if self.cpu() {
-            self.hold(Component::Work, gradients);
-            self.hold(Component::Backward, gradients);
-            return self.free(Component::Work, gradients);
+            self.hold_all(Component::Work, &gradients);
+            self.hold_all(Component::Backward, &gradients);
+            return self.free_all(Component::Work, &gradients);
         }
         if self.fused() {
             // The gradient times the result, of which the sums over heads are taken.
             let (along, logarithms) = (self.wide(q), self.logarithms());
-            self.touch(Component::Work, along);
-            let sums = product([2, logarithms]);
-            self.hold(Component::Work, sums);
-            self.hold(Component::Backward, gradients);
-            return self.free(Component::Work, sums);
+            self.touch(Component::Work, [along]);
+            self.hold_all(Component::Work, &[logarithms, logarithms]);
+            self.hold_all(Component::Backward, &gradients);
+            return self.free_all(Component::Work, &[logarithms, logarithms]);
         }
         let ((q, q_copy), (k, k_copy)) = (self.padded(q), self.padded(k));
         let scores = self.scores();
         // Queries and the gradient by groups, padded copies, and the gradient of the values.
-        let copies = [q, q, q_copy, q_copy, k_copy, k_copy, k].into_iter().fold(0, u64::saturating_add);
-        self.hold(Component::Work, copies);
+        let copies = [q, q, q_copy, q_copy, k_copy, k_copy, k];
+        self.hold_all(Component::Work, &copies);
         // The weights, their gradient, and the product of both that is summed over the keys.
-        let three = product([3, scores]);
-        self.touch(Component::Scores, three);
+        self.touch(Component::Scores, [scores; 3]);
         self.hold(Component::Scores, scores);
-        self.hold(Component::Work, q.saturating_add(k));
-        self.hold(Component::Backward, gradients);
+        self.hold_all(Component::Work, &[q, k]);
+        self.hold_all(Component::Backward, &gradients);
         self.free(Component::Scores, scores);
-        self.free(Component::Work, copies.saturating_add(q).saturating_add(k));
+        self.free_all(Component::Work, &copies);
+        self.free_all(Component::Work, &[q, k]);
     }
 }

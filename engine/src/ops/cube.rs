@@ -3,18 +3,21 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
+use burn::tensor::backend::ExecutionError;
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
-use burn::tensor::{DType, Tensor, TensorData, backend::ExecutionError};
+use burn::tensor::{DType, Tensor, TensorData};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
+use cubecl::MemoryAllocationMode;
+use cubecl::future::block_on;
 use cubecl::server::{CopyDescriptor, IoError, LaunchError, ServerError};
 use halfbyte_shaders::{AdamRates, Heads, Language, Nf4, SourceRuntime};
 
 use super::fused::{self, primitive, tensor};
 use super::{
     Activation, AdamStep, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking,
-    Moments, Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, half, lora,
+    Moments, Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, half, lora, notes,
 };
 use crate::nf4::NF4_TABLE;
 
@@ -359,7 +362,18 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     }
 
     fn check(device: &Self::Device) -> Result<(), String> {
-        R::client(device).flush().map_err(|error| words(&error))
+        let now = R::client(device).flush().map_err(|error| words(&error));
+        notes::take_refusal::<R>(device).map_or(now, Err)
+    }
+
+    fn finish(device: &Self::Device) {
+        if cfg!(target_arch = "wasm32") {
+            return;
+        }
+        // A wait takes what was refused with it, and whoever reads afterwards would take wrong values for results.
+        if let Err(error) = block_on(R::client(device).sync()) {
+            notes::keep_refusal::<R>(device, words(&error));
+        }
     }
 
     fn largest_tensor(device: &Self::Device) -> u64 {
@@ -370,7 +384,33 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         R::client(device).memory_usage().ok().map(|usage| usage.bytes_in_use)
     }
 
-    fn bytes_reserved(device: &Self::Device) -> Option<u64> {
-        R::client(device).memory_usage().ok().map(|usage| usage.bytes_reserved)
+    fn most_reserved(device: &Self::Device) -> Option<u64> {
+        notes::most::<R>(device)
+    }
+
+    fn forget_most_reserved(device: &Self::Device) {
+        notes::forget_most::<R>(device);
+    }
+
+    fn exact_memory(device: &Self::Device, exact: bool) {
+        // A browser's device takes buffers one by one as it is.
+        if cfg!(target_arch = "wasm32") {
+            return;
+        }
+        let mode = if exact { MemoryAllocationMode::Persistent } else { MemoryAllocationMode::Auto };
+        // SAFETY: where a tensor's memory comes from changes nothing about who may use it, or when.
+        unsafe { R::client(device).allocation_mode(mode) };
+    }
+
+    fn release_memory(device: &Self::Device) {
+        if cfg!(target_arch = "wasm32") {
+            return;
+        }
+        notes::most::<R>(device);
+        // CUDA frees in the order of the stream; a buffer of wgpu's stays until the device is done with it, whatever is counted.
+        if R::LANGUAGE == Language::Wgsl {
+            Self::finish(device);
+        }
+        R::client(device).memory_cleanup();
     }
 }

@@ -3,6 +3,8 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{BasicOps, Tensor, TensorData};
 
+use super::Ops;
+
 /// Bytes from which memory is asked for on its own.
 const LARGE: usize = 1 << 15;
 
@@ -25,8 +27,7 @@ pub(crate) fn lasting<B: Backend, const D: usize, K: BasicOps<B>>(
 }
 
 /// What `compute` makes of `input`, which stays for the whole run, in such memory.
-#[cfg_attr(target_arch = "wasm32", allow(clippy::disallowed_methods))]
-pub(super) fn lasting_results<B: Backend, I: Send, O: Send>(
+pub(super) fn lasting_results<B: Ops, I: Send, O: Send>(
     device: &B::Device,
     input: I,
     compute: impl Fn(I) -> O + Send + Sync,
@@ -36,8 +37,8 @@ pub(super) fn lasting_results<B: Backend, I: Send, O: Send>(
     }
     B::memory_persistent_allocations(device, input, |input| {
         let output = compute(input);
-        // Under fusion an operation runs, and its results get memory, when something waits for it. What fails is found by the next read.
-        let _ = B::sync(device);
+        // Under fusion an operation runs, and its results get memory, when something waits for it.
+        B::finish(device);
         output
     })
 }

@@ -20,6 +20,8 @@ mod fusion;
 mod half;
 mod lasting;
 mod lora;
+#[cfg(feature = "gpu")]
+mod notes;
 mod tensors;
 mod weight;
 
@@ -194,6 +196,10 @@ pub trait Ops: Backend {
         Ok(())
     }
 
+    /// Waits until this device has done everything that it was asked for. What it refused is told by the next [`check`](Self::check). A
+    /// browser's one thread must not wait, and does not.
+    fn finish(_device: &Self::Device) {}
+
     /// Bytes that a tensor on this device can have at most.
     fn largest_tensor(_device: &Self::Device) -> u64 {
         u64::MAX
@@ -204,10 +210,21 @@ pub trait Ops: Backend {
         None
     }
 
-    /// Bytes that its allocator has taken from this device, which it keeps: the most that was needed so far.
-    fn bytes_reserved(_device: &Self::Device) -> Option<u64> {
+    /// Bytes that its allocator had of this device at most, for tensors that were there or to come, since
+    /// [`forget_most_reserved`](Self::forget_most_reserved).
+    fn most_reserved(_device: &Self::Device) -> Option<u64> {
         None
     }
+
+    /// What its allocator had at most counts from here on.
+    fn forget_most_reserved(_device: &Self::Device) {}
+
+    /// Whether what comes to exist from now on gets memory of exactly its size, which is kept for tensors of that size. Otherwise it gets
+    /// a part of a page that tensors of similar sizes share, which suits sizes that never come back.
+    fn exact_memory(_device: &Self::Device, _exact: bool) {}
+
+    /// Gives this device back what is kept for tensors to come.
+    fn release_memory(_device: &Self::Device) {}
 
     /// Either product of f32 rows with a frozen weight in 16 bits; [`half_matmul`].
     fn half_matmul(

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::loss::{Targets, loss_and_hits};
+use super::memory::Exact;
 use crate::data::{Batch, Dataset, Example};
 use crate::files::read;
 use crate::model::Transformer;
@@ -165,11 +166,14 @@ pub(super) async fn evaluate_in_parts<B: Ops>(
         examples.chunks(batch_size.max(1)).map(|rows| Batch::collate(rows.iter().copied())).collect();
     let (rank, world_size) = collective.map_or((0, 1), |ranks| (ranks.rank(), ranks.world_size()));
     let mut found = vec![0.0; 2 * batches.len()];
+    let (exact, mut before) = (Exact::of(model), vec![]);
     for (i, batch) in batches.iter().enumerate().skip(rank).step_by(world_size) {
+        exact.next(batch.lengths.clone(), &mut before);
         let hidden = model.hidden(&batch.tokens, &model.passes(&Sequences::new(&batch.lengths)), None);
         let [loss, hit] = loss_and_hits(&model.head, hidden, &Targets::of(batch), loss_chunk);
         found[2 * i..2 * i + 2].copy_from_slice(&read(Tensor::cat(vec![loss, hit], 0)).await?);
     }
+    exact.next(vec![], &mut before);
     collective.map_or(Ok(()), |ranks| ranks.all_reduce(&mut found))?;
     let (mut sum, mut hits) = (0.0, 0.0);
     for values in found.chunks(2) {

@@ -42,9 +42,15 @@ struct Rows<B: Ops> {
     targets: Tensor<B, 2, Int>,
 }
 
+/// What is kept for tensors to come is given back before each chunk that has other sizes than the one before: logits are of sizes that
+/// nothing else has. The caller does the same when it is done with the last.
 fn chunks<'a, B: Ops>(targets: &'a Targets, chunk: usize, device: &'a B::Device) -> impl Iterator<Item = Rows<B>> + 'a {
     let pairs = targets.rows.chunks(chunk).zip(targets.tokens.chunks(chunk));
+    let mut before = 0;
     pairs.map(move |(rows, tokens)| {
+        if rows.len() != std::mem::replace(&mut before, rows.len()) {
+            B::release_memory(device);
+        }
         let values: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
         Rows {
             indices: indices(rows.iter().map(|r| *r as i32), device),
@@ -63,11 +69,13 @@ pub fn loss_and_hits<B: Ops>(
 ) -> [Tensor<B, 1>; 2] {
     let device = hidden.device();
     let zero = || Tensor::zeros([1], &device);
-    chunks::<B>(targets, chunk, &device).fold([zero(), zero()], |[loss, hits], rows| {
+    let sums = chunks::<B>(targets, chunk, &device).fold([zero(), zero()], |[loss, hits], rows| {
         let logits = head.forward(hidden.clone().select(0, rows.indices));
         let hit = logits.clone().argmax(1).equal(rows.targets.clone()).float().sum();
         [loss + cross_entropy(logits, rows.targets).0, hits + hit]
-    })
+    });
+    B::release_memory(&device);
+    sums
 }
 
 /// The sum of the losses `[1]`, the gradient of `weight * sum` with respect to `hidden` `[tokens, hidden]`, and that of
@@ -103,6 +111,7 @@ pub fn head_loss<B: Ops>(
         });
         accumulate(&mut gradients, of_head);
     }
+    B::release_memory(&device);
     (loss, gradient, gradients)
 }
 

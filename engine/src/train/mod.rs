@@ -6,6 +6,7 @@ mod config;
 mod devices;
 mod evaluation;
 mod loss;
+mod memory;
 mod neftune;
 mod optimization;
 mod pipeline;

@@ -8,6 +8,7 @@ use halfbyte_memory::in_flight;
 
 use super::backprop::{Flight, Settings};
 use super::config::TrainerConfig;
+use super::memory::Exact;
 use super::neftune::noise;
 use super::pipeline::pipeline;
 use super::reduce::{Summed, sum_over_ranks};
@@ -35,6 +36,8 @@ pub struct Optimization<B: Ops> {
     seed: u64,
     /// The model before the last step: a loss that is not a number shows that the step which led to it was the bad one.
     before: Option<Transformer<B>>,
+    /// Lengths of the sequences that the devices' memory is for.
+    lengths: Vec<usize>,
 }
 
 impl<B: Ops> Optimization<B> {
@@ -47,7 +50,7 @@ impl<B: Ops> Optimization<B> {
             }
         });
         let optimizer = Optimizer::spread(config.optimizer(), trained);
-        Self { model, config, steps: 0, optimizer, collective: None, seed, before: None }
+        Self { model, config, steps: 0, optimizer, collective: None, seed, before: None, lengths: vec![] }
     }
 
     /// Applies one step at this learning rate: the mean loss over the trained tokens of all micro-batches, and the
@@ -71,8 +74,10 @@ impl<B: Ops> Optimization<B> {
         let TrainerConfig { loss_chunk: chunk, recompute, .. } = self.config;
         let settings = Settings { weight, chunk, recompute };
         let own: Vec<(usize, &Batch)> = batches.iter().enumerate().skip(rank).step_by(world_size).collect();
+        let exact = Exact::of(&self.model);
         for group in own.chunks(in_flight(self.model.stages.len())) {
             collective.map_or(Ok(()), |ranks| ranks.check())?;
+            exact.next(group.iter().flat_map(|(_, batch)| batch.lengths.clone()).collect(), &mut self.lengths);
             let flights = group.iter().map(|(micro, batch)| {
                 let dropout = Dropout { seed: self.seed, step: self.steps as u64, micro: *micro as u64 };
                 let embedded = self.embed(batch, &dropout);

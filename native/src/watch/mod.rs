@@ -119,7 +119,7 @@ impl Watch {
             ("epoch", format!("{:.2}", metrics.epoch)),
         ];
         lines.extend(self.curves.held_out.last().map(|(_, loss)| ("held-out loss", format!("{loss:.4}"))));
-        lines.extend(self.plan.as_ref().map(|plan| ("memory, planned", halfbyte_memory::bytes(plan.needed()))));
+        lines.extend(self.plan.as_ref().map(|plan| ("memory, planned", halfbyte_memory::bytes(plan.peak()))));
         lines.push(("Ctrl-C", "saves and ends".into()));
         let (steps, elapsed, left) = self.progress.clock();
         let figures =

@@ -8,7 +8,7 @@ use super::question::Question;
 /// The list of GPUs; the chosen one is what the bar above is drawn against.
 #[component]
 pub(crate) fn Gpus(question: Question) -> impl IntoView {
-    let needed = Memo::new(move |_| question.plan.with(|plan| plan.as_ref().map(|plan| plan.needed())));
+    let needed = Memo::new(move |_| question.plan.with(|plan| plan.as_ref().map(|plan| plan.peak())));
     let row = move |(name, gib): (&'static str, u64)| {
         let share = move || needed.get().map(|needed| needed as f64 / (gib << 30) as f64);
         let fits = move || share().is_some_and(|share| share <= 1.0);

@@ -52,7 +52,7 @@ pub(crate) fn Calculator() -> impl IntoView {
             <p class="source">
                 "Sources: 4-bit weights and double quantization, " <Cite of=Source::QLORA place="section 3"/>
                 "; the states of full fine-tuning, " <Cite of=Source::ZERO place="section 3.1"/>
-                ". Not counted: the driver's context, compiled kernels, pages of the allocator, other programs."
+                ". Not counted: the driver's context, compiled kernels, other programs."
             </p>
         </article>
     }

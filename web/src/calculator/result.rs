@@ -20,7 +20,7 @@ pub(crate) fn tone(component: Component) -> u8 {
         Component::Work => 8,
         Component::Scores => 9,
         Component::Logits => 10,
-        Component::Scratch | Component::Decoded | Component::Batch | Component::File => 11,
+        Component::Scratch | Component::Decoded | Component::Batch | Component::File | Component::Kept => 11,
     }
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn Summary(question: Question) -> impl IntoView {
         let parts = parts.get().into_iter().map(|part| format!("{} {}", part.label, part.text));
         parts.collect::<Vec<_>>().join(", ")
     });
-    let needed = move || question.plan.with(|plan| plan.as_ref().map_or("-".to_owned(), |plan| bytes(plan.needed())));
+    let needed = move || question.plan.with(|plan| plan.as_ref().map_or("-".to_owned(), |plan| bytes(plan.peak())));
     let stays =
         move || question.plan.with(|plan| plan.as_ref().map_or("-".to_owned(), |plan| bytes(plan.persistent())));
     let trained = move || {

@@ -34,7 +34,7 @@ fn run(method: Method, length: u64) -> Run {
 fn decide(question: &Question) -> (Advice, Vec<String>) {
     let Question { model, gib, length, batch, four_bits } = question;
     let memory = gib << 30;
-    let needed = |method| plan(model, &run(method, *length)).needed();
+    let needed = |method| plan(model, &run(method, *length)).peak();
     let (lora, qlora) = (needed(Method::Lora), needed(Method::Qlora));
     let most = |method| widest(model, &run(method, *length), memory, 256).unwrap_or(0);
     let fits = |bytes_needed: u64| if bytes_needed <= memory { "fits" } else { "does not fit" };
@@ -88,7 +88,7 @@ fn words(advice: Advice) -> &'static str {
 }
 
 fn goals(question: &Question) -> Vec<(String, bool)> {
-    let fits = plan(&question.model, &run(Method::Lora, question.length)).needed() <= question.gib << 30;
+    let fits = plan(&question.model, &run(Method::Lora, question.length)).peak() <= question.gib << 30;
     vec![
         ("LoRA fits".into(), fits),
         ("The advice is QLoRA all the same".into(), decide(question).0 == Advice::Qlora),
@@ -126,7 +126,7 @@ pub(crate) fn Decision() -> impl IntoView {
             >
                 <p>{move || {
                     let model = shape("llama-3.1-8b");
-                    let [full, lora, qlora] = [Method::Full, Method::Lora, Method::Qlora].map(|method| bytes(plan(&model, &run(method, 1024)).needed()));
+                    let [full, lora, qlora] = [Method::Full, Method::Lora, Method::Qlora].map(|method| bytes(plan(&model, &run(method, 1024)).peak()));
                     format!("LoRA needs {lora}, QLoRA {qlora}, full fine-tuning {full}. Where the 16-bit weights fit, the question is what the room that QLoRA frees is worth.")
                 }}</p>
             </Predict>
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn full_fine_tuning_does_not_fit_where_the_prediction_says_so() {
-        assert!(plan(&shape("llama-3.1-8b"), &run(Method::Full, 1024)).needed() > 24 << 30);
+        assert!(plan(&shape("llama-3.1-8b"), &run(Method::Full, 1024)).peak() > 24 << 30);
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn batches(model: &ModelShape, length: u64, gib: u64) -> [Option<u64>; 3] {
 fn largest(method: Method, length: u64, gib: u64) -> Option<(&'static str, u64)> {
     let run = run(method, length);
     let known = names().filter_map(|name| Some((name, preset(name)?)));
-    let fits = known.filter(|(_, model)| plan(model, &run).needed() <= gib << 30);
+    let fits = known.filter(|(_, model)| plan(model, &run).peak() <= gib << 30);
     fits.map(|(name, model)| (name, model.parameters())).max_by_key(|(_, parameters)| *parameters)
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn Hardware() -> impl IntoView {
     let laptop = move || {
         size.with(|(model, length)| {
             let run = on_cpu(*length);
-            let needed = plan(model, &run).needed();
+            let needed = plan(model, &run).peak();
             let room = (memory.get() * (1u64 << 30) as f64) as u64;
             let operations = Workload::of(model, &run, 1e7).operations;
             vec![
@@ -190,7 +190,7 @@ mod tests {
         let [full, lora, qlora] = batches(&model, 1024, 24);
         assert!(full.is_none() && lora < qlora, "{lora:?} {qlora:?}");
         let batch = qlora.expect("fits");
-        let needed = |batch| plan(&model, &Run { batch, ..run(Method::Qlora, 1024) }).needed();
+        let needed = |batch| plan(&model, &Run { batch, ..run(Method::Qlora, 1024) }).peak();
         assert!(needed(batch) <= 24 << 30 && needed(batch + 1) > 24 << 30);
     }
 

@@ -50,7 +50,7 @@ fn ask(question: &str) -> Result<Answer, String> {
     let run = Run::deserialize(lines.inside("run.")).map_err(|error| error.to_string())?;
     model.check()?;
     let plan = plan(&model, &run);
-    let needed = plan.needed();
+    let needed = plan.peak();
     let card = |(name, gib): (&'static str, u64)| Card { name, gib, fits: gib << 30 >= needed };
     let asked = match lines.get("gpu") {
         Some(name) => Some(gpu(name).ok_or_else(|| format!("no GPU is known as `{name}`"))?),
@@ -97,7 +97,7 @@ mod tests {
         let plan = plan(&preset("qwen3-8b").unwrap(), &run);
         let lines = ["run.rank\t8", "run.targets\tq_proj,v_proj", "run.recompute\tfalse", "gpu\th100-80gb"];
         let known = of(&[&["model\tqwen3-8b"], &lines[..]].concat());
-        assert_eq!(known["needed"], plan.needed());
+        assert_eq!(known["needed"], plan.peak());
         assert_eq!(known["parts"].as_array().unwrap().len(), plan.at_peak().len());
         assert_eq!(known["gpu"]["name"], "H100");
         let shape = serde_json::to_value(preset("qwen3-8b").unwrap()).unwrap();

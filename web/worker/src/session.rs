@@ -122,12 +122,8 @@ impl<B: Ops> Session<B> {
     pub(crate) fn place(&self) -> Device {
         match self.report.device {
             Choice::Cpu | Choice::Auto => Device::Cpu { threads: 1, cache: 1 << 20 },
-            Choice::Webgpu => Device::Gpu { page: self.limit("maxStorageBufferBindingSize"), fused_attention: true },
+            Choice::Webgpu => Device::Gpu { fused_attention: true },
         }
-    }
-
-    fn limit(&self, name: &str) -> u64 {
-        self.report.limits.iter().find(|(key, _)| key == name).map_or(0, |(_, value)| *value as u64)
     }
 
     /// What a model is, and what a run of the recipe takes.
@@ -149,7 +145,7 @@ impl<B: Ops> Session<B> {
             parameters: shape.parameters(),
             trained: run.trained(&shape),
             download,
-            needed: plan.needed(),
+            needed: plan.peak(),
             plan,
             available,
             refusal,
@@ -159,10 +155,10 @@ impl<B: Ops> Session<B> {
 
     /// Why a run will not do, if so. A browser does not say how much memory its GPU has; how large a tensor may be it says.
     fn refusal(&self, shape: &ModelShape, plan: &Plan, available: Option<u64>) -> Option<String> {
-        if let Some(available) = available.filter(|available| plan.needed() > *available) {
+        if let Some(available) = available.filter(|available| plan.peak() > *available) {
             return Some(format!(
                 "the run needs {} and a tab on the CPU has {}; take a smaller model, shorter sequences or smaller batches",
-                bytes(plan.needed()),
+                bytes(plan.peak()),
                 bytes(available)
             ));
         }

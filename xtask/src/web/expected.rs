@@ -61,7 +61,7 @@ pub(super) fn write(path: &Path) -> Result<()> {
         let lines: Vec<_> =
             plan.lines.iter().map(|line| [&line.name, &bytes(line.bytes), &line.formula].map(String::clone)).collect();
         Ok(json!({
-            "query": query, "widget": widget, "needed": bytes(plan.needed()), "bytes": plan.needed(), "lines": lines,
+            "query": query, "widget": widget, "needed": bytes(plan.peak()), "bytes": plan.peak(), "lines": lines,
         }))
     };
     files::write_json(path, &Value::Array(cases().into_iter().map(of).collect::<Result<_>>()?))

@@ -5,7 +5,7 @@ mod waiting;
 
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{DType, Tensor, TensorData, TensorMetadata};
-use burn_fusion::{Fusion, FusionBackend};
+use burn_fusion::{Fusion, FusionBackend, get_client};
 use burn_ir::TensorIr;
 
 use waiting::{Handles, alike, alike_any, arrived, enqueue, register};
@@ -288,6 +288,12 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         B::check(device)
     }
 
+    // Both: what waits in the stream has not been asked for yet, and holds what it takes and is to drop.
+    fn finish(device: &Self::Device) {
+        let of_stream = device.clone();
+        get_client::<B>(device).sync(move || B::finish(&of_stream));
+    }
+
     fn largest_tensor(device: &Self::Device) -> u64 {
         B::largest_tensor(device)
     }
@@ -296,7 +302,20 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         B::bytes_in_use(device)
     }
 
-    fn bytes_reserved(device: &Self::Device) -> Option<u64> {
-        B::bytes_reserved(device)
+    fn most_reserved(device: &Self::Device) -> Option<u64> {
+        B::most_reserved(device)
+    }
+
+    fn forget_most_reserved(device: &Self::Device) {
+        B::forget_most_reserved(device);
+    }
+
+    fn exact_memory(device: &Self::Device, exact: bool) {
+        B::exact_memory(device, exact);
+    }
+
+    fn release_memory(device: &Self::Device) {
+        let of_stream = device.clone();
+        get_client::<B>(device).sync(move || B::release_memory(&of_stream));
     }
 }

@@ -1,0 +1,121 @@
+//! The memory plan against what a GPU's allocator takes.
+
+use halfbyte::data::{Dataset, Example};
+use halfbyte::lora::{LoraConfig, attach};
+use halfbyte::model::{Base, BaseWeights, DeviceMap, ModelConfig, Transformer, synthetic};
+use halfbyte::ops::{ComputeDtype, Ops};
+use halfbyte::train::{Recompute, Trainer, TrainerConfig};
+use halfbyte_memory::{Device, ModelShape, Run, plan};
+use pollster::block_on;
+use serde_json::json;
+
+/// A page for everything that is small and stays, which the plan leaves out.
+const SMALL: u64 = 8 << 20;
+
+/// A model of made-up weights, with adapters.
+fn model<B: Ops>(shape: &ModelShape, run: &Run, compute: ComputeDtype, device: &B::Device) -> Transformer<B> {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv(),
+        "head_dim": shape.head(), "rms_norm_eps": 1e-5, "tie_word_embeddings": shape.tied,
+        "max_position_embeddings": 4096,
+    });
+    let config = ModelConfig::parse("config.json", config.to_string().as_bytes()).expect("a configuration");
+    let base = Base { compute, ..BaseWeights::Nf4 { block_size: 64, double_quant: true }.into() };
+    let map = DeviceMap::Whole(device.clone());
+    let mut model = synthetic::<B>(config, base, 1, &map, &mut |_| {}).expect("a model");
+    let lora = LoraConfig { r: run.rank as usize, ..LoraConfig::default() };
+    attach(&mut model, &lora, 1).expect("adapters");
+    model
+}
+
+/// An example of so many tokens.
+fn example(length: usize, vocab_size: u64) -> Example {
+    let tokens = (0..length).map(|i| (i as u64 * 7 % vocab_size) as u32).collect();
+    Example { tokens, trained: vec![true; length] }
+}
+
+/// Trains on rows of these lengths, each a micro-batch, all of them in a step, and says what the allocator had at most.
+fn taken<B: Ops>(shape: &ModelShape, run: &Run, lengths: &[usize], compute: ComputeDtype, device: &B::Device) -> u64 {
+    let model = model::<B>(shape, run, compute, device);
+    let examples = lengths.iter().map(|length| example(*length, shape.vocab_size)).collect();
+    let config = TrainerConfig {
+        epochs: 2,
+        batch_size: 1,
+        gradient_accumulation_steps: run.accumulation as usize,
+        recompute: if run.recompute { Recompute::Layers } else { Recompute::None },
+        loss_chunk: run.loss_chunk as usize,
+        ..TrainerConfig::default()
+    };
+    let mut trainer = Trainer::new(model, Dataset { examples, ..Dataset::default() }, config, 1).expect("a trainer");
+    // The first step makes what stays, the moments and the adapters of a step before, and finds out which kernels are fastest.
+    block_on(trainer.step()).expect("a step");
+    B::release_memory(device);
+    B::forget_most_reserved(device);
+    block_on(trainer.step()).expect("a step").expect("there is a second");
+    B::most_reserved(device).expect("the allocator counts")
+}
+
+fn run(length: u64, fused_attention: bool, compute: ComputeDtype) -> Run {
+    Run {
+        length,
+        weight_bytes: 4,
+        activation_bytes: 4,
+        compute_16bit: compute == ComputeDtype::Bf16,
+        device: Device::Gpu { fused_attention },
+        ..Run::default()
+    }
+}
+
+/// Of a shape that has several times as many activations as weights, so that it is they that count.
+fn shape(vocab_size: u64) -> ModelShape {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab_size, "hidden_size": 128,
+        "intermediate_size": 320, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 32,
+    });
+    serde_json::from_value(config).expect("a shape")
+}
+
+/// Training peaks at what the plan says, within 5%: with layers computed again and with graphs that are kept, where the logits are the
+/// most and where they are not.
+pub fn steps_take_what_the_plan_says<B: Ops>(device: &B::Device, compute: ComputeDtype) {
+    // In f32 CUDA's attention is composed of products.
+    let fused = compute == ComputeDtype::Bf16 || !B::name(device).contains("cuda");
+    let of = |length, change: &dyn Fn(Run) -> Run| change(run(length, fused, compute));
+    let cases = [
+        ("layers again", shape(512), of(900, &|run| run)),
+        ("logits", shape(16384), of(600, &|run| Run { loss_chunk: 256, ..run })),
+        ("graphs kept", shape(512), of(768, &|run| Run { recompute: false, ..run })),
+        ("accumulation", shape(512), of(768, &|run| Run { accumulation: 2, rank: 64, ..run })),
+    ];
+    let mut wrong = Vec::new();
+    for (name, shape, run) in cases {
+        let lengths = vec![run.length as usize; run.accumulation as usize];
+        let (planned, found) = (plan(&shape, &run).peak() + SMALL, taken::<B>(&shape, &run, &lengths, compute, device));
+        let difference = planned as f64 / found as f64 - 1.0;
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let line = format!(
+            "{name}: planned {:.2} MiB, taken {:.2} MiB ({:+.1}%)",
+            mib(planned),
+            mib(found),
+            100.0 * difference
+        );
+        println!("{line}");
+        if difference.abs() > 0.05 {
+            wrong.push(line);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Rows of many lengths take what the longest of them takes.
+pub fn sizes_that_never_come_back_do_not_pile_up<B: Ops>(device: &B::Device) {
+    let (shape, compute) = (shape(512), ComputeDtype::F32);
+    let lengths: Vec<usize> = (0..5).map(|i| 256 - 17 * i).collect();
+    let run = Run { accumulation: lengths.len() as u64, ..run(256, false, compute) };
+    let many = taken::<B>(&shape, &run, &lengths, compute, device);
+    let one = taken::<B>(&shape, &run, &[256; 5], compute, device);
+    assert!(many < one + one / 50, "{many} bytes for many lengths, {one} for the longest alone");
+}
