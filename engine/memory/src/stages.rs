@@ -128,8 +128,14 @@ impl Walk<'_> {
         }
         self.hold(Component::Work, some);
         self.hold(Component::Work, some);
+        // Kernels that take the head in 16 bits round the other operand (`half_matmul` of `halfbyte-shaders`).
+        let rounds = self.run.weight_bytes < F32 && self.run.compute_16bit && !self.cpu();
+        let rounded = |features| if rounds { product([rows, features, 2]) } else { 0 };
+        let [rounded_hidden, rounded_logits] = [self.model.hidden_size, self.model.vocab_size].map(rounded);
+        self.hold(Component::Work, rounded_hidden);
         self.hold(Component::Logits, logits);
-        if self.run.weight_bytes < F32 {
+        self.free(Component::Work, rounded_hidden);
+        if self.run.weight_bytes < F32 && !rounds {
             // A part of the head, widened, and the logits in parts until they are put together (`ops/half.rs`).
             let widened = SCRATCH.min(self.table());
             self.touch(Component::Work, [widened, if widened < self.table() { logits } else { 0 }]);
@@ -146,6 +152,7 @@ impl Walk<'_> {
             let later = rows < self.tokens.saturating_sub(self.run.rows());
             self.hold(Component::Gradients, table);
             self.touch(Component::Gradients, [table, if later { table } else { 0 }]);
+            self.touch(Component::Work, [rounded_logits, some]);
             self.touch(Component::Work, [some, some]);
             self.free_all(Component::Logits, &[logits, logits]);
             self.hold(Component::Work, some);
