@@ -143,10 +143,10 @@ impl Walk<'_> {
         let packed = self.packing(self.model.vocab_size, self.model.hidden_size, true).min(product([512, rows, F32]));
         self.touch(Component::Work, [packed]);
         self.free(Component::Work, some);
-        // The shifted logits exist beside their exponentials; the gradient takes the place of these. A GPU's kernel holds neither.
+        // The shifted logits, in the place of the logits, exist beside their exponentials, which become the gradient; a GPU's kernel writes
+        // that over the logits.
         self.touch(Component::Logits, [if self.cpu() { logits } else { 0 }]);
         if training {
-            self.hold(Component::Logits, logits);
             // The gradient of a head that is trained is computed across and turned round; every later chunk's is added to it.
             let table = if self.run.saves_head() { self.table() } else { 0 };
             let later = rows < self.tokens.saturating_sub(self.run.rows());
@@ -154,7 +154,7 @@ impl Walk<'_> {
             self.touch(Component::Gradients, [table, if later { table } else { 0 }]);
             self.touch(Component::Work, [rounded_logits, some]);
             self.touch(Component::Work, [some, some]);
-            self.free_all(Component::Logits, &[logits, logits]);
+            self.free(Component::Logits, logits);
             self.hold(Component::Work, some);
             // A chunk's rows are added to a copy of the gradient.
             self.touch(Component::Backward, [hidden]);

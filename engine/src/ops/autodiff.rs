@@ -12,7 +12,7 @@ use burn_autodiff::checkpoint::{
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 
-use super::fused::primitive;
+use super::fused::{primitive, tensor};
 use super::{
     Activation, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Dropped, Frozen, LoraGradients, Masking,
     Nf4Primitive, Ops, Product, Reading, Variant,
@@ -179,6 +179,17 @@ impl<B: Backend> Backward<B, 1> for Known {
     fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         unary::<B, _>(step.parents, step.node, grads, |_| step.state);
     }
+}
+
+/// A tensor's value, and what is left of the tensor: its place in the graph, which [`backward_from`] asks for alone. Whoever then has the
+/// value may write over it.
+pub(crate) fn apart<B: Backend, const D: usize>(
+    output: Tensor<Autodiff<B>, D>,
+) -> (Tensor<B, D>, Tensor<Autodiff<B>, D>) {
+    let nothing = primitive(Tensor::<B, D>::zeros([1; D], &output.device()));
+    let mut place: FloatTensor<Autodiff<B>> = primitive(output);
+    let value = std::mem::replace(&mut place.primitive, nothing);
+    (tensor(value), tensor(place))
 }
 
 /// Backpropagates `d_output` through the graph of `output`. Burn's own `backward` starts from a gradient of ones; a product

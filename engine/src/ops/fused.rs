@@ -111,7 +111,9 @@ pub(super) fn cross_entropy<B: Backend>(
     targets: Tensor<B, 2, Int>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let logits = tensor::<B, 2>(logits);
-    let shifted = logits.clone() - logits.max_dim(1);
+    // In the place of the logits, where nobody else has them.
+    let largest = logits.clone().max_dim(1);
+    let shifted = logits - largest;
     let exponents = shifted.clone().exp();
     let sums = exponents.clone().sum_dim(1);
     let loss = (sums.clone().log() - shifted.gather(1, targets.clone())).sum();

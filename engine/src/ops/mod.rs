@@ -33,7 +33,7 @@ use burn::tensor::{Tensor, TensorData};
 
 pub use adam::{AdamStep, AdamUpdate, DynamicTables, MOMENT_BLOCK, Moments};
 pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, Sequences, Span};
-pub(crate) use autodiff::backward_from;
+pub(crate) use autodiff::{apart, backward_from};
 pub use compute::ComputeDtype;
 pub use dropout::Dropped;
 pub(crate) use lasting::lasting;

@@ -6,7 +6,7 @@ use burn_autodiff::Autodiff;
 
 use crate::data::Batch;
 use crate::model::{Head, Parameter, indices};
-use crate::ops::{Ops, backward_from, cross_entropy};
+use crate::ops::{Ops, apart, backward_from, cross_entropy};
 use crate::optim::{Gradients, accumulate};
 
 /// What the loss is taken on: rows of the hidden states and the token that each must predict.
@@ -81,7 +81,7 @@ pub fn loss_and_hits<B: Ops>(
 /// The sum of the losses `[1]`, the gradient of `weight * sum` with respect to `hidden` `[tokens, hidden]`, and that of
 /// the head's trainable parameters.
 ///
-/// The gradient of the logits is `softmax - onehot`, written down rather than derived, so that a chunk's graph holds one
+/// The gradient of the logits is `softmax - onehot`, written down rather than derived, and takes their place, so that a chunk holds one
 /// `[chunk, vocab]` tensor.
 pub fn head_loss<B: Ops>(
     head: &Head<B>,
@@ -97,9 +97,9 @@ pub fn head_loss<B: Ops>(
     let mut gradients = Gradients::new();
     for rows in chunks::<B>(targets, chunk, &device) {
         let x = Tensor::<Autodiff<B>, 2>::from_inner(hidden.clone().select(0, rows.indices.clone())).require_grad();
-        let logits = lifted.forward(x.clone());
-        let (sum, d_logits) = cross_entropy(logits.clone().inner(), rows.targets);
-        let grads = backward_from(logits, d_logits * weight);
+        let (logits, place) = apart(lifted.forward(x.clone()));
+        let (sum, d_logits) = cross_entropy(logits, rows.targets);
+        let grads = backward_from(place, d_logits * weight);
         loss = loss + sum;
         if let Some(dx) = x.grad(&grads) {
             gradient = gradient.select_assign(0, rows.indices, dx, IndexingUpdateOp::Add);

@@ -1,4 +1,4 @@
-//! Cross entropy of logits and its gradient, `softmax - onehot`: each row is read twice and written once.
+//! Cross entropy of logits and its gradient, `softmax - onehot`: each row is read twice and written once, over the logits.
 
 use burn_backend::DType;
 use burn_cubecl::kernel::cast;
@@ -12,13 +12,13 @@ use crate::{SourceRuntime, view};
 /// Below all logits, and finite: WGSL knows no infinity.
 const LEAST: f32 = -3.0e38;
 
-/// The sum of a row's exponentials is kept relative to the largest logit so far (arXiv:1805.02867): one read finds both.
+/// The sum of a row's exponentials is kept relative to the largest logit so far (arXiv:1805.02867): one read finds both. The gradient takes
+/// the place of the logits, each element of which is then read by the thread alone that writes there.
 #[cube(launch)]
 fn of_rows<N: Size>(
-    logits: &Array<Vector<f32, N>>,
+    logits: &mut Array<Vector<f32, N>>,
     targets: &Array<i32>,
     losses: &mut Array<f32>,
-    gradient: &mut Array<Vector<f32, N>>,
     vectors: u32,
     #[comptime] threads: usize,
 ) {
@@ -51,28 +51,26 @@ fn of_rows<N: Size>(
                 losses[CUBE_POS] = log - shifted[lane];
             }
         }
-        gradient[i] = share;
+        logits[i] = share;
         i += threads;
     }
 }
 
 /// Cross entropy of f32 `logits` `[n, vocab]` against the integers `targets` `[n, 1]`, each below `vocab`: the sum of the losses
-/// `[1]`, and its gradient for the logits.
+/// `[1]`, and its gradient for the logits, in their memory where nobody else has them.
 pub fn cross_entropy<R: SourceRuntime>(logits: CubeTensor<R>, targets: CubeTensor<R>) -> [CubeTensor<R>; 2] {
     let (logits, targets) = (contiguous(logits), contiguous(cast(targets, DType::I32)));
-    let gradient = empty(&logits, logits.meta.shape().clone(), DType::F32);
     let [rows, vocab] = [logits.meta.shape()[0], logits.meta.shape()[1]];
     if rows * vocab == 0 {
-        return [view::zeros(&logits, [1].into(), DType::F32), gradient];
+        return [view::zeros(&logits, [1].into(), DType::F32), logits];
     }
+    let logits = if logits.can_mut() { logits } else { logits.copy() };
     let losses = empty(&logits, [rows], DType::F32);
     let (client, lanes) = (&logits.client, lanes(vocab));
     let vectors = vocab / lanes;
     let (cubes, threads) = rowwise(rows, vectors);
     let dim = CubeDim::new_1d(threads as u32);
-    let [of_logits, of_gradient] = [&logits, &gradient].map(elements);
-    let [of_targets, of_losses] = [&targets, &losses].map(elements);
-    let vectors = vectors as u32;
-    of_rows::launch::<R>(client, cubes, dim, lanes, of_logits, of_targets, of_losses, of_gradient, vectors, threads);
-    [sum_of_list(&losses), gradient]
+    let [of_logits, of_targets, of_losses] = [&logits, &targets, &losses].map(elements);
+    of_rows::launch::<R>(client, cubes, dim, lanes, of_logits, of_targets, of_losses, vectors as u32, threads);
+    [sum_of_list(&losses), logits]
 }
