@@ -341,6 +341,11 @@ pub trait Ops: Backend {
         adam::sum_of_squares::<Self>(tensors)
     }
 
+    /// Tensors times a factor, in their order.
+    fn scaled(tensors: Vec<FloatTensor<Self>>, factor: f64) -> Vec<FloatTensor<Self>> {
+        tensors.into_iter().map(|x| fused::primitive(fused::tensor::<Self, 2>(x) * factor)).collect()
+    }
+
     /// Adam's moments of parameters after one more gradient of each, in their order.
     fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
         parameters.into_iter().map(|(moments, gradient)| adam::advance::<Self>(moments, gradient, betas)).collect()

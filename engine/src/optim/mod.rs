@@ -9,6 +9,7 @@ mod state;
 
 pub use adamw::{AdamWConfig, is_decayed, is_loraplus};
 pub use clip::grad_norm;
+pub(crate) use clip::scaled;
 pub use config::{DeviceBudget, Optim, OptimizerConfig};
 pub use optimizer::{MIN_8BIT_SIZE, Optimizer};
 pub use pages::{PagingReport, Traffic};

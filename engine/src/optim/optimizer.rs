@@ -18,9 +18,9 @@ use crate::{Error, Result};
 /// Parameters with fewer elements keep their moments in f32 (bitsandbytes, `min_8bit_size`).
 pub const MIN_8BIT_SIZE: usize = 4096;
 
-/// Parameters that one operation changes. To fusion an operation is work of its own, but it also compares each tensor of one with every
+/// Parameters that one operation takes. To fusion an operation is work of its own, but it also compares each tensor of one with every
 /// other.
-const AT_ONCE: usize = 32;
+pub(super) const AT_ONCE: usize = 32;
 
 /// The optimizer and its state.
 ///

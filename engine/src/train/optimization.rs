@@ -17,7 +17,7 @@ use crate::files::read;
 use crate::lora::Dropout;
 use crate::model::{Parameter, Transformer, moved};
 use crate::ops::Ops;
-use crate::optim::{Gradients, Optimizer, StateTensor, grad_norm};
+use crate::optim::{Gradients, Optimizer, StateTensor, grad_norm, scaled};
 use crate::parallel::Collective;
 use crate::{Error, Result};
 
@@ -112,7 +112,7 @@ impl<B: Ops> Optimization<B> {
         let max_norm = self.config.max_grad_norm;
         let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         if clip < 1.0 {
-            gradients = gradients.into_iter().map(|(path, gradient)| (path, gradient * clip)).collect();
+            gradients = scaled(gradients, clip);
         }
         let values_of = |model: &Transformer<B>| {
             let mut values = BTreeMap::new();

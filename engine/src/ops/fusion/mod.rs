@@ -222,6 +222,11 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         sums.remove(0)
     }
 
+    fn scaled(tensors: Vec<FloatTensor<Self>>, factor: f64) -> Vec<FloatTensor<Self>> {
+        let results = tensors.iter().map(|tensor| (tensor.shape(), tensor.dtype)).collect();
+        alike_any::<B>("scaled", tensors, results, move |tensors| B::scaled(tensors, factor))
+    }
+
     fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
         adam_of_many::advance(parameters, betas)
     }
