@@ -10,6 +10,8 @@ use halfbyte::ops::Ops;
 use halfbyte::train::Devices;
 use halfbyte_memory::{ModelShape, Run, spread};
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::memory::shape_of;
 use crate::trust::Mark;
 
@@ -280,58 +282,6 @@ pub(crate) fn list() -> Vec<String> {
     #[cfg(feature = "cpu")]
     lines.push(format!("cpu    {} threads", std::thread::available_parallelism().map_or(1, usize::from)));
     lines
-}
-
-#[cfg(feature = "cuda")]
-mod cuda {
-    use cudarc::driver::{result, sys};
-
-    /// The name of a CUDA device, or a sentence that says what is missing.
-    pub(crate) fn find(index: usize) -> Result<String, String> {
-        // SAFETY: both only try to open a shared library.
-        let (driver, nvrtc) = unsafe { (sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
-        if !driver {
-            return Err("no NVIDIA driver (libcuda) was found".into());
-        }
-        if !nvrtc {
-            return Err(
-                "the NVIDIA driver is there, but NVRTC (libnvrtc, part of the CUDA toolkit) was not found".into()
-            );
-        }
-        let failed = |e| format!("the NVIDIA driver does not start: {e:?}");
-        result::init().map_err(failed)?;
-        match result::device::get_count().map_err(failed)? {
-            0 => Err("the NVIDIA driver reports no GPU".into()),
-            _ => result::device::get(index as i32).and_then(result::device::get_name).map_err(failed),
-        }
-    }
-
-    /// How many there are; [`find`] has found one.
-    pub(crate) fn count() -> usize {
-        result::device::get_count().map_or(0, |count| usize::try_from(count).unwrap_or(0))
-    }
-
-    /// Has the driver keep what the process gives back, for the next time that it asks: as it comes, the driver returns it to the system
-    /// whenever the host waits, and to map it again takes as long as some kernels. [`find`] has found the device.
-    pub(crate) fn keep_memory(index: usize) {
-        let mut threshold = u64::MAX;
-        let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        let Some(device) = i32::try_from(index).ok().and_then(|index| result::device::get(index).ok()) else { return };
-        // SAFETY: the device is the one that `get` returned, the pool is its own, and the attribute's value is 64 bits wide. A driver that
-        // has no such pool says so, and then there is nothing to keep.
-        unsafe {
-            if let Ok(pool) = result::device::get_default_mem_pool(device) {
-                let _ = result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast());
-            }
-        }
-    }
-
-    /// Bytes of a device's memory; [`find`] has found it.
-    pub(crate) fn memory(index: usize) -> Option<u64> {
-        let device = result::device::get(i32::try_from(index).ok()?).ok()?;
-        // SAFETY: the device is the one that `get` returned.
-        unsafe { result::device::total_mem(device) }.ok().map(|bytes| bytes as u64)
-    }
 }
 
 #[cfg(feature = "wgpu")]

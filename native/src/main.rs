@@ -2,6 +2,8 @@
 
 mod bench;
 mod bench_training;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod data;
 mod device;
 mod devices;

@@ -9,15 +9,13 @@ use burn::tensor::{DType, Tensor, TensorData};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
-use cubecl::MemoryAllocationMode;
-use cubecl::future::block_on;
-use cubecl::server::{CopyDescriptor, IoError, LaunchError, ServerError};
+use cubecl::server::CopyDescriptor;
 use halfbyte_shaders::{AdamRates, Heads, Language, Nf4, SourceRuntime};
 
 use super::fused::{self, primitive, tensor};
 use super::{
     Activation, AdamStep, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking,
-    Moments, Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, half, lora, notes,
+    Moments, Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, device, half, lora,
 };
 use crate::nf4::NF4_TABLE;
 
@@ -46,23 +44,6 @@ fn taken<R: SourceRuntime, const N: usize>(tensors: [&CubeTensor<R>; N]) -> bool
 
 fn coefficients(activation: Activation) -> [f32; 2] {
     activation.coefficients().into()
-}
-
-/// What an error says, without the stack that it was made on.
-fn words(error: &ServerError) -> String {
-    match error {
-        // What follows the first one is mostly its consequence.
-        ServerError::ServerUnhealthy { errors, .. } if !errors.is_empty() => words(&errors[0]),
-        ServerError::Io(IoError::BufferTooBig { size, .. })
-        | ServerError::Launch(LaunchError::IoError(IoError::BufferTooBig { size, .. })) => {
-            format!("{size} bytes are more than it gives in one piece")
-        }
-        other => {
-            let text = other.to_string();
-            let lines = text.lines().map(str::trim).take_while(|line| !line.contains("acktrace"));
-            lines.filter(|line| !line.is_empty() && *line != "Caused by:").collect::<Vec<_>>().join(": ")
-        }
-    }
 }
 
 /// Is ready when it is polled once more.
@@ -345,7 +326,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
             // The copy is in the device's queue from here on; what is awaited is that it was made, which may hold the thread up.
             let bytes = x.client.read_one_tensor_async(place);
             once_more().await;
-            let bytes = bytes.await.map_err(|error| ExecutionError::WithContext { reason: words(&error) })?;
+            let bytes = bytes.await.map_err(|error| ExecutionError::WithContext { reason: device::words(&error) })?;
             Ok(TensorData::from_bytes(bytes, shape, x.dtype))
         });
         let started = reading.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -362,18 +343,11 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     }
 
     fn check(device: &Self::Device) -> Result<(), String> {
-        let now = R::client(device).flush().map_err(|error| words(&error));
-        notes::take_refusal::<R>(device).map_or(now, Err)
+        device::check::<R>(device)
     }
 
     fn finish(device: &Self::Device) {
-        if cfg!(target_arch = "wasm32") {
-            return;
-        }
-        // A wait takes what was refused with it, and whoever reads afterwards would take wrong values for results.
-        if let Err(error) = block_on(R::client(device).sync()) {
-            notes::keep_refusal::<R>(device, words(&error));
-        }
+        device::finish::<R>(device);
     }
 
     fn largest_tensor(device: &Self::Device) -> u64 {
@@ -385,32 +359,18 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     }
 
     fn most_reserved(device: &Self::Device) -> Option<u64> {
-        notes::most::<R>(device)
+        device::most_reserved::<R>(device)
     }
 
     fn forget_most_reserved(device: &Self::Device) {
-        notes::forget_most::<R>(device);
+        device::forget_most_reserved::<R>(device);
     }
 
     fn exact_memory(device: &Self::Device, exact: bool) {
-        // A browser's device takes buffers one by one as it is.
-        if cfg!(target_arch = "wasm32") {
-            return;
-        }
-        let mode = if exact { MemoryAllocationMode::Persistent } else { MemoryAllocationMode::Auto };
-        // SAFETY: where a tensor's memory comes from changes nothing about who may use it, or when.
-        unsafe { R::client(device).allocation_mode(mode) };
+        device::exact_memory::<R>(device, exact);
     }
 
     fn release_memory(device: &Self::Device) {
-        if cfg!(target_arch = "wasm32") {
-            return;
-        }
-        notes::most::<R>(device);
-        // CUDA frees in the order of the stream; a buffer of wgpu's stays until the device is done with it, whatever is counted.
-        if R::LANGUAGE == Language::Wgsl {
-            Self::finish(device);
-        }
-        R::client(device).memory_cleanup();
+        device::release_memory::<R>(device);
     }
 }

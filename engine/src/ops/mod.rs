@@ -13,6 +13,8 @@ mod compute;
 mod cpu;
 #[cfg(feature = "gpu")]
 mod cube;
+#[cfg(feature = "gpu")]
+mod device;
 mod dropout;
 mod fused;
 #[cfg(feature = "gpu")]
@@ -20,8 +22,6 @@ mod fusion;
 mod half;
 mod lasting;
 mod lora;
-#[cfg(feature = "gpu")]
-mod notes;
 mod tensors;
 mod weight;
 

@@ -1,0 +1,102 @@
+//! What a device is asked for beside operations, waits and memory, and what its runtime does not remember of them.
+
+use std::sync::{Mutex, PoisonError};
+
+use cubecl::MemoryAllocationMode;
+use cubecl::device::{Device, DeviceId};
+use cubecl::future::block_on;
+use cubecl::server::{IoError, LaunchError, ServerError};
+use cubecl::stream_id::StreamId;
+use halfbyte_shaders::{Language, SourceRuntime};
+
+/// A runtime's device and a stream of it, which has an allocator of its own.
+type Key = (&'static str, DeviceId, StreamId);
+
+#[derive(Default)]
+struct Notes {
+    /// Bytes that the allocator had at most when it gave something back.
+    most: u64,
+    /// What the device refused first, of what a wait that nobody read from was told.
+    refused: Option<String>,
+}
+
+static NOTES: Mutex<Vec<(Key, Notes)>> = Mutex::new(Vec::new());
+
+fn with<R: SourceRuntime, T>(device: &R::Device, change: impl FnOnce(&mut Notes) -> T) -> T {
+    let key = (R::name(&R::client(device)), device.to_id(), StreamId::current());
+    let mut known = NOTES.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = known.iter().position(|(of, _)| *of == key).unwrap_or_else(|| {
+        known.push((key, Notes::default()));
+        known.len() - 1
+    });
+    change(&mut known[place].1)
+}
+
+/// What an error says, without the stack that it was made on.
+pub(super) fn words(error: &ServerError) -> String {
+    match error {
+        // What follows the first one is mostly its consequence.
+        ServerError::ServerUnhealthy { errors, .. } if !errors.is_empty() => words(&errors[0]),
+        ServerError::Io(IoError::BufferTooBig { size, .. })
+        | ServerError::Launch(LaunchError::IoError(IoError::BufferTooBig { size, .. })) => {
+            format!("{size} bytes are more than it gives in one piece")
+        }
+        other => {
+            let text = other.to_string();
+            let lines = text.lines().map(str::trim).take_while(|line| !line.contains("acktrace"));
+            lines.filter(|line| !line.is_empty() && *line != "Caused by:").collect::<Vec<_>>().join(": ")
+        }
+    }
+}
+
+pub(super) fn check<R: SourceRuntime>(device: &R::Device) -> Result<(), String> {
+    let now = R::client(device).flush().map_err(|error| words(&error));
+    with::<R, _>(device, |notes| notes.refused.take()).map_or(now, Err)
+}
+
+pub(super) fn finish<R: SourceRuntime>(device: &R::Device) {
+    if cfg!(target_arch = "wasm32") {
+        return;
+    }
+    // A wait takes what was refused with it, and whoever reads afterwards would take wrong values for results. The first reason says
+    // more than what follows of it.
+    if let Err(error) = block_on(R::client(device).sync()) {
+        with::<R, _>(device, |notes| {
+            notes.refused.get_or_insert_with(|| words(&error));
+        });
+    }
+}
+
+pub(super) fn most_reserved<R: SourceRuntime>(device: &R::Device) -> Option<u64> {
+    let now = R::client(device).memory_usage().ok()?.bytes_reserved;
+    Some(with::<R, _>(device, |notes| {
+        notes.most = now.max(notes.most);
+        notes.most
+    }))
+}
+
+pub(super) fn forget_most_reserved<R: SourceRuntime>(device: &R::Device) {
+    with::<R, _>(device, |notes| notes.most = 0);
+}
+
+pub(super) fn exact_memory<R: SourceRuntime>(device: &R::Device, exact: bool) {
+    // A browser's device takes buffers one by one as it is.
+    if cfg!(target_arch = "wasm32") {
+        return;
+    }
+    let mode = if exact { MemoryAllocationMode::Persistent } else { MemoryAllocationMode::Auto };
+    // SAFETY: where a tensor's memory comes from changes nothing about who may use it, or when.
+    unsafe { R::client(device).allocation_mode(mode) };
+}
+
+pub(super) fn release_memory<R: SourceRuntime>(device: &R::Device) {
+    if cfg!(target_arch = "wasm32") {
+        return;
+    }
+    most_reserved::<R>(device);
+    // CUDA frees in the order of the stream; a buffer of wgpu's stays until the device is done with it, whatever is counted.
+    if R::LANGUAGE == Language::Wgsl {
+        finish::<R>(device);
+    }
+    R::client(device).memory_cleanup();
+}
