@@ -12,6 +12,7 @@ use halfbyte::lora::{LoraConfig, Targets, attach};
 use halfbyte::model::{BaseWeights, ModelConfig, load, random, save_dense};
 use halfbyte::train::{Recompute, Trainer, TrainerConfig};
 use halfbyte_memory::{Device, Method, ModelShape, Phase, Plan, Run, plan};
+use halfbyte_tests::memory::{config, shape as model};
 use peak_alloc::PeakAlloc;
 use pollster::block_on;
 use rand::{RngExt, SeedableRng};
@@ -46,16 +47,6 @@ struct Case {
     run: Run,
 }
 
-fn model(vocab_size: u64, hidden_size: u64, intermediate_size: u64, layers: u64, heads: [u64; 3]) -> ModelShape {
-    let config = serde_json::json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab_size,
-        "hidden_size": hidden_size, "intermediate_size": intermediate_size, "num_hidden_layers": layers,
-        "num_attention_heads": heads[0], "num_key_value_heads": heads[1], "head_dim": heads[2],
-        "tie_word_embeddings": true,
-    });
-    serde_json::from_value(config).expect("a configuration")
-}
-
 /// A run on one thread of the CPU in f32, as the engine computes today.
 fn run() -> Run {
     let device = Device::Cpu { threads: 1, cache: second_level_cache() };
@@ -70,14 +61,7 @@ fn second_level_cache() -> u64 {
 
 /// A random model of this shape as a folder.
 fn write(folder: &Path, shape: &ModelShape) {
-    let config = serde_json::json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": shape.vocab_size,
-        "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv(),
-        "head_dim": shape.head(), "rms_norm_eps": 1e-5, "tie_word_embeddings": shape.tied,
-        "max_position_embeddings": 4096, "attention_bias": shape.attention_bias,
-    });
-    let (path, json) = (folder.join("config.json"), config.to_string().into_bytes());
+    let (path, json) = (folder.join("config.json"), config(shape).into_bytes());
     std::fs::write(&path, &json).expect("a folder that can be written");
     let model = random::<Cpu>(ModelConfig::parse(&path, &json).expect("a model"), 1, &Default::default());
     block_on(save_dense(&model.expect("a model"), &folder.join("model.safetensors"))).expect("a saved model");

@@ -12,16 +12,32 @@ use serde_json::json;
 /// A page for everything that is small and stays, which the plan leaves out.
 const SMALL: u64 = 8 << 20;
 
-/// A model of made-up weights, with adapters.
-fn model<B: Ops>(shape: &ModelShape, run: &Run, compute: ComputeDtype, device: &B::Device) -> Transformer<B> {
+/// A tied Llama's shape; `heads` are those of queries, of keys, and the width of one.
+pub fn shape(vocab_size: u64, hidden_size: u64, intermediate_size: u64, layers: u64, heads: [u64; 3]) -> ModelShape {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab_size,
+        "hidden_size": hidden_size, "intermediate_size": intermediate_size, "num_hidden_layers": layers,
+        "num_attention_heads": heads[0], "num_key_value_heads": heads[1], "head_dim": heads[2],
+        "tie_word_embeddings": true,
+    });
+    serde_json::from_value(config).expect("a configuration")
+}
+
+/// The `config.json` of a Llama of a shape.
+pub fn config(shape: &ModelShape) -> String {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": shape.vocab_size,
         "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
         "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv(),
         "head_dim": shape.head(), "rms_norm_eps": 1e-5, "tie_word_embeddings": shape.tied,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 4096, "attention_bias": shape.attention_bias,
     });
-    let config = ModelConfig::parse("config.json", config.to_string().as_bytes()).expect("a configuration");
+    config.to_string()
+}
+
+/// A model of made-up weights, with adapters.
+fn model<B: Ops>(shape: &ModelShape, run: &Run, compute: ComputeDtype, device: &B::Device) -> Transformer<B> {
+    let config = ModelConfig::parse("config.json", config(shape).as_bytes()).expect("a configuration");
     let base = Base { compute, ..BaseWeights::Nf4 { block_size: 64, double_quant: true }.into() };
     let map = DeviceMap::Whole(device.clone());
     let mut model = synthetic::<B>(config, base, 1, &map, &mut |_| {}).expect("a model");
@@ -69,13 +85,8 @@ fn run(length: u64, fused_attention: bool, compute: ComputeDtype) -> Run {
 }
 
 /// Of a shape that has several times as many activations as weights, so that it is they that count.
-fn shape(vocab_size: u64) -> ModelShape {
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab_size, "hidden_size": 128,
-        "intermediate_size": 320, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 32,
-    });
-    serde_json::from_value(config).expect("a shape")
+fn mostly_activations(vocab_size: u64) -> ModelShape {
+    ModelShape { tied: false, ..shape(vocab_size, 128, 320, 2, [4, 2, 32]) }
 }
 
 /// Training peaks at what the plan says, within 5%: with layers computed again and with graphs that are kept, where the logits are the
@@ -83,17 +94,18 @@ fn shape(vocab_size: u64) -> ModelShape {
 pub fn steps_take_what_the_plan_says<B: Ops>(device: &B::Device, compute: ComputeDtype) {
     // In f32 CUDA's attention is composed of products.
     let fused = compute == ComputeDtype::Bf16 || !B::name(device).contains("cuda");
-    let of = |length, change: &dyn Fn(Run) -> Run| change(run(length, fused, compute));
+    let run = |length| run(length, fused, compute);
+    let (shape, wordy) = (mostly_activations(512), mostly_activations(16384));
     let cases = [
-        ("layers again", shape(512), of(900, &|run| run)),
-        ("logits", shape(16384), of(600, &|run| Run { loss_chunk: 256, ..run })),
-        ("graphs kept", shape(512), of(768, &|run| Run { recompute: false, ..run })),
-        ("accumulation", shape(512), of(768, &|run| Run { accumulation: 2, rank: 64, ..run })),
+        ("layers again", &shape, run(900)),
+        ("logits", &wordy, Run { loss_chunk: 256, ..run(600) }),
+        ("graphs kept", &shape, Run { recompute: false, ..run(768) }),
+        ("accumulation", &shape, Run { accumulation: 2, rank: 64, ..run(768) }),
     ];
     let mut wrong = Vec::new();
     for (name, shape, run) in cases {
         let lengths = vec![run.length as usize; run.accumulation as usize];
-        let (planned, found) = (plan(&shape, &run).peak() + SMALL, taken::<B>(&shape, &run, &lengths, compute, device));
+        let (planned, found) = (plan(shape, &run).peak() + SMALL, taken::<B>(shape, &run, &lengths, compute, device));
         let difference = planned as f64 / found as f64 - 1.0;
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let line = format!(
@@ -112,7 +124,7 @@ pub fn steps_take_what_the_plan_says<B: Ops>(device: &B::Device, compute: Comput
 
 /// Rows of many lengths take what the longest of them takes.
 pub fn sizes_that_never_come_back_do_not_pile_up<B: Ops>(device: &B::Device) {
-    let (shape, compute) = (shape(512), ComputeDtype::F32);
+    let (shape, compute) = (mostly_activations(512), ComputeDtype::F32);
     let lengths: Vec<usize> = (0..5).map(|i| 256 - 17 * i).collect();
     let run = Run { accumulation: lengths.len() as u64, ..run(256, false, compute) };
     let many = taken::<B>(&shape, &run, &lengths, compute, device);

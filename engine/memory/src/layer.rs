@@ -44,12 +44,6 @@ impl Walk<'_> {
         if kept { Component::Graph } else { Component::Work }
     }
 
-    /// A normalised tensor.
-    fn norm(&mut self, place: Component) {
-        let bytes = self.wide(self.model.hidden_size);
-        self.hold(place, bytes);
-    }
-
     /// Goes through a layer, whose input the caller holds. The result is held as `result`; unless the input is kept or there
     /// is a graph, it has taken the input's place and nothing more is held.
     pub(crate) fn forward(&mut self, way: Forward, result: Component) {
@@ -68,7 +62,7 @@ impl Walk<'_> {
         let middle_kept = keeps(tracked.middle);
 
         let normal = Self::place(normal_kept);
-        self.norm(normal);
+        self.hold(normal, hidden);
         let heads = Self::place(heads_kept);
         for (linear, bytes) in [(Q, q), (K, k)] {
             self.linear(linear, graph, Component::Work);
@@ -94,7 +88,7 @@ impl Walk<'_> {
         }
         self.free(Component::Work, hidden);
         let second = Self::place(second_kept);
-        self.norm(second);
+        self.hold(second, hidden);
         let gate = Self::place(gate_kept);
         self.linear(GATE, graph, gate);
         self.linear(UP, graph, gate);
@@ -153,7 +147,8 @@ impl Walk<'_> {
         if !tracked.middle {
             return;
         }
-        self.norm_backward(hidden);
+        // The gradient of the second norm's input; that of the first's comes last.
+        self.hold(flow, hidden);
         self.free(Component::Graph, hidden);
         self.free_all(flow, &[of_second, hidden]);
 
@@ -194,7 +189,7 @@ impl Walk<'_> {
             self.free(Component::Graph, hidden);
         }
         if tracked.input {
-            self.norm_backward(hidden);
+            self.hold(flow, hidden);
             self.free_all(flow, &[hidden, hidden]);
         }
     }
@@ -210,10 +205,5 @@ impl Walk<'_> {
                 self.free(Component::Backward, inner);
             }
         }
-    }
-
-    /// The gradient of a norm's input.
-    fn norm_backward(&mut self, hidden: u64) {
-        self.hold(Component::Backward, hidden);
     }
 }

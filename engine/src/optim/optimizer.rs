@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::{Tensor, TensorPrimitive};
 
 use super::adamw::{is_decayed, is_loraplus};
+use super::clip::by_device;
 use super::pages::{Pages, PagingReport};
 use super::state::{HostMoments, Layout, StateTensor};
 use super::{AdamWConfig, Gradients, OptimizerConfig};
@@ -47,16 +48,13 @@ impl<B: Ops> Optimizer<B> {
         let eight_bit = |path: &str, [rows, columns]: [usize; 2]| {
             config.optim.is_8bit() && rows.saturating_mul(columns) >= MIN_8BIT_SIZE && path != EMBEDDING
         };
-        let mut devices: Vec<(B::Device, BTreeMap<String, Layout>)> = Vec::new();
-        for (path, (shape, device)) in parameters {
-            let layout = Layout { shape, eight_bit: eight_bit(&path, shape) };
-            match devices.iter_mut().find(|(known, _)| *known == device) {
-                Some((_, layouts)) => drop(layouts.insert(path, layout)),
-                None => devices.push((device, BTreeMap::from([(path, layout)]))),
-            }
-        }
+        let layouts = parameters.into_iter().map(|(path, (shape, device))| {
+            let eight_bit = eight_bit(&path, shape);
+            (device, (path, Layout { shape, eight_bit }))
+        });
         let budget = config.device_budget.0.filter(|_| config.optim.is_paged());
-        let pages = devices.into_iter().map(|(device, layouts)| Pages::new(layouts, budget, device)).collect();
+        let of = |(device, layouts): (_, Vec<_>)| Pages::new(layouts.into_iter().collect(), budget, device);
+        let pages = by_device(layouts).into_iter().map(of).collect();
         Self { config, steps: 0, pages, last: Gradients::new() }
     }
 
