@@ -12,8 +12,8 @@ use halfbyte::optim::{
 };
 use halfbyte::train::{Optimization, Recipe, Schedule, Trainer, TrainerConfig, parse_recipe};
 use halfbyte_tests::optimizers::{
-    SHAPES, Values, adamw_is_torchs, eight_bit_is_bitsandbytes, expected, gradients, host, initial, optimizer,
-    paging_changes_no_bit, rate, run,
+    SHAPES, Values, adamw_is_torchs, eight_bit_is_bitsandbytes, expected, factors_are_zero_for_no_numbers, gradients,
+    host, initial, optimizer, paging_changes_no_bit, rate, run, withheld_steps_change_no_bit,
 };
 use halfbyte_tests::reference::{expected as of_model, golden_batch, values, with_adapter};
 use halfbyte_tests::{assert_close, golden};
@@ -49,6 +49,17 @@ fn the_composed_8_bit_state_is_nearly_so() {
 fn paging_changes_no_bit_and_keeps_to_its_budget() {
     paging_changes_no_bit::<Cpu>(&Default::default());
     paging_changes_no_bit::<Composed>(&Default::default());
+}
+
+#[test]
+fn withheld_steps_change_no_bit_of_parameters_and_state() {
+    withheld_steps_change_no_bit::<Cpu>(&Default::default());
+    withheld_steps_change_no_bit::<Composed>(&Default::default());
+}
+
+#[test]
+fn factors_are_zero_for_what_is_no_number() {
+    factors_are_zero_for_no_numbers::<Cpu>(&Default::default());
 }
 
 #[test]

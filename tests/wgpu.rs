@@ -120,6 +120,16 @@ fn paging_changes_no_bit() {
     optimizers::paging_changes_no_bit::<Wgpu>(&RASTERIZER);
 }
 
+#[test]
+fn withheld_steps_change_no_bit() {
+    optimizers::withheld_steps_change_no_bit::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn factors_are_zero_for_no_numbers() {
+    optimizers::factors_are_zero_for_no_numbers::<Wgpu>(&RASTERIZER);
+}
+
 /// What a model's weights and tables take of a GPU is what they are, not the pages that others would share.
 #[test]
 fn what_stays_takes_its_own_bytes() {

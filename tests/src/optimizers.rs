@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Tensor, TensorData};
+use halfbyte::files::read;
 use halfbyte::nf4::{dynamic_map, unsigned_dynamic_map};
 use halfbyte::ops::Ops;
-use halfbyte::optim::{AdamWConfig, DeviceBudget, Gradients, Optim, Optimizer, OptimizerConfig, StateTensor};
+use halfbyte::optim::{
+    AdamWConfig, DeviceBudget, Gradients, Optim, Optimizer, OptimizerConfig, StateTensor, clip_factor,
+};
 use pollster::block_on;
 
 use crate::{Expected, assert_close, golden};
@@ -207,4 +210,57 @@ pub fn paging_changes_no_bit<B: Ops>(device: &B::Device) {
             }
         }
     }
+}
+
+/// A step whose factor proves to be 0 leaves parameters, state and what was spare to the bit as they were, and what follows it is as if it
+/// had not been; another factor is one of the gradients.
+pub fn withheld_steps_change_no_bit<B: Ops>(device: &B::Device) {
+    for (optim, budget) in [
+        (Optim::AdamW, None),
+        (Optim::AdamW8bit, None),
+        (Optim::PagedAdamW32bit, Some(20_000)),
+        (Optim::PagedAdamW8bit, Some(20_000)),
+    ] {
+        let factor = |value: f32| Tensor::<B, 1>::from_data([value], device);
+        let mut withheld = optimizer::<B>(optim, budget, device);
+        let mut straight = optimizer::<B>(optim, budget, device);
+        let (mut before, mut values) = (initial::<B>(device), run(&mut withheld, initial(device), 0..1, device));
+        let mut expected = run(&mut straight, initial(device), 0..1, device);
+        for step in 1..5 {
+            let state = block_on(withheld.state()).expect("a state");
+            let spare = host(&before);
+            // Gradients that would leave their mark.
+            let bad = gradients::<B>(step, device).into_iter().map(|(path, gradient)| (path, gradient * f32::NAN));
+            let after = withheld.step_into(before, values.clone(), bad.collect(), factor(0.0), rate(step));
+            before = block_on(after).expect("a step");
+            withheld.conclude(false);
+            assert_eq!(host(&before), spare, "{optim:?}: what was spare");
+            assert_eq!((withheld.steps(), &block_on(withheld.state()).expect("a state")), (step, &state), "{optim:?}");
+            let after = withheld.step_into(before, values.clone(), gradients(step, device), factor(0.5), rate(step));
+            (before, values) = (values, block_on(after).expect("a step"));
+            withheld.conclude(true);
+            let halves = gradients::<B>(step, device).into_iter().map(|(path, gradient)| (path, gradient * 0.5));
+            expected = block_on(straight.step(expected, halves.collect(), rate(step))).expect("a step");
+            assert_eq!(host(&values), host(&expected), "{optim:?}");
+        }
+        let [withheld, straight] = [withheld, straight].map(|optimizer| block_on(optimizer.state()).expect("a state"));
+        assert_eq!(withheld, straight, "{optim:?}");
+    }
+}
+
+/// Factors of gradients against `torch.nn.utils.clip_grad_norm_`'s formula, and 0 where a step is not to be applied.
+pub fn factors_are_zero_for_no_numbers<B: Ops>(device: &B::Device) {
+    let number = |value: f32| Tensor::<B, 1>::from_data([value], device);
+    let factor = |loss, norm, max| block_on(read(clip_factor(number(loss), number(norm), max))).expect("a factor")[0];
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for max in [0.0, 1.0] {
+            assert_eq!((factor(bad, 0.5, max), factor(0.5, bad, max)), (0.0, 0.0), "{bad} {max}");
+        }
+    }
+    for (norm, max) in [(0.0, 1.0), (0.5, 1.0), (3.0, 1.0), (3.0, 0.25), (1e30, 1.0)] {
+        let expected = (max / (f64::from(norm) + 1e-6)).min(1.0);
+        assert_close("a factor", &[factor(2.0, norm, max)], &[expected as f32], 1e-6);
+    }
+    assert_eq!((factor(f32::MAX, 1e30, 0.0), factor(-f32::MAX, 0.0, 0.0)), (1.0, 1.0));
+    assert!(factor(2.0, f32::MAX, 1e-3) > 0.0, "small as it is, the step is applied");
 }

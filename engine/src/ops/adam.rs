@@ -5,7 +5,7 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Int, IntDType, Tensor, TensorData};
+use burn::tensor::{BasicOps, Bool, DType, Int, IntDType, Tensor, TensorData};
 
 use super::fused::{primitive, tensor};
 use crate::nf4::DynamicCode;
@@ -88,7 +88,7 @@ pub struct AdamUpdate<B: Backend> {
     pub moments: Moments<B>,
     /// Its gradient, of its shape.
     pub gradient: FloatTensor<B>,
-    /// A tensor of its shape and type that no one needs any more, if there is one: the new value may take its memory.
+    /// A tensor of its shape and type that no one needs once the step is applied, if there is one: the new value may take its memory.
     pub spare: Option<FloatTensor<B>>,
     /// How it moves.
     pub step: AdamStep,
@@ -101,30 +101,70 @@ pub(super) fn sum_of_squares<B: Backend>(tensors: Vec<FloatTensor<B>>) -> FloatT
     primitive(sums.reduce(|sum, one| sum + one).expect("there is at least one"))
 }
 
-/// The moments after one more gradient.
-pub(super) fn advance<B: Backend>(moments: Moments<B>, gradient: FloatTensor<B>, betas: [f64; 2]) -> Moments<B> {
+/// The moments after one more gradient times the first factor; as they were where the second is 0.
+pub(super) fn advance<B: Backend>(
+    moments: Moments<B>,
+    gradient: FloatTensor<B>,
+    [factor, next]: [FloatTensor<B>; 2],
+    betas: [f64; 2],
+) -> Moments<B> {
+    let applied = Applied::<B>::of(next);
+    let gradient = clipped::<B>(gradient, factor);
     match moments {
-        Moments::Full([first, second]) => {
-            let both = [tensor::<B, 2>(first), tensor(second)];
-            Moments::Full(mix(both, tensor(gradient), betas).map(primitive))
+        Moments::Full(before) => {
+            let before = before.map(tensor::<B, 2>);
+            let [first, second] = mix(before.clone(), gradient, betas);
+            let [of_first, of_second] = before;
+            Moments::Full([applied.or(first, of_first), applied.or(second, of_second)].map(primitive))
         }
-        Moments::EightBit { codes, absmax, tables } => {
+        Moments::EightBit { codes: [codes1, codes2], absmax: [absmax1, absmax2], tables } => {
+            let (codes, absmax) = ([codes1.clone(), codes2.clone()], [absmax1.clone(), absmax2.clone()]);
             let both = decode::<B>(&codes, &absmax, &tables);
             let blocks = both[0].dims()[0];
-            let [first, second] = mix(both, padded(tensor(gradient), blocks), betas);
-            let [(c1, a1), (c2, a2)] =
-                [(first, &tables.codes[0]), (second, &tables.codes[1])].map(|(x, table)| encode::<B>(x, table));
-            Moments::EightBit { codes: [c1, c2], absmax: [a1, a2], tables }
+            let [first, second] = mix(both, padded(gradient, blocks), betas);
+            let again = |x, table, codes, absmax| {
+                let (new_codes, new_absmax) = encode::<B>(x, table);
+                let codes = applied
+                    .or(Tensor::<B, 1, Int>::from_primitive(new_codes), Tensor::from_primitive(codes))
+                    .into_primitive();
+                (codes, primitive(applied.or(tensor::<B, 1>(new_absmax), tensor(absmax))))
+            };
+            let (codes1, absmax1) = again(first, &tables.codes[0], codes1, absmax1);
+            let (codes2, absmax2) = again(second, &tables.codes[1], codes2, absmax2);
+            Moments::EightBit { codes: [codes1, codes2], absmax: [absmax1, absmax2], tables }
         }
     }
 }
 
-/// The parameter's value after a step with this gradient, from its moments before the step (Adam, arXiv:1412.6980; decoupled
-/// decay, arXiv:1711.05101; in the order of `torch.optim.AdamW`). 8-bit moments are used as they are before they are
-/// quantized again, as bitsandbytes does.
-pub(super) fn apply<B: Backend>(update: AdamUpdate<B>) -> FloatTensor<B> {
-    let AdamUpdate { value, moments, gradient, step, .. } = update;
-    let (gradient, value) = (tensor::<B, 2>(gradient), tensor::<B, 2>(value));
+/// Whether a step is applied, on the device.
+struct Applied<B: Backend>(Tensor<B, 1, Bool>);
+
+impl<B: Backend> Applied<B> {
+    fn of(factor: FloatTensor<B>) -> Self {
+        Self(tensor::<B, 1>(factor).not_equal_elem(0.0))
+    }
+
+    /// `new`, or `old` where it is not.
+    fn or<const D: usize, K>(&self, new: Tensor<B, D, K>, old: Tensor<B, D, K>) -> Tensor<B, D, K>
+    where
+        K: BasicOps<B>,
+    {
+        let everywhere = self.0.clone().reshape([1; D]).expand(new.dims());
+        old.mask_where(everywhere, new)
+    }
+}
+
+/// A gradient times a factor, `[1]`.
+fn clipped<B: Backend>(gradient: FloatTensor<B>, factor: FloatTensor<B>) -> Tensor<B, 2> {
+    tensor::<B, 2>(gradient) * tensor::<B, 1>(factor).reshape([1, 1])
+}
+
+/// The parameter's value after a step with this gradient times a factor, from its moments before the step (Adam, arXiv:1412.6980;
+/// decoupled decay, arXiv:1711.05101; in the order of `torch.optim.AdamW`); where the factor is 0, what `spare` holds. 8-bit moments are
+/// used as they are before they are quantized again, as bitsandbytes does.
+pub(super) fn apply<B: Backend>(update: AdamUpdate<B>, factor: FloatTensor<B>) -> FloatTensor<B> {
+    let AdamUpdate { value, moments, gradient, spare, step } = update;
+    let (gradient, value) = (clipped::<B>(gradient, factor.clone()), tensor::<B, 2>(value));
     let [correction1, correction2] = step.corrections();
     let shape = value.dims();
     let [first, second] = match moments {
@@ -139,7 +179,11 @@ pub(super) fn apply<B: Backend>(update: AdamUpdate<B>) -> FloatTensor<B> {
         }
     };
     let denominator = second.sqrt() / correction2 + step.eps;
-    primitive(value * (1.0 - step.rate * step.decay) - first * (step.rate / correction1) / denominator)
+    let after = value * (1.0 - step.rate * step.decay) - first * (step.rate / correction1) / denominator;
+    primitive(match spare {
+        Some(spare) => Applied::<B>::of(factor).or(after, tensor(spare)),
+        None => after,
+    })
 }
 
 fn mix<B: Backend>([first, second]: [Tensor<B, 2>; 2], gradient: Tensor<B, 2>, betas: [f64; 2]) -> [Tensor<B, 2>; 2] {

@@ -295,25 +295,29 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         }
     }
 
-    fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
+    fn adam_advance(
+        parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
+        factors: [FloatTensor<Self>; 2],
+        betas: [f64; 2],
+    ) -> Vec<Moments<Self>> {
         let advance = |(moments, gradient)| match moments {
             Moments::Full(both) if taken([&gradient]) => {
-                Moments::Full(halfbyte_shaders::adam_advance(both, gradient, betas))
+                Moments::Full(halfbyte_shaders::adam_advance(both, gradient, &factors, betas))
             }
-            moments => adam::advance::<Self>(moments, gradient, betas),
+            moments => adam::advance::<Self>(moments, gradient, factors.clone(), betas),
         };
         parameters.into_iter().map(advance).collect()
     }
 
-    fn adam_apply(parameters: Vec<AdamUpdate<Self>>) -> Vec<FloatTensor<Self>> {
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
         let apply = |update| match update {
             AdamUpdate { value, moments: Moments::Full(both), gradient, spare, step } if taken([&gradient, &value]) => {
                 let AdamStep { betas, eps, rate, decay, .. } = step;
                 let [first, correction] = step.corrections();
                 let rates = AdamRates { betas, kept: 1.0 - rate * decay, rate: rate / first, correction, eps };
-                halfbyte_shaders::adam_apply(value, both, gradient, spare, rates)
+                halfbyte_shaders::adam_apply(value, both, gradient, &factor, spare, rates)
             }
-            update => adam::apply::<Self>(update),
+            update => adam::apply::<Self>(update, factor.clone()),
         };
         parameters.into_iter().map(apply).collect()
     }

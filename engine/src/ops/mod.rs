@@ -341,18 +341,20 @@ pub trait Ops: Backend {
         adam::sum_of_squares::<Self>(tensors)
     }
 
-    /// Tensors times a factor, in their order.
-    fn scaled(tensors: Vec<FloatTensor<Self>>, factor: f64) -> Vec<FloatTensor<Self>> {
-        tensors.into_iter().map(|x| fused::primitive(fused::tensor::<Self, 2>(x) * factor)).collect()
+    /// Adam's moments of parameters after one more gradient of each times the first of two factors, `[1]` each, in their order; as they were
+    /// where the second is 0.
+    fn adam_advance(
+        parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
+        factors: [FloatTensor<Self>; 2],
+        betas: [f64; 2],
+    ) -> Vec<Moments<Self>> {
+        let advance = |(moments, gradient)| adam::advance::<Self>(moments, gradient, factors.clone(), betas);
+        parameters.into_iter().map(advance).collect()
     }
 
-    /// Adam's moments of parameters after one more gradient of each, in their order.
-    fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
-        parameters.into_iter().map(|(moments, gradient)| adam::advance::<Self>(moments, gradient, betas)).collect()
-    }
-
-    /// The values of parameters after a step of AdamW, in their order.
-    fn adam_apply(parameters: Vec<AdamUpdate<Self>>) -> Vec<FloatTensor<Self>> {
-        parameters.into_iter().map(adam::apply::<Self>).collect()
+    /// The values of parameters after a step of AdamW with their gradients times a factor, `[1]`, in their order. Where it is 0, what
+    /// [`AdamUpdate::spare`] holds, and anything without one.
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+        parameters.into_iter().map(|update| adam::apply::<Self>(update, factor.clone())).collect()
     }
 }

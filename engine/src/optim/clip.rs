@@ -1,9 +1,10 @@
 //! Clipping by the global gradient norm, on the devices.
 
+use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorPrimitive};
 
 use super::Gradients;
-use super::optimizer::{AT_ONCE, primitive};
+use super::optimizer::primitive;
 use crate::model::moved;
 use crate::ops::Ops;
 
@@ -30,17 +31,14 @@ pub fn grad_norm<B: Ops>(gradients: &Gradients<B>) -> Option<Tensor<B, 1>> {
     sums.reduce(|a: Tensor<B, 1>, b| a + b).map(Tensor::sqrt)
 }
 
-/// All gradients times a factor.
-pub(crate) fn scaled<B: Ops>(gradients: Gradients<B>, factor: f64) -> Gradients<B> {
-    let mut results = Gradients::new();
-    for (_, group) in by_device(gradients.into_iter().map(|(path, gradient)| (gradient.device(), (path, gradient)))) {
-        let mut group = group.into_iter().peekable();
-        while group.peek().is_some() {
-            let part = group.by_ref().take(AT_ONCE).map(|(path, gradient)| (path, primitive(gradient)));
-            let (paths, part): (Vec<_>, Vec<_>) = part.unzip();
-            let part = B::scaled(part, factor).into_iter().map(TensorPrimitive::Float).map(Tensor::from_primitive);
-            results.extend(paths.into_iter().zip(part));
-        }
-    }
-    results
+/// By what gradients of this norm are multiplied so that it is `max_norm` at most, `[1]` (`torch.nn.utils.clip_grad_norm_`); 1 where that is
+/// 0. Where the norm or the loss, `[1]` on the same device, is not a number, 0: such a step is not to be applied.
+pub fn clip_factor<B: Backend>(loss: Tensor<B, 1>, norm: Tensor<B, 1>, max_norm: f64) -> Tensor<B, 1> {
+    let finite = loss.is_finite().bool_and(norm.clone().is_finite());
+    let factor = match max_norm > 0.0 {
+        // Never so small that it were taken for 0.
+        true => (norm.full_like(max_norm) / (norm + 1e-6)).clamp(f32::MIN_POSITIVE, 1.0),
+        false => norm.ones_like(),
+    };
+    factor.zeros_like().mask_where(finite, factor)
 }

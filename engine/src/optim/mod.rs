@@ -8,8 +8,7 @@ mod pages;
 mod state;
 
 pub use adamw::{AdamWConfig, is_decayed, is_loraplus};
-pub use clip::grad_norm;
-pub(crate) use clip::scaled;
+pub use clip::{clip_factor, grad_norm};
 pub use config::{DeviceBudget, Optim, OptimizerConfig};
 pub use optimizer::{MIN_8BIT_SIZE, Optimizer};
 pub use pages::{PagingReport, Traffic};

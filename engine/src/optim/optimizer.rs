@@ -1,7 +1,7 @@
 //! AdamW over named parameters (arXiv:1711.05101), its state in 32 or 8 bits, on the device or in pages.
 //!
 //! Written here rather than taken from Burn: the trainer owns gradients by name, the state is also held in 8 bits and in
-//! pages, and the last step can be taken back.
+//! pages, the last step can be taken back, and whether a step is applied is decided on the device.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::clip::by_device;
 use super::pages::{Pages, PagingReport};
 use super::state::{HostMoments, Layout, StateTensor};
 use super::{AdamWConfig, Gradients, OptimizerConfig};
-use crate::model::EMBEDDING;
+use crate::model::{EMBEDDING, moved};
 use crate::ops::{AdamStep, AdamUpdate, Ops};
 use crate::{Error, Result};
 
@@ -21,7 +21,7 @@ pub const MIN_8BIT_SIZE: usize = 4096;
 
 /// Parameters that one operation takes. To fusion an operation is work of its own, but it also compares each tensor of one with every
 /// other.
-pub(super) const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 32;
 
 /// The optimizer and its state.
 ///
@@ -33,7 +33,22 @@ pub struct Optimizer<B: Ops> {
     steps: usize,
     /// Those of each device's parameters.
     pages: Vec<Pages<B>>,
-    last: Gradients<B>,
+    /// Of the last step.
+    last: Clipped<B>,
+    /// Steps and the last gradients before a step of which it is not known yet whether it was applied.
+    before: Option<(usize, Clipped<B>)>,
+}
+
+/// Gradients and by what they are multiplied, `[1]`; nothing where there are none.
+struct Clipped<B: Ops> {
+    gradients: Gradients<B>,
+    factor: Option<Tensor<B, 1>>,
+}
+
+impl<B: Ops> Clipped<B> {
+    fn none() -> Self {
+        Self { gradients: Gradients::new(), factor: None }
+    }
 }
 
 impl<B: Ops> Optimizer<B> {
@@ -55,7 +70,7 @@ impl<B: Ops> Optimizer<B> {
         let budget = config.device_budget.0.filter(|_| config.optim.is_paged());
         let of = |(device, layouts): (_, Vec<_>)| Pages::new(layouts.into_iter().collect(), budget, device);
         let pages = by_device(layouts).into_iter().map(of).collect();
-        Self { config, steps: 0, pages, last: Gradients::new() }
+        Self { config, steps: 0, pages, last: Clipped::none(), before: None }
     }
 
     /// Steps that the state is the result of.
@@ -74,11 +89,17 @@ impl<B: Ops> Optimizer<B> {
         gradients: Gradients<B>,
         rate: f64,
     ) -> Result<BTreeMap<String, Tensor<B, 2>>> {
-        self.step_into(BTreeMap::new(), values, gradients, rate).await
+        let device = self.pages.first().map(|pages| pages.device().clone()).unwrap_or_default();
+        let after = self.step_into(BTreeMap::new(), values, gradients, Tensor::ones([1], &device), rate).await;
+        self.conclude(true);
+        after
     }
 
-    /// [`step`](Self::step) with tensors of the parameters' shapes that no one needs any more, as are their values of a step before: the
-    /// new ones may take their memory.
+    /// [`step`](Self::step) with gradients that are multiplied by a factor, `[1]`, which the host need not know yet; where it is 0, the step
+    /// is not applied. [`conclude`](Self::conclude) is to be called once that is known.
+    ///
+    /// `spare` are tensors of the parameters' shapes that no one needs once the step is applied, as are their values of a step before: the
+    /// new ones may take their memory. Where it is not applied, the result is what they hold, and anything for a parameter without one.
     ///
     /// # Errors
     /// Those of [`step`](Self::step).
@@ -87,12 +108,13 @@ impl<B: Ops> Optimizer<B> {
         mut spare: BTreeMap<String, Tensor<B, 2>>,
         mut values: BTreeMap<String, Tensor<B, 2>>,
         gradients: Gradients<B>,
+        factor: Tensor<B, 1>,
         rate: f64,
     ) -> Result<BTreeMap<String, Tensor<B, 2>>> {
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config.adamw;
         let betas = [beta1, beta2];
         let step = self.steps + 1;
-        let paths: BTreeSet<String> = self.last.keys().chain(gradients.keys()).cloned().collect();
+        let paths: BTreeSet<String> = self.last.gradients.keys().chain(gradients.keys()).cloned().collect();
         let mut paths: Vec<String> = paths.into_iter().collect();
         if halfbyte_memory::visits_backwards(step) {
             paths.reverse();
@@ -102,7 +124,13 @@ impl<B: Ops> Optimizer<B> {
         }
         let loraplus = self.config.loraplus_lr_ratio;
         let mut after = BTreeMap::new();
+        let of_last = self.last.factor.clone();
+        let before = Clipped { gradients: Gradients::new(), factor: of_last.clone() };
+        let (_, before) = self.before.insert((self.steps, before));
         for pages in &mut self.pages {
+            let here = |factor: &Tensor<B, 1>| primitive(moved(factor.clone(), pages.device()));
+            let factor = here(&factor);
+            let of_last = of_last.as_ref().map_or_else(|| factor.clone(), here);
             let here: Vec<&String> = paths.iter().filter(|path| pages.contains(path)).collect();
             // What is paged comes and goes one by one.
             let at_once = if self.config.optim.is_paged() { 1 } else { AT_ONCE };
@@ -110,8 +138,13 @@ impl<B: Ops> Optimizer<B> {
                 for path in some {
                     pages.bring(path).await?;
                 }
-                let before = some.iter().filter_map(|path| Some((path.as_str(), primitive(self.last.remove(*path)?))));
-                pages.advance(before.collect(), betas);
+                let mut last = Vec::new();
+                for path in some {
+                    let Some(gradient) = self.last.gradients.remove(*path) else { continue };
+                    last.push((path.as_str(), primitive(gradient.clone())));
+                    before.gradients.insert(path.to_string(), gradient);
+                }
+                pages.advance(last, [of_last.clone(), factor.clone()], betas);
                 let (mut moved, mut updates) = (Vec::new(), Vec::new());
                 for path in some {
                     let Some(gradient) = gradients.get(*path) else { continue };
@@ -131,19 +164,36 @@ impl<B: Ops> Optimizer<B> {
                         },
                     });
                 }
-                let values = B::adam_apply(updates).into_iter().map(TensorPrimitive::Float).map(Tensor::from_primitive);
+                let values = B::adam_apply(updates, factor.clone())
+                    .into_iter()
+                    .map(TensorPrimitive::Float)
+                    .map(Tensor::from_primitive);
                 after.extend(moved.into_iter().zip(values));
                 pages.settle().await?;
             }
         }
-        self.last = gradients;
+        self.last = Clipped { gradients, factor: Some(factor) };
         self.steps = step;
         Ok(after)
     }
 
+    /// Ends a step whose factor is known now to be 0, so that it was not `applied`, or to be another number. Where it was not, the state is
+    /// that of before it.
+    pub fn conclude(&mut self, applied: bool) {
+        let Some((steps, mut before)) = self.before.take() else { return };
+        if applied {
+            return;
+        }
+        // What a step that failed half-way has not come to is with the last gradients still.
+        if self.steps == steps {
+            before.gradients.append(&mut self.last.gradients);
+        }
+        (self.steps, self.last) = (steps, before);
+    }
+
     /// Takes the last step back: the state is that of before it. Once after a step, and not after [`restore`](Self::restore).
     pub fn undo(&mut self) {
-        self.last.clear();
+        self.last = Clipped::none();
         self.steps = self.steps.saturating_sub(1);
     }
 
@@ -169,8 +219,10 @@ impl<B: Ops> Optimizer<B> {
         for pages in &self.pages {
             for (path, layout) in pages.layouts() {
                 let Some(mut moments) = pages.copy(path) else { continue };
-                if let Some(gradient) = self.last.get(path) {
-                    moments = B::adam_advance(vec![(moments, primitive(gradient.clone()))], betas).remove(0);
+                if let (Some(gradient), Some(factor)) = (self.last.gradients.get(path), &self.last.factor) {
+                    let factor = primitive(moved(factor.clone(), pages.device()));
+                    let last = vec![(moments, primitive(gradient.clone()))];
+                    moments = B::adam_advance(last, [factor.clone(), factor], betas).remove(0);
                 }
                 state.extend(layout.save(path, HostMoments::read(moments, pages.device()).await?));
             }
@@ -200,12 +252,12 @@ impl<B: Ops> Optimizer<B> {
             )));
         }
         self.pages.iter_mut().zip(moments).for_each(|(pages, moments)| pages.replace(moments));
-        self.last.clear();
+        self.last = Clipped::none();
         self.steps = step;
         Ok(())
     }
 }
 
-pub(super) fn primitive<B: Ops>(tensor: Tensor<B, 2>) -> B::FloatTensorPrimitive {
+pub(super) fn primitive<B: Ops, const D: usize>(tensor: Tensor<B, D>) -> B::FloatTensorPrimitive {
     tensor.into_primitive().tensor()
 }

@@ -17,9 +17,12 @@ use crate::files::read;
 use crate::lora::Dropout;
 use crate::model::{Parameter, Transformer, moved};
 use crate::ops::Ops;
-use crate::optim::{Gradients, Optimizer, StateTensor, grad_norm, scaled};
+use crate::optim::{Gradients, Optimizer, StateTensor, clip_factor, grad_norm};
 use crate::parallel::Collective;
 use crate::{Error, Result};
+
+/// Parameters' values by path.
+type Values<B> = BTreeMap<String, Tensor<B, 2>>;
 
 /// A model and its optimizer.
 pub struct Optimization<B: Ops> {
@@ -34,8 +37,8 @@ pub struct Optimization<B: Ops> {
     /// The other processes that train the same model.
     pub collective: Option<Arc<dyn Collective>>,
     seed: u64,
-    /// The model before the last step: a loss that is not a number shows that the step which led to it was the bad one.
-    before: Option<Transformer<B>>,
+    /// What the last step changed, as it was before: a loss that is not a number shows that the step which led to it was the bad one.
+    before: Option<Values<B>>,
     /// Lengths of the sequences that the devices' memory is for.
     lengths: Vec<usize>,
 }
@@ -62,8 +65,7 @@ impl<B: Ops> Optimization<B> {
     /// # Errors
     /// [`Error::NonFinite`] when either is not a number; nothing was applied then, and where it is the loss, the step before is
     /// undone: model, optimizer state and [`steps`](Self::steps) are then those of before that step. [`Error::Device`] when
-    /// optimizer state cannot be paged, or the device refused something; the step before is undone in the latter case.
-    /// [`Error::Rank`] when another process is gone or has failed: nothing was applied then.
+    /// the device refused something, of which nothing was applied then, or optimizer state cannot be paged. [`Error::Rank`] when another process is gone or has failed: nothing was applied then.
     pub async fn step(&mut self, batches: &[Batch], rate: f64) -> Result<(f64, f64)> {
         let trained: usize = batches.iter().map(|b| b.targets.len()).sum();
         let weight = 1.0 / trained.max(1) as f64;
@@ -90,49 +92,59 @@ impl<B: Ops> Optimization<B> {
                 });
             }
         }
-        let (loss, norm);
-        (gradients, loss, norm) = match self.sums(gradients, loss_sum, weight).await {
-            Err(error @ Error::Device { .. }) => {
-                // What the device refused may have been a part of the step before, which nothing was read of since.
-                self.undo();
-                return Err(error);
-            }
-            sums => sums?,
-        };
-        let step = self.steps + 1;
-        for (what, value) in [("the loss", loss), ("the gradient norm", norm)] {
-            if !value.is_finite() {
-                if !loss.is_finite() {
-                    self.undo();
-                }
-                let cure = "the step was not applied; lower learning_rate or max_grad_norm, or look at the data".into();
-                return Err(Error::NonFinite { step, what: what.into(), cure });
-            }
-        }
-        let max_norm = self.config.max_grad_norm;
-        let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        if clip < 1.0 {
-            gradients = scaled(gradients, clip);
-        }
-        let values_of = |model: &Transformer<B>| {
-            let mut values = BTreeMap::new();
-            model.visit(|path, parameter| {
-                if gradients.contains_key(path) {
-                    values.insert(path.to_string(), parameter.value.clone());
-                }
-            });
-            values
-        };
+        let (gradients, [loss, norm]) = self.sums(gradients, loss_sum, weight).await?;
+        // The host does not wait for what it does not decide: while a device still computes gradients, its optimizer's kernels are on
+        // their way, which change nothing unless loss and norm are numbers. What a device refused must be known before.
+        self.model.check()?;
+        let factor = clip_factor(loss.clone(), norm.clone(), self.config.max_grad_norm);
+        let values = self.values(|path| gradients.contains_key(path));
         // Should the optimizer fail half-way, its state is still that of this model, but not one to go back from.
-        let spare = self.before.take().map(|before| values_of(&before)).unwrap_or_default();
-        let values = self.optimizer.step_into(spare, values_of(&self.model), gradients, rate).await?;
-        let after = self.model.map(|path, parameter| match values.get(path) {
+        let before = self.before.take();
+        let can_undo = before.is_some();
+        let (spare, mut before): (Values<B>, Values<B>) =
+            before.unwrap_or_default().into_iter().partition(|(path, _)| gradients.contains_key(path));
+        let kept: Vec<String> = spare.keys().cloned().collect();
+        let after = self.optimizer.step_into(spare, values.clone(), gradients, factor.clone(), rate).await;
+        // A read asks its own device whether it refused something.
+        let read =
+            read(Tensor::cat(vec![loss, norm, factor], 0)).await.and_then(|read| self.model.check().map(|()| read));
+        let applied = read.as_ref().is_ok_and(|read| read[2] != 0.0);
+        self.optimizer.conclude(applied);
+        let (read, mut after) = (read?, after?);
+        let [loss, norm] = [read[0], read[1]].map(f64::from);
+        let step = self.steps + 1;
+        if !applied {
+            before.extend(kept.into_iter().filter_map(|path| after.remove_entry(&path)));
+            self.before = can_undo.then_some(before);
+            let what = if loss.is_finite() { "the gradient norm" } else { "the loss" };
+            if !loss.is_finite() {
+                self.undo();
+            }
+            let cure = "the step was not applied; lower learning_rate or max_grad_norm, or look at the data".into();
+            return Err(Error::NonFinite { step, what: what.into(), cure });
+        }
+        self.model = self.with(&after);
+        (self.before, self.steps) = (Some(values), step);
+        Ok((loss, norm))
+    }
+
+    /// The values of those parameters that are asked for.
+    fn values(&self, asked: impl Fn(&str) -> bool) -> Values<B> {
+        let mut values = Values::new();
+        self.model.visit(|path, parameter| {
+            if asked(path) {
+                values.insert(path.to_string(), parameter.value.clone());
+            }
+        });
+        values
+    }
+
+    /// The model with other values of its parameters.
+    fn with(&self, values: &Values<B>) -> Transformer<B> {
+        self.model.map(|path, parameter| match values.get(path) {
             Some(value) => Parameter { value: value.clone(), trainable: parameter.trainable },
             None => parameter.clone(),
-        });
-        self.before = Some(std::mem::replace(&mut self.model, after));
-        self.steps = step;
-        Ok((loss, norm))
+        })
     }
 
     /// The embeddings of a micro-batch's tokens, with NEFTune's noise where that is asked for.
@@ -147,34 +159,31 @@ impl<B: Ops> Optimization<B> {
         }
     }
 
-    /// The gradients of all micro-batches and ranks, the mean loss and the gradient norm. Reading them is the only point in a
-    /// step where the host waits for the device.
+    /// The gradients of all micro-batches and ranks, the mean loss and the gradient norm, `[1]` on one device.
     async fn sums(
         &self,
         gradients: Gradients<B>,
         loss_sum: Option<Tensor<B, 1>>,
         weight: f64,
-    ) -> Result<(Gradients<B>, f64, f64)> {
+    ) -> Result<(Gradients<B>, [Tensor<B, 1>; 2])> {
         if let Some(collective) = &self.collective {
             let Summed { gradients, loss, norm } =
                 sum_over_ranks(collective.as_ref(), &self.model, gradients, loss_sum).await?;
-            return Ok((gradients, loss * weight, norm));
+            let device = self.model.device();
+            return Ok((gradients, [loss * weight, norm].map(|value| Tensor::from_data([value as f32], &device))));
         }
         let (Some(loss_sum), Some(norm)) = (loss_sum, grad_norm(&gradients)) else {
             return Err(Error::Invalid("a step needs a batch and a trainable parameter".into()));
         };
-        // A read asks the loss's device whether it refused something, and each of the others is asked here.
-        self.model.check()?;
         let norm = moved(norm, &loss_sum.device());
-        let values = read(Tensor::cat(vec![loss_sum * weight, norm], 0)).await?;
-        Ok((gradients, f64::from(values[0]), f64::from(values[1])))
+        Ok((gradients, [loss_sum * weight, norm]))
     }
 
     /// Takes the last step back, when it proved bad afterwards: model, optimizer state and [`steps`](Self::steps) are those of
     /// before it.
     pub(super) fn undo(&mut self) {
         if let Some(before) = self.before.take() {
-            self.model = before;
+            self.model = self.with(&before);
             self.optimizer.undo();
             self.steps -= 1;
         }

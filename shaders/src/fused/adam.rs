@@ -1,5 +1,7 @@
 //! Adam's two operations on moments in f32, each in one pass (arXiv:1412.6980; decoupled decay, arXiv:1711.05101), and what gradients
 //! are clipped by.
+//!
+//! By what factor is known to the device before it is to the host, and whether a step is applied at all: it is not where the factor is 0.
 
 use burn_backend::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -23,13 +25,15 @@ fn advance<N: Size>(
     first: &mut Array<Vector<f32, N>>,
     second: &mut Array<Vector<f32, N>>,
     gradient: &Array<Vector<f32, N>>,
+    factor: &Array<f32>,
+    next: &Array<f32>,
     beta1: f32,
     rest1: f32,
     beta2: f32,
     rest2: f32,
 ) {
-    if ABSOLUTE_POS < first.len() {
-        let new = gradient[ABSOLUTE_POS];
+    if ABSOLUTE_POS < first.len() && next[0] != 0.0 {
+        let new = gradient[ABSOLUTE_POS] * Vector::new(factor[0]);
         first[ABSOLUTE_POS] = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
         second[ABSOLUTE_POS] = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2);
     }
@@ -41,6 +45,7 @@ fn apply<N: Size>(
     first: &Array<Vector<f32, N>>,
     second: &Array<Vector<f32, N>>,
     gradient: &Array<Vector<f32, N>>,
+    factor: &Array<f32>,
     result: &mut Array<Vector<f32, N>>,
     beta1: f32,
     rest1: f32,
@@ -51,8 +56,8 @@ fn apply<N: Size>(
     correction: f32,
     eps: f32,
 ) {
-    if ABSOLUTE_POS < result.len() {
-        let new = gradient[ABSOLUTE_POS];
+    if ABSOLUTE_POS < result.len() && factor[0] != 0.0 {
+        let new = gradient[ABSOLUTE_POS] * Vector::new(factor[0]);
         let mean = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
         let root = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2).sqrt();
         let denominator = root / Vector::new(correction) + Vector::new(eps);
@@ -74,27 +79,34 @@ fn squares<N: Size>(x: &Array<Vector<f32, N>>, sums: &mut Array<f32>, first: u32
     }
 }
 
-/// The factors of both moments and of what is new.
-fn factors(betas: [f64; 2]) -> [f32; 4] {
+/// The shares of both moments and of what is new.
+fn shares(betas: [f64; 2]) -> [f32; 4] {
     let [beta1, beta2] = betas;
     [beta1, 1.0 - beta1, beta2, 1.0 - beta2].map(|factor| factor as f32)
 }
 
-/// The first and second moment after one more gradient, f32 tensors of one shape; in their own memory where nothing else refers to it.
+/// A tensor that nothing else refers to.
+fn own<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
+    contiguous(if tensor.can_mut() { tensor } else { tensor.copy() })
+}
+
+/// The first and second moment after one more gradient times the first of two factors, `[1]` each; as they were where the second is 0. f32
+/// tensors of one shape; in their own memory where nothing else refers to it.
 pub fn adam_advance<R: SourceRuntime>(
     moments: [CubeTensor<R>; 2],
     gradient: CubeTensor<R>,
+    factors: &[CubeTensor<R>; 2],
     betas: [f64; 2],
 ) -> [CubeTensor<R>; 2] {
-    let own = |moment: CubeTensor<R>| if moment.can_mut() { moment } else { moment.copy() };
-    let [first, second] = moments.map(|moment| contiguous(own(moment)));
+    let [first, second] = moments.map(own);
     let gradient = contiguous(gradient);
     let count = first.meta.shape().num_elements();
     if count > 0 {
         let lanes = lanes(count);
         let (cubes, dim) = elementwise(&first, count / lanes);
-        let [of_first, of_second, of_gradient] = [&first, &second, &gradient].map(elements);
-        let [beta1, rest1, beta2, rest2] = factors(betas);
+        let [of_first, of_second, of_gradient, factor, next] =
+            [&first, &second, &gradient, &factors[0], &factors[1]].map(elements);
+        let [beta1, rest1, beta2, rest2] = shares(betas);
         advance::launch::<R>(
             &first.client,
             cubes,
@@ -103,6 +115,8 @@ pub fn adam_advance<R: SourceRuntime>(
             of_first,
             of_second,
             of_gradient,
+            factor,
+            next,
             beta1,
             rest1,
             beta2,
@@ -127,26 +141,26 @@ pub struct AdamRates {
     pub eps: f64,
 }
 
-/// A parameter's value after a step with this gradient, from its moments before it, f32 tensors of one shape; in the memory of `spare`, if
-/// nothing else refers to that.
+/// A parameter's value after a step with this gradient times a factor, `[1]`, from its moments before it, f32 tensors of one shape; in the
+/// memory of `spare`, if nothing else refers to that. Where the factor is 0, what `spare` holds, and anything without one.
 pub fn adam_apply<R: SourceRuntime>(
     value: CubeTensor<R>,
     moments: [CubeTensor<R>; 2],
     gradient: CubeTensor<R>,
+    factor: &CubeTensor<R>,
     spare: Option<CubeTensor<R>>,
     rates: AdamRates,
 ) -> CubeTensor<R> {
     let [first, second] = moments.map(contiguous);
     let [value, gradient] = [value, gradient].map(contiguous);
-    let fits = |spare: &CubeTensor<R>| spare.can_mut() && spare.is_contiguous();
-    let result = spare.filter(fits).unwrap_or_else(|| empty(&value, value.meta.shape().clone(), DType::F32));
+    let result = spare.map_or_else(|| empty(&value, value.meta.shape().clone(), DType::F32), own);
     let count = result.meta.shape().num_elements();
     if count > 0 {
         let lanes = lanes(count);
         let (cubes, dim) = elementwise(&result, count / lanes);
-        let [of_value, of_first, of_second, of_gradient, of_result] =
-            [&value, &first, &second, &gradient, &result].map(elements);
-        let [beta1, rest1, beta2, rest2] = factors(rates.betas);
+        let [of_value, of_first, of_second, of_gradient, of_factor, of_result] =
+            [&value, &first, &second, &gradient, factor, &result].map(elements);
+        let [beta1, rest1, beta2, rest2] = shares(rates.betas);
         let [kept, rate, correction, eps] =
             [rates.kept, rates.rate, rates.correction, rates.eps].map(|factor| factor as f32);
         apply::launch::<R>(
@@ -158,6 +172,7 @@ pub fn adam_apply<R: SourceRuntime>(
             of_first,
             of_second,
             of_gradient,
+            of_factor,
             of_result,
             beta1,
             rest1,

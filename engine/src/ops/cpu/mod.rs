@@ -40,6 +40,11 @@ fn in_place<E: burn::tensor::Element + bytemuck::Pod>(tensor: &mut FlexTensor) -
     &mut tensor.storage_mut()[start..start + count]
 }
 
+/// The element of a tensor that has one.
+fn number(tensor: FlexTensor) -> f32 {
+    floats(&tensor)[0]
+}
+
 fn write(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
@@ -182,17 +187,23 @@ impl Ops for Flex {
         (write(vec![loss], [1]), write(gradient, shape))
     }
 
-    fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
+    fn adam_advance(
+        parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
+        factors: [FloatTensor<Self>; 2],
+        betas: [f64; 2],
+    ) -> Vec<Moments<Self>> {
+        let [factor, next] = factors.map(number);
         let advance = |(moments, gradient): (Moments<Self>, FloatTensor<Self>)| {
             let gradient = gradient.to_contiguous();
             match moments {
+                moments if next == 0.0 => moments,
                 Moments::Full([mut first, mut second]) => {
-                    adam::advance([in_place(&mut first), in_place(&mut second)], floats(&gradient), betas);
+                    adam::advance([in_place(&mut first), in_place(&mut second)], floats(&gradient), factor, betas);
                     Moments::Full([first, second])
                 }
                 Moments::EightBit { mut codes, mut absmax, tables } => {
                     let of_codes = codes.each_mut().map(|codes| bytemuck::cast_slice_mut(in_place::<i32>(codes)));
-                    adam::advance_8bit(of_codes, absmax.each_mut().map(in_place), floats(&gradient), betas);
+                    adam::advance_8bit(of_codes, absmax.each_mut().map(in_place), floats(&gradient), factor, betas);
                     Moments::EightBit { codes, absmax, tables }
                 }
             }
@@ -200,18 +211,21 @@ impl Ops for Flex {
         parameters.into_iter().map(advance).collect()
     }
 
-    fn adam_apply(parameters: Vec<AdamUpdate<Self>>) -> Vec<FloatTensor<Self>> {
-        let apply = |AdamUpdate { value, moments, gradient, step, .. }| {
-            let value: FloatTensor<Self> = value;
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+        let factor = number(factor);
+        let apply = |AdamUpdate { value, moments, gradient, spare, step }: AdamUpdate<Self>| {
+            if factor == 0.0 {
+                return spare.unwrap_or(value);
+            }
             let shape = value.shape().to_vec();
             let values = read([gradient, value], |[gradient, value]| match moments {
-                Moments::Full(both) => read(both, |both| adam::apply(both, gradient, value, step)),
+                Moments::Full(both) => read(both, |both| adam::apply(both, gradient, factor, value, step)),
                 Moments::EightBit { codes, absmax, .. } => read(absmax, |absmax| {
                     let codes = codes.map(|codes: IntTensor<Self>| codes.to_contiguous());
                     let codes = codes
                         .each_ref()
                         .map(|c| bytemuck::cast_slice(&c.storage::<i32>()[c.layout().start_offset()..]));
-                    adam::apply_8bit(&adam::EightBit { codes, absmax }, gradient, value, step)
+                    adam::apply_8bit(&adam::EightBit { codes, absmax }, gradient, factor, value, step)
                 }),
             });
             write(values, shape)

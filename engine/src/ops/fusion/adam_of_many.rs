@@ -1,7 +1,7 @@
 //! Adam of many parameters as one operation: to fusion an operation costs more than to launch a small kernel.
 
-use burn::tensor::TensorMetadata;
 use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_fusion::{Fusion, FusionBackend};
 
 use super::waiting::alike_any;
@@ -13,6 +13,7 @@ type Moving<B> = (Moments<B>, FloatTensor<B>);
 /// [`Ops::adam_advance`]; moments in 8 bits are composed from operations.
 pub(super) fn advance<B: FusionBackend + Ops>(
     parameters: Vec<Moving<Fusion<B>>>,
+    factors: [FloatTensor<Fusion<B>>; 2],
     betas: [f64; 2],
 ) -> Vec<Moments<Fusion<B>>> {
     let (mut inputs, mut advanced) = (Vec::new(), Vec::new());
@@ -23,27 +24,31 @@ pub(super) fn advance<B: FusionBackend + Ops>(
                 inputs.push(gradient);
                 None
             }
-            moments => Some(adam::advance::<Fusion<B>>(moments, gradient, betas)),
+            moments => Some(adam::advance::<Fusion<B>>(moments, gradient, factors.clone(), betas)),
         });
     }
     let results = inputs.chunks(3).flat_map(|of| &of[..2]).map(|moment| (moment.shape(), moment.dtype)).collect();
-    let run = move |tensors: Vec<FloatTensor<B>>| {
+    let run = move |mut tensors: Vec<FloatTensor<B>>| {
+        let factors = last_of(&mut tensors);
         let mut tensors = tensors.into_iter();
         let parameter = || Some((Moments::Full([tensors.next()?, tensors.next()?]), tensors.next()?));
-        let advanced = B::adam_advance(std::iter::from_fn(parameter).collect(), betas);
+        let advanced = B::adam_advance(std::iter::from_fn(parameter).collect(), factors, betas);
         let both = |moments| match moments {
             Moments::Full(both) => both,
             Moments::EightBit { .. } => unreachable!("moments keep their kind"),
         };
         advanced.into_iter().flat_map(both).collect()
     };
-    let mut full = alike_any::<B>("adam_advance", inputs, results, run).into_iter();
+    let mut full = of_any::<B, _>("adam_advance", inputs, factors, results, run);
     let mut next = || full.next().expect("two for each parameter");
     advanced.into_iter().map(|moments| moments.unwrap_or_else(|| Moments::Full([next(), next()]))).collect()
 }
 
 /// [`Ops::adam_apply`]; from moments in 8 bits it is composed from operations.
-pub(super) fn apply<B: FusionBackend + Ops>(parameters: Vec<AdamUpdate<Fusion<B>>>) -> Vec<FloatTensor<Fusion<B>>> {
+pub(super) fn apply<B: FusionBackend + Ops>(
+    parameters: Vec<AdamUpdate<Fusion<B>>>,
+    factor: FloatTensor<Fusion<B>>,
+) -> Vec<FloatTensor<Fusion<B>>> {
     let (mut inputs, mut results, mut steps, mut applied) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for update in parameters {
         applied.push(match update {
@@ -53,10 +58,11 @@ pub(super) fn apply<B: FusionBackend + Ops>(parameters: Vec<AdamUpdate<Fusion<B>
                 inputs.extend([value, first, second, gradient].into_iter().chain(spare));
                 None
             }
-            update => Some(adam::apply::<Fusion<B>>(update)),
+            update => Some(adam::apply::<Fusion<B>>(update, factor.clone())),
         });
     }
-    let run = move |tensors: Vec<FloatTensor<B>>| {
+    let run = move |mut tensors: Vec<FloatTensor<B>>| {
+        let [factor] = last_of(&mut tensors);
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().expect("four for each parameter, and what is spare");
         let updates = steps.iter().map(|(step, spare)| AdamUpdate {
@@ -66,9 +72,29 @@ pub(super) fn apply<B: FusionBackend + Ops>(parameters: Vec<AdamUpdate<Fusion<B>
             spare: spare.then(&mut next),
             step: *step,
         });
-        B::adam_apply(updates.collect())
+        B::adam_apply(updates.collect(), factor)
     };
-    let mut full = alike_any::<B>("adam_apply", inputs, results, run).into_iter();
+    let mut full = of_any::<B, _>("adam_apply", inputs, [factor], results, run);
     let mut next = || full.next().expect("one for each parameter");
     applied.into_iter().map(|value| value.unwrap_or_else(&mut next)).collect()
+}
+
+/// An operation on the tensors of parameters, followed by what all of them are changed by; of no parameters there is none.
+fn of_any<B: FusionBackend + Ops, const N: usize>(
+    name: &'static str,
+    mut inputs: Vec<FloatTensor<Fusion<B>>>,
+    factors: [FloatTensor<Fusion<B>>; N],
+    results: Vec<(Shape, DType)>,
+    run: impl Fn(Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> + Send + Sync + 'static,
+) -> impl Iterator<Item = FloatTensor<Fusion<B>>> {
+    if !inputs.is_empty() {
+        inputs.extend(factors);
+    }
+    alike_any::<B>(name, inputs, results, run).into_iter()
+}
+
+/// Takes the last tensors out.
+fn last_of<T, const N: usize>(tensors: &mut Vec<T>) -> [T; N] {
+    let factors = tensors.split_off(tensors.len() - N);
+    factors.try_into().unwrap_or_else(|_| unreachable!("so many were split off"))
 }

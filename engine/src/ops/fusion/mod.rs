@@ -222,17 +222,16 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         sums.remove(0)
     }
 
-    fn scaled(tensors: Vec<FloatTensor<Self>>, factor: f64) -> Vec<FloatTensor<Self>> {
-        let results = tensors.iter().map(|tensor| (tensor.shape(), tensor.dtype)).collect();
-        alike_any::<B>("scaled", tensors, results, move |tensors| B::scaled(tensors, factor))
+    fn adam_advance(
+        parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
+        factors: [FloatTensor<Self>; 2],
+        betas: [f64; 2],
+    ) -> Vec<Moments<Self>> {
+        adam_of_many::advance(parameters, factors, betas)
     }
 
-    fn adam_advance(parameters: Vec<(Moments<Self>, FloatTensor<Self>)>, betas: [f64; 2]) -> Vec<Moments<Self>> {
-        adam_of_many::advance(parameters, betas)
-    }
-
-    fn adam_apply(parameters: Vec<AdamUpdate<Self>>) -> Vec<FloatTensor<Self>> {
-        adam_of_many::apply(parameters)
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+        adam_of_many::apply(parameters, factor)
     }
 
     const ATTENTION_FORMS: &'static [AttentionForm] = B::ATTENTION_FORMS;
