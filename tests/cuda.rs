@@ -8,7 +8,7 @@ use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte::ops::Dropped;
 use halfbyte_shaders::{
-    Language, LowRank, PTX, Pass, Source, attention_source, dropout_source, fetch_source, half_matmul_source,
+    AttentionKernels, Language, LowRank, PTX, Pass, Source, dropout_source, fetch_source, half_matmul_source,
     half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source,
     nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
 };
@@ -118,7 +118,15 @@ fn attention_is_that_in_f64_of_rounded_operands() {
         .flat_map(|pass| widths.into_iter().chain([(16, true), (128, true), (256, true)]).map(move |of| (pass, of)))
     {
         let what = format!("of heads of {head_dim}{}", if capped { ", capped" } else { "" });
-        run("attention.cpp", &attention_source(Language::Cuda, pass, head_dim, capped), &what);
+        run("attention.cpp", &AttentionKernels::Mma.source(pass, head_dim, capped), &what);
+    }
+}
+
+#[test]
+fn attention_by_groups_of_warps_is_that_in_f64_of_rounded_operands() {
+    for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [64, 128].map(|head_dim| (pass, head_dim))) {
+        let source = AttentionKernels::Groups.source(pass, head_dim, false);
+        run_with("attention.cpp", &source, &format!("of heads of {head_dim}, by groups"), &["-DGROUPS"]);
     }
 }
 

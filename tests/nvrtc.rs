@@ -6,7 +6,7 @@ use burn::tensor::DType;
 use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, LowRank, Pass, Source, attention_source, dropout_source, fetch_source, half_matmul_source,
+    AttentionKernels, Language, LowRank, Pass, Source, dropout_source, fetch_source, half_matmul_source,
     half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source,
     nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
 };
@@ -63,8 +63,12 @@ fn kernels(hopper: bool) -> Vec<(String, Source)> {
     }
     for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [64, 80, 96, 128, 256].map(|width| (pass, width))) {
         for (capped, what) in [(false, ""), (true, ", capped")] {
-            let source = attention_source(cuda, pass, head_dim, capped);
+            let source = AttentionKernels::Mma.source(pass, head_dim, capped);
             kernels.push((format!("attention {pass:?}, {head_dim}{what}"), source));
+        }
+        if hopper && matches!(head_dim, 64 | 128) {
+            let source = AttentionKernels::Groups.source(pass, head_dim, false);
+            kernels.push((format!("attention {pass:?}, {head_dim}, groups"), source));
         }
     }
     kernels

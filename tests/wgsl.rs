@@ -4,7 +4,7 @@
 use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    Language, Pass, Source, attention_source, dropout_source, nf4_dequantize_source, nf4_matmul_source,
+    AttentionKernels, Language, Pass, Source, dropout_source, nf4_dequantize_source, nf4_matmul_source,
     nf4_quantize_source, nf4_skinny_source,
 };
 use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -28,7 +28,7 @@ fn kernels() -> Vec<Source> {
         kernels.extend([DType::F32, DType::F16].map(|dtype| nf4_matmul_source(language, table, dtype, gradient)));
     }
     for head_dim in [5, 64, 96, 128, 256] {
-        kernels.extend(Pass::ALL.map(|pass| attention_source(language, pass, head_dim, false)));
+        kernels.extend(Pass::ALL.map(|pass| AttentionKernels::Wgsl.source(pass, head_dim, false)));
     }
     kernels
 }

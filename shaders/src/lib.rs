@@ -20,7 +20,7 @@ mod view;
 mod warpgroup;
 mod weight;
 
-pub use attention::{Heads, Pass, attention, attention_backward, source as attention_source};
+pub use attention::{Heads, Kernels as AttentionKernels, Pass, attention, attention_backward};
 pub use dropout::{dropout, source as dropout_source};
 pub use fetch::{Fetching, fetch, source as fetch_source};
 pub use fused::{

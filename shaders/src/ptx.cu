@@ -32,6 +32,13 @@ __device__ __forceinline__ u32 load_word(u32 place, u32 lines) {
     return word;
 }
 
+// 2^x, wrong by two units in the last place at most; results below the normal ones are zeros.
+__device__ __forceinline__ float power_of_two(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
 // Two numbers rounded to nearest even, the first in the low half.
 __device__ __forceinline__ u32 pack_bf16(float low, float high) {
     u32 pair;

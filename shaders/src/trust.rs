@@ -7,11 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Language, SourceRuntime};
 
 /// The text of every kernel in CUDA C++.
-const TEXTS: [&str; 22] = [
+const TEXTS: [&str; 28] = [
     include_str!("attention/common.cu"),
     include_str!("attention/d_keys.cu"),
     include_str!("attention/d_queries.cu"),
     include_str!("attention/forward.cu"),
+    include_str!("attention/mma.cu"),
+    include_str!("attention/warpgroup/common.cu"),
+    include_str!("attention/warpgroup/d_keys.cu"),
+    include_str!("attention/warpgroup/d_queries.cu"),
+    include_str!("attention/warpgroup/forward.cu"),
     include_str!("dropout/kernel.cu"),
     include_str!("fetch/kernel.cu"),
     include_str!("half_matmul/kernel.cu"),
@@ -30,6 +35,7 @@ const TEXTS: [&str; 22] = [
     include_str!("tiles.cu"),
     include_str!("warpgroup.cu"),
     include_str!("weight.cu"),
+    include_str!("wgmma.cu"),
 ];
 
 static PASSED: AtomicBool = AtomicBool::new(false);

@@ -7,10 +7,8 @@
 // four slices, and the products of a step's four slices are under way together: what the threads do between two of them, waiting for
 // each other included, costs no time as long as the queue does not run empty.
 //
-// tests/cuda/warpgroup.h has a twin of each function between the #ifdef and its #endif for the host.
-typedef unsigned long long u64;
-// What describes a matrix to the engine that copies tiles of it (cuTensorMapEncodeTiled).
-struct __align__(64) TileMap { u64 words[16]; };
+// shaders/src/wgmma.cu comes before this text; tests/cuda/warpgroup.h has a twin of each function between the #ifdef and its #endif for the
+// host.
 constexpr u32 TILE_ROWS = {{ tile_rows }}, SUMS = TILE_ROWS / 2, TILE_COLUMNS = 128, DEPTH = 64, STAGES = 4;
 constexpr u32 THREADS = {{ threads }}, X_BYTES = TILE_ROWS * DEPTH * 2, SLICES = DEPTH / 16;
 // Of each stage of x, a barrier that its bytes arrive at, at the end of shared memory.
@@ -18,14 +16,6 @@ constexpr u32 BARRIERS_AT = {{ shared }} - STAGES * 8;
 constexpr bool TRANSPOSED = {{ gradient }};
 static_assert(THREADS == 256, "two groups of four warps");
 #ifdef __CUDACC_RTC__
-__device__ __forceinline__ u32 shared_address(const void* in_shared) { return (u32)__cvta_generic_to_shared(in_shared); }
-
-// What this thread wrote or copied to shared memory is seen by products that are started after the next barrier.
-__device__ __forceinline__ void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-// What this thread wrote to registers is seen by the products that it starts next.
-__device__ __forceinline__ void fence_registers() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-
 // Starts sum[64, TILE_ROWS] += a[64, 16] · b[TILE_ROWS, 16]ᵀ, where b is what `described` says.
 __device__ __forceinline__ void start_product(float (&sum)[SUMS], const u32 (&a)[4], u64 b) {
     asm volatile("{\n.reg .pred add;\nsetp.eq.u32 add, 0, 0;\n"
@@ -42,52 +32,7 @@ __device__ __forceinline__ void start_product(float (&sum)[SUMS], u64 a, u64 b) 
                  "{ {{ sums }} }, {{ both_described }}, add, 1, 1, {{ transposed }}, 0;\n}"
                  : {{ sum_operands }} : "l"(a), "l"(b));
 }
-
-__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-
-// Waits until all groups of products but the last one are done with what they read.
-__device__ __forceinline__ void await_products_but_one() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
-
-// Waits until all groups of products but the last three are done with what they read.
-__device__ __forceinline__ void await_products_but_three() { asm volatile("wgmma.wait_group.sync.aligned 3;" ::: "memory"); }
-
-// Waits until the sums are there.
-__device__ __forceinline__ void await_products(float (&sum)[SUMS]) {
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-    // No read of a sum may move up before the wait.
-#pragma unroll
-    for (u32 i = 0; i < SUMS; i++) asm volatile("" : "+f"(sum[i])::"memory");
-}
-
-// Makes a barrier, by one thread, for copies that come after each other. The block's next barrier shows it to all.
-__device__ __forceinline__ void make_barrier(u64* barrier) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" :: "r"(shared_address(barrier)) : "memory");
-}
-
-// Has a barrier expect the bytes of the copies that one thread starts next.
-__device__ __forceinline__ void expect_bytes(u64* barrier, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(shared_address(barrier)), "r"(bytes) : "memory");
-}
-
-// Starts the copy of a tile from a column and a row on, by one thread; zeros where the matrix has ended.
-__device__ __forceinline__ void start_tile(char* tile, const TileMap& map, u32 column, u32 row, u64* barrier) {
-    const u32 arriving = shared_address(barrier);
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
-                 :: "r"(shared_address(tile)), "l"(&map), "r"(column), "r"(row), "r"(arriving) : "memory");
-}
-
-// Waits for the copies that a barrier expects, of those after each other with number 2 n + `odd`.
-__device__ __forceinline__ void await_tile(u64* barrier, u32 odd) {
-    asm volatile("{\n.reg .pred there;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 there, [%0], %1;\n"
-                 "@!there bra AGAIN;\n}" :: "r"(shared_address(barrier)), "r"(odd) : "memory");
-}
 #endif
-
-// The descriptor of a tile of x: rows of 128 bytes, whose chunks of 16 are permuted within each group of eight rows, 1,024 bytes
-// (PTX ISA, asynchronous warpgroup-level matrix instructions: K-major, 128-byte swizzling, which leaves the leading offset unused).
-__device__ __forceinline__ u64 described(const char* tile) {
-    return (u64)(shared_address(tile) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
 
 struct Place { u32 lane, warp, top, left; };
 
@@ -159,7 +104,7 @@ __device__ __forceinline__ void sum_up(float (&sum)[SUMS], const Place& at, char
         begin(step);
 #pragma unroll
         for (u32 slice = 0; slice < SLICES; slice++) {
-            await_products_but_three();
+            await_products_but<3>();
             left(a[slice], step, slice);
             multiply(sum, a[slice], shared + step % STAGES * X_BYTES, slice);
         }

@@ -9,8 +9,9 @@ use cubecl::server::TensorMapBinding;
 
 use crate::{Language, SourceRuntime};
 
-/// Text that is put before each of them.
-pub(crate) const WARPGROUP: &str = include_str!("warpgroup.cu");
+/// The instructions, and text that is put before each of those kernels that multiply matrices.
+pub(crate) const WGMMA: &str = include_str!("wgmma.cu");
+pub(crate) const WARPGROUP: &str = concat!(include_str!("wgmma.cu"), "\n", include_str!("warpgroup.cu"));
 
 /// Threads of a block, and columns of the result that it computes.
 pub(crate) const THREADS: u32 = 256;
@@ -37,20 +38,43 @@ pub(crate) fn tiled<R: SourceRuntime>(x: &CubeTensor<R>, tile_rows: usize) -> Te
 
 /// The values of the text's placeholders.
 pub(crate) fn values(tile_rows: usize, gradient: bool, shared: usize) -> Vec<(&'static str, String)> {
-    let list = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(", ");
-    // An instruction names each of its registers: the sums, four of the left operand, and what describes the right one.
-    let sums = tile_rows / 2;
-    let a = list(4, &|i| format!("%{}", sums + i));
+    let Operands { sums, sum_operands, a_and_b, both_described, .. } = operands(tile_rows);
     vec![
         ("tile_rows", tile_rows.to_string()),
-        ("sums", list(sums, &|i| format!("%{i}"))),
-        ("sum_operands", list(sums, &|i| format!("\"+f\"(sum[{i}])"))),
-        ("a_and_b", format!("{{{a}}}, %{}", sums + 4)),
+        ("sums", sums),
+        ("sum_operands", sum_operands),
+        ("a_and_b", a_and_b),
         ("gradient", gradient.to_string()),
         ("transposed", u32::from(gradient).to_string()),
-        ("both_described", format!("%{}, %{}", sums, sums + 1)),
+        ("both_described", both_described),
         ("shared", shared.to_string()),
     ]
+}
+
+/// What an instruction for 64 by so many sums names: it names each of its registers.
+pub(crate) struct Operands {
+    /// The sums.
+    pub(crate) sums: String,
+    /// What they are in C++.
+    pub(crate) sum_operands: String,
+    /// After the sums, four registers of the left operand, and what describes the right one.
+    pub(crate) a_and_b: String,
+    /// After the sums, what describes both.
+    pub(crate) both_described: String,
+    /// What comes after that.
+    pub(crate) next: String,
+}
+
+pub(crate) fn operands(columns: usize) -> Operands {
+    let list = |count: usize, item: &dyn Fn(usize) -> String| (0..count).map(item).collect::<Vec<_>>().join(", ");
+    let sums = columns / 2;
+    Operands {
+        sums: list(sums, &|i| format!("%{i}")),
+        sum_operands: list(sums, &|i| format!("\"+f\"(sum[{i}])")),
+        a_and_b: format!("{{{}}}, %{}", list(4, &|i| format!("%{}", sums + i)), sums + 4),
+        both_described: format!("%{}, %{}", sums, sums + 1),
+        next: format!("%{}", sums + 2),
+    }
 }
 
 /// Whether a device has these instructions. They are Hopper's alone: those that came later have others.

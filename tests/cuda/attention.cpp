@@ -2,13 +2,20 @@
 // and capped scores, on shapes that fit the tiles badly.
 //
 // Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and the macro of its entry point:
-// ATTENTION_FORWARD, ATTENTION_D_QUERIES or ATTENTION_D_KEYS.
-#include "ptx.h"
+// ATTENTION_FORWARD, ATTENTION_D_QUERIES or ATTENTION_D_KEYS, or, with -DGROUPS, one of these by groups of warps.
+#include "warpgroup.h"
 
 #include KERNEL
 #include "random.h"
 
-#ifndef ATTENTION_D_KEYS
+#if defined ATTENTION_FORWARD_GROUPS
+#define ATTENTION_FORWARD
+#elif defined ATTENTION_D_QUERIES_GROUPS
+#define ATTENTION_D_QUERIES
+#elif defined ATTENTION_D_KEYS_GROUPS
+#define ATTENTION_D_KEYS
+#endif
+#if !defined ATTENTION_D_KEYS || defined GROUPS
 constexpr u32 PARTS = 1;
 #endif
 
@@ -138,11 +145,32 @@ static void run(const Case& c, u32 splits) {
 #else
     const u32 across = c.heads, blocks = (tokens + ROWS - 1) / ROWS;
 #endif
+#ifdef GROUPS
+    const auto map = [](const device::Buffer<bf16>& x, u32 rows, u32 heads, u32 box) {
+        return device::tile_map<TileMap>({ x.data, rows, heads * HEAD_DIM, heads * HEAD_DIM, box, 64 });
+    };
+#ifdef ATTENTION_D_KEYS
+    constexpr u32 OF_QUERIES = COLUMNS, OF_KEYS = ROWS;
+#else
+    constexpr u32 OF_QUERIES = ROWS, OF_KEYS = COLUMNS;
+#endif
+    const TileMap q_map = map(q_buffer, tokens, c.heads, OF_QUERIES), k_map = map(k_buffer, keys, c.kv_heads, OF_KEYS);
+    const TileMap v_map = map(v_buffer, keys, c.kv_heads, OF_KEYS), grad_map = map(grad_buffer, tokens, c.heads, OF_QUERIES);
+#endif
     // As several dispatches of a long attention.
     for (u32 block = 0; block < blocks; block += 2) {
         const Info info = { tokens, keys, c.heads, c.kv_heads, scale, c.softcap, block, splits };
         device::launch(across, std::min(2u, blocks - block), THREADS, [&] {
-#if defined ATTENTION_FORWARD
+#if defined ATTENTION_FORWARD_GROUPS
+            attention_forward_groups(q_map, k_map, v_map, q_buffer.data, k_buffer.data, v_buffer.data, bounds_buffer.data,
+                                     first.data, lse.data, info);
+#elif defined ATTENTION_D_QUERIES_GROUPS
+            attention_d_queries_groups(q_map, k_map, v_map, grad_map, q_buffer.data, k_buffer.data, v_buffer.data,
+                                       grad_buffer.data, known_buffer.data, bounds_buffer.data, first.data, info);
+#elif defined ATTENTION_D_KEYS_GROUPS
+            attention_d_keys_groups(q_map, k_map, v_map, grad_map, q_buffer.data, k_buffer.data, v_buffer.data,
+                                    grad_buffer.data, known_buffer.data, bounds_buffer.data, second.data, third.data, info);
+#elif defined ATTENTION_FORWARD
             attention_forward(q_buffer.data, k_buffer.data, v_buffer.data, bounds_buffer.data, first.data, lse.data, info);
 #elif defined ATTENTION_D_QUERIES
             attention_d_queries(q_buffer.data, k_buffer.data, v_buffer.data, grad_buffer.data, known_buffer.data,
@@ -168,7 +196,7 @@ int main() {
     const std::vector<Case> cases = {
         { { 1 }, 0, 1, 1, 0 },   { { 130 }, 0, 2, 1, 0 },      { { 64 }, 0, 1, 1, 0 },  { { 3, 70, 1, 33 }, 0, 4, 2, 0 },
         { { 100 }, 0, 3, 1, 17 }, { { 65 }, 0, 2, 2, 0 },       { { 9 }, 77, 2, 1, 0 }, { { 40, 90 }, 0, 6, 2, 33 },
-        { { 1 }, 64, 2, 1, 1 },  { { 90 }, 50, 1, 1, 20 },
+        { { 1 }, 64, 2, 1, 1 },  { { 90 }, 50, 1, 1, 20 },     { { 300 }, 0, 2, 1, 0 },  { { 40, 290 }, 0, 2, 1, 150 },
     };
     for (const Case& c : cases) {
         char name[160];

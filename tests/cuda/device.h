@@ -90,8 +90,15 @@ enum class State { Ready, AtBarrier, AtArrivals, Exchanging, Done };
 struct Copy { void* to; const void* from; size_t bytes; };
 
 // An asynchronous product: where its sums are, its left operand's registers, or null and what describes it, what describes the right one,
-// and what was read there first.
-struct Product { float* sum; const u32* a; unsigned long long left, right; u32 columns; std::vector<bf16> seen; };
+// what was read there first, whether the sums become more by it, and whether the rows of the right operand are the inner dimension.
+struct Product {
+    float* sum;
+    const u32* a;
+    unsigned long long left, right;
+    u32 columns;
+    std::vector<bf16> seen;
+    bool add = true, of_rows = false;
+};
 
 // A copy of a tile: the bytes that it is for, and how they get there.
 struct Tile { const char *first, *end; std::function<void()> copy; };

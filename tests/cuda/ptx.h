@@ -48,6 +48,7 @@ static inline u32 load_word(u32 place, u32 lines) {
     return word;
 }
 
+static inline float power_of_two(float x) { return exp2f(x); }
 static inline u32 pack_bf16(float low, float high) { return to_bf16(high) << 16 | to_bf16(low); }
 
 static inline u32 f16_bits(float value) {
@@ -129,6 +130,6 @@ static inline void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b_low, u
 
 }  // namespace device
 
-using device::load_codes, device::place_in_shared, device::load_word, device::pack_bf16, device::pack_f16, device::multiply_add;
+using device::load_codes, device::place_in_shared, device::load_word, device::power_of_two, device::pack_bf16, device::pack_f16, device::multiply_add;
 using device::copy_async, device::copy_word_async, device::commit_copies, device::await_copies_but_one;
 using device::load_matrices, device::load_matrices_transposed;

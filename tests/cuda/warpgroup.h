@@ -1,4 +1,4 @@
-// The twins of the functions of shaders/src/warpgroup.cu on the host.
+// The twins of the functions of shaders/src/wgmma.cu on the host, and of those of the texts after it that start products.
 //
 // A product is computed when it is waited for, from what registers and shared memory hold by then, and fails if what it reads in
 // shared memory has changed since it was started: what the threads do meanwhile must not matter.
@@ -55,7 +55,8 @@ static std::vector<bf16> read_operands(const Product& of) {
     }
     const Described right = parse(of.right);
     for (u32 row = 0; row < of.columns; row++)
-        for (u32 k = 0; k < 16; k++) read.push_back(described_element(right, row, k));
+        for (u32 k = 0; k < 16; k++)
+            read.push_back(of.of_rows ? described_element(right, k, row) : described_element(right, row, k));
     return read;
 }
 
@@ -64,7 +65,8 @@ static inline void fence_registers() { running->registers_fenced = true; }
 
 static void start(Product product) {
     if (!running->registers_fenced) fail("wgmma without a fence after its registers were written");
-    check_described(product.right, product.columns, 32);
+    if (product.of_rows) check_described(product.right, 16, 128);
+    else check_described(product.right, product.columns, 32);
     if (threadIdx.x % WARP == 0) product.seen = read_operands(product);
     running->open_products.push_back(std::move(product));
 }
@@ -83,6 +85,18 @@ static inline void start_product(float (&sum)[SUMS], u64 a, u64 b) {
     if (left_transposed) check_described(a, 16, 128);
     else check_described(a, 64, 32);
     start({ sum, nullptr, a, b, 2 * SUMS, {} });
+}
+
+template <u32 SUMS>
+static inline void start_product(float (&sum)[SUMS], u64 a, u64 b, bool add) {
+    static_assert(2 * SUMS <= 256, "wgmma has no such shape");
+    check_described(a, 64, 32);
+    start({ sum, nullptr, a, b, 2 * SUMS, {}, add });
+}
+
+// Of 64 elements of each row: as many as a line has.
+static inline void start_product_of_rows(float (&sum)[32], const u32 (&a)[4], u64 b) {
+    start({ sum, a, 0, b, 64, {}, true, true });
 }
 
 static inline void commit_products() {
@@ -108,7 +122,7 @@ static void compute(const Product& mine) {
     const bf16 *const left = read.data(), *const right = left + (mine.a ? 0 : 16 * 16);
     for (u32 i = 0; i < mine.columns / 2; i++) {
         const u32 row = lane / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-        double total = mine.sum[i];
+        double total = mine.add ? mine.sum[i] : 0;
         for (u32 k = 0; k < 16; k++) {
             const u32* const a = registers[row % 8 * 4 + k % 8 / 2];
             const float factor = a ? element(a[k / 8 * 2 + row / 8], k % 2) : from_bf16(left[row * 16 + k]);
@@ -126,12 +140,15 @@ static void await_product_groups(size_t left) {
         for (const Product& product : groups.front()) compute(product);
 }
 
-static inline void await_products_but_one() { await_product_groups(1); }
-static inline void await_products_but_three() { await_product_groups(3); }
+template <u32 LEFT>
+static inline void await_products_but() { await_product_groups(LEFT); }
+template <u32 SUMS>
+static inline void pin(float (&)[SUMS]) {}
+static inline void pin(u32 (&)[4]) {}
 template <u32 SUMS>
 static inline void await_products(float (&)[SUMS]) { await_product_groups(0); }
 
 }  // namespace device
 
-using device::fence_shared, device::fence_registers, device::start_product, device::commit_products;
-using device::await_products_but_one, device::await_products_but_three, device::await_products;
+using device::fence_shared, device::fence_registers, device::start_product, device::start_product_of_rows;
+using device::commit_products, device::await_products_but, device::pin, device::await_products;

@@ -1,7 +1,7 @@
-// Attention on tensor cores: operands are bf16, sums and results f32. What its kernels share. For sm_80 and up.
+// Attention on tensor cores: operands are bf16, sums and results f32. What all of its kernels share.
 //
-// A warp takes 16 rows of a tile through tiles of columns: scores lie in its registers, as mma leaves them, and are already
-// where mma wants them as the left operand of the next product (Dao, arXiv:2307.08691, section 3.3).
+// A warp takes 16 rows of a tile through tiles of columns: scores lie in its registers, as the tensor cores leave them, and are already
+// where they want them as the left operand of the next product (Dao, arXiv:2307.08691, section 3.3).
 
 // Rows of the queries, and of the keys and values; scale of the scores, and their cap where they are CAPPED; the block of rows
 // that the grid begins at; blocks that share the queries of a key head out.
@@ -11,78 +11,12 @@ constexpr bool CAPPED = {{ capped }};
 constexpr u32 HEAD_DIM = {{ head_dim }}, THREADS = {{ threads }};
 // Rows of a block, and columns that it takes at once.
 constexpr u32 ROWS = {{ rows }}, COLUMNS = {{ columns }};
-// A head in chunks of eight elements, which a thread copies at once; mma takes two at once.
-constexpr u32 CHUNKS = (HEAD_DIM + 15) / 16 * 2;
-// A line of a tile. Where chunks are not permuted, one more brings neighbouring lines into other banks.
-constexpr bool PERMUTED = CHUNKS % 8 == 0;
-constexpr u32 LINE = 8 * (PERMUTED ? CHUNKS : CHUNKS + 1);
-static_assert(ROWS == THREADS / 2 && COLUMNS % 16 == 0, "a warp takes 16 rows");
-static_assert(HEAD_DIM <= 256, "heads are at most 256 wide");
+static_assert(ROWS == THREADS / 2, "a warp takes 16 rows");
 
 constexpr float HIDDEN = -1e30f, LOG2_E = 1.44269504088896340736f;
 
-__device__ __forceinline__ u32 place(u32 row, u32 chunk) {
-    return row * LINE + (PERMUTED ? chunk ^ row % 8 : chunk) * 8;
-}
-
 // The blocks of a causal attention's last queries take the longest, so they come first.
 __device__ __forceinline__ u32 block_of_queries(const Info& info) { return info.first_block + gridDim.y - 1 - blockIdx.y; }
-
-// Starts to copy COUNT rows of a head, of which there are `rows`, `stride` elements apart; beyond them and it there are zeros.
-template <u32 COUNT>
-__device__ __forceinline__ void start_rows(bf16* tile, const bf16* head, u32 first, u32 rows, size_t stride) {
-#pragma unroll 4
-    for (u32 i = threadIdx.x; i < COUNT * CHUNKS; i += THREADS) {
-        const u32 row = i / CHUNKS, chunk = i % CHUNKS;
-        const bool inside = first + row < rows && chunk * 8 < HEAD_DIM;
-        const bf16* from = inside ? head + (size_t)(first + row) * stride + chunk * 8 : head;
-        bf16* to = tile + place(row, chunk);
-        if (HEAD_DIM % 8 == 0) {
-            copy_async(to, from, inside);
-        } else {
-#pragma unroll
-            for (u32 j = 0; j < 8; j++) to[j] = inside && chunk * 8 + j < HEAD_DIM ? from[j] : 0;
-        }
-    }
-}
-
-// sums[j] += 16 rows of `a` times eight rows of `b`, transposed, over the whole head.
-__device__ __forceinline__ void multiply(const bf16* a, const bf16* b, float (&sums)[COLUMNS / 8][4]) {
-    const u32 lane = threadIdx.x % 32, top = threadIdx.x / 32 * 16;
-#pragma unroll
-    for (u32 k = 0; k < CHUNKS; k += 2) {
-        u32 left[4];
-        load_matrices(left, a + place(top + lane % 16, k + lane / 16));
-#pragma unroll
-        for (u32 j = 0; j < COLUMNS / 8; j += 2) {
-            u32 right[4];
-            load_matrices(right, b + place(j * 8 + lane / 16 * 8 + lane % 8, k + lane / 8 % 2));
-            multiply_add(sums[j], left, right[0], right[1]);
-            multiply_add(sums[j + 1], left, right[2], right[3]);
-        }
-    }
-}
-
-// sums += a tile of scores in registers times WIDTH elements of the rows of `b`, from chunk `first` on.
-template <u32 WIDTH>
-__device__ __forceinline__ void accumulate(const float (&scores)[COLUMNS / 8][4], const bf16* b, u32 first,
-                                           float (&sums)[WIDTH / 8][4]) {
-    const u32 lane = threadIdx.x % 32;
-#pragma unroll
-    for (u32 k = 0; k < COLUMNS / 8; k += 2) {
-        const u32 left[4] = { pack_bf16(scores[k][0], scores[k][1]), pack_bf16(scores[k][2], scores[k][3]),
-                              pack_bf16(scores[k + 1][0], scores[k + 1][1]),
-                              pack_bf16(scores[k + 1][2], scores[k + 1][3]) };
-#pragma unroll
-        for (u32 j = 0; j < WIDTH / 8; j += 2) {
-            if (first + j >= CHUNKS) break;
-            u32 right[4];
-            load_matrices_transposed(right, b + place(k * 8 + lane % 16, first + j + lane / 16));
-            multiply_add(sums[j], left, right[0], right[1]);
-            multiply_add(sums[j + 1], left, right[2], right[3]);
-        }
-    }
-}
 
 // A score after scale and cap.
 __device__ __forceinline__ float bounded(const Info& info, float product) {
@@ -97,7 +31,7 @@ __device__ __forceinline__ float slope(const Info& info, float score) {
     return 1 - ratio * ratio;
 }
 
-__device__ __forceinline__ float exponential(float x) { return exp2f(x * LOG2_E); }
+__device__ __forceinline__ float exponential(float x) { return power_of_two(x * LOG2_E); }
 
 // Stores two neighbouring elements of a row of a head.
 __device__ __forceinline__ void store(float* head, size_t stride, u32 row, u32 rows, u32 column, float low, float high) {
@@ -109,4 +43,26 @@ __device__ __forceinline__ void store(float* head, size_t stride, u32 row, u32 r
         if (column < HEAD_DIM) to[0] = low;
         if (column + 1 < HEAD_DIM) to[1] = high;
     }
+}
+
+// The first query whose own key is `key` or later.
+__device__ u32 first_query(const uint2* bounds, u32 tokens, u32 key) {
+    u32 low = 0, high = tokens;
+    while (low < high) {
+        const u32 middle = (low + high) / 2;
+        if (bounds[middle].y < key) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+// One after the last query that sees `key` or one before.
+__device__ u32 end_of_queries(const uint2* bounds, u32 tokens, u32 key) {
+    u32 low = 0, high = tokens;
+    while (low < high) {
+        const u32 middle = (low + high) / 2;
+        if (bounds[middle].x <= key) low = middle + 1;
+        else high = middle;
+    }
+    return low;
 }

@@ -2,12 +2,18 @@
 
 use super::Pass;
 use crate::source::Sources;
+use crate::warpgroup::{Operands, WGMMA, operands};
 use crate::{Language, PTX, Source};
 
-/// Elements of a head that a block of [`Pass::Keys`] writes at most: more sums do not fit the registers.
+/// Elements of a head that a block of [`Pass::Keys`] writes at most by mma: more sums do not fit the registers.
 pub(super) const WIDTH: usize = 128;
+/// Threads of a block by groups of four warps, and the rows that it takes.
+const GROUPS_THREADS: usize = 256;
+/// Tiles of columns of theirs that are in shared memory.
+const STAGES: usize = 2;
 
 static SOURCES: Sources<(Pass, usize, bool)> = Sources::new();
+static GROUPS_SOURCES: Sources<(Pass, usize)> = Sources::new();
 
 /// Rows that a block takes, 16 a warp, and columns at a time: as many as fit the registers, and the 48 KiB of shared memory that
 /// need not be asked for, which [`Pass::Keys`] does.
@@ -18,6 +24,14 @@ pub(super) fn tile(pass: Pass, head_dim: usize, capped: bool) -> [usize; 2] {
         (Pass::Keys, true) if capped => [64, 16],
         (_, true) => [64, 32],
         (_, false) => [32, 16],
+    }
+}
+
+/// [`tile`] of the kernels by groups of four warps.
+pub(super) fn tile_of_groups(pass: Pass) -> [usize; 2] {
+    match pass {
+        Pass::Forward => [GROUPS_THREADS / 2, 128],
+        Pass::Queries | Pass::Keys => [GROUPS_THREADS / 2, 64],
     }
 }
 
@@ -36,13 +50,54 @@ pub(super) fn source(pass: Pass, head_dim: usize, capped: bool) -> Source {
             Pass::Queries => ("attention_d_queries", include_str!("d_queries.cu")),
             Pass::Keys => ("attention_d_keys", include_str!("d_keys.cu")),
         };
-        let [rows, columns] = tile(pass, head_dim, capped);
-        let threads = rows * 2;
-        let shared = if pass == Pass::Keys { shared(head_dim, rows, columns) } else { 0 };
-        let sizes = [("head_dim", head_dim), ("rows", rows), ("columns", columns), ("shared", shared)];
-        let values = sizes.map(|(name, n)| (name, n.to_string()));
-        let values = [&values[..], &[("capped", capped.to_string())]].concat();
-        let template = format!("{PTX}\n{}\n{kernel}", include_str!("common.cu"));
-        Source::fill(name, Language::Cuda, threads as u32, &template, &values).with_shared_memory(shared as u32)
+        let tile = tile(pass, head_dim, capped);
+        let shared = if pass == Pass::Keys { shared(head_dim, tile[0], tile[1]) } else { 0 };
+        let kernel = format!("{}\n{kernel}", include_str!("mma.cu"));
+        fill(name, &kernel, head_dim, tile, shared, &[("capped", capped.to_string())])
     })
+}
+
+/// That by groups of four warps, for `sm_90a`, heads of 64 or 128 and scores without a cap.
+pub(super) fn source_of_groups(pass: Pass, head_dim: usize) -> Source {
+    GROUPS_SOURCES.get((pass, head_dim), |_| {
+        // What a block holds of its rows and of each stage's columns, each two tensors but where there are queries alone.
+        let (name, kernel, of_rows, words) = match pass {
+            Pass::Forward => ("attention_forward_groups", include_str!("warpgroup/forward.cu"), 1, 0),
+            Pass::Queries => ("attention_d_queries_groups", include_str!("warpgroup/d_queries.cu"), 2, 0),
+            Pass::Keys => ("attention_d_keys_groups", include_str!("warpgroup/d_keys.cu"), 2, 4),
+        };
+        let [rows, columns] = tile_of_groups(pass);
+        let line = head_dim * 2;
+        let shared = of_rows * rows * line + STAGES * (2 * columns * line + words * columns * 4) + (1 + STAGES) * 8;
+        let kernel = format!("{WGMMA}\n{}\n{kernel}", include_str!("warpgroup/common.cu"));
+        let [scores, sums] = [columns, 64].map(operands);
+        let Operands { both_described, next, .. } = scores;
+        let values = [
+            ("capped", "false".into()),
+            ("scores", scores.sums),
+            ("score_operands", scores.sum_operands),
+            ("both_described", both_described),
+            ("add", next),
+            ("sums", sums.sums),
+            ("sum_operands", sums.sum_operands),
+            ("a_and_b", sums.a_and_b),
+        ];
+        fill(name, &kernel, head_dim, [rows, columns], shared, &values)
+    })
+}
+
+fn fill(
+    name: &'static str,
+    kernel: &str,
+    head_dim: usize,
+    [rows, columns]: [usize; 2],
+    shared: usize,
+    values: &[(&'static str, String)],
+) -> Source {
+    let threads = rows * 2;
+    let sizes = [("head_dim", head_dim), ("rows", rows), ("columns", columns), ("shared", shared)];
+    let sizes = sizes.map(|(name, n)| (name, n.to_string()));
+    let template = format!("{PTX}\n{}\n{kernel}", include_str!("common.cu"));
+    Source::fill(name, Language::Cuda, threads as u32, &template, &[&sizes, values].concat())
+        .with_shared_memory(shared as u32)
 }

@@ -12,28 +12,6 @@ constexpr u32 STAGE_BYTES = KNOWN_AT + 4 * COLUMNS * 4, KEYS_BYTES = 2 * ROWS * 
 static_assert(KEYS_BYTES + STAGES * STAGE_BYTES <= {{ shared }}, "what the launch asks for");
 static_assert(4 * COLUMNS <= THREADS, "a thread copies a word of what is known");
 
-// The first query whose own key is `key` or later.
-__device__ u32 first_query(const uint2* bounds, u32 tokens, u32 key) {
-    u32 low = 0, high = tokens;
-    while (low < high) {
-        const u32 middle = (low + high) / 2;
-        if (bounds[middle].y < key) low = middle + 1;
-        else high = middle;
-    }
-    return low;
-}
-
-// One after the last query that sees `key` or one before.
-__device__ u32 end_of_queries(const uint2* bounds, u32 tokens, u32 key) {
-    u32 low = 0, high = tokens;
-    while (low < high) {
-        const u32 middle = (low + high) / 2;
-        if (bounds[middle].x <= key) low = middle + 1;
-        else high = middle;
-    }
-    return low;
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_d_keys(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
                  const bf16* __restrict__ grad, const float* __restrict__ known, const uint2* __restrict__ bounds,

@@ -7,12 +7,12 @@ use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::trust::trusted;
+use crate::warpgroup::{has_warpgroups, tiled};
 use crate::{Language, Source, SourceRuntime, view};
 
 /// Multiplications of one dispatch of WebGPU's at most: about 50 ms at 1 TFLOP/s, far from a browser's watchdog.
 const DISPATCH: u64 = 1 << 34;
-/// Blocks that a launch should have for each of a CUDA GPU's processors, so that none waits long for the last one.
-const BLOCKS: usize = 6;
 
 /// The three kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,22 +28,6 @@ pub enum Pass {
 impl Pass {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Forward, Self::Queries, Self::Keys];
-
-    /// Rows that a workgroup takes, and columns at a time.
-    fn tile(self, language: Language, shape: &Heads) -> [usize; 2] {
-        match language {
-            Language::Wgsl => wgsl::tile(self),
-            Language::Cuda => cuda::tile(self, shape.head_dim, shape.softcap.is_some()),
-        }
-    }
-
-    /// Workgroups that each write a part of a head.
-    fn parts(self, language: Language, head_dim: usize) -> usize {
-        match (language, self) {
-            (Language::Cuda, Self::Keys) => head_dim.div_ceil(cuda::WIDTH),
-            _ => 1,
-        }
-    }
 
     /// Products of tiles for each tile of scores.
     fn products(self) -> usize {
@@ -72,12 +56,60 @@ pub struct Heads {
     pub seen: usize,
 }
 
-/// The source of a kernel for heads of this width, and for scores with or without a cap. WGSL takes f32; CUDA C++ bf16, on tensor
-/// cores, and heads of at most 256.
-pub fn source(language: Language, pass: Pass, head_dim: usize, capped: bool) -> Source {
-    match language {
-        Language::Wgsl => wgsl::source(pass, head_dim),
-        Language::Cuda => cuda::source(pass, head_dim, capped),
+/// How the kernels for an attention are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// In WGSL: f32.
+    Wgsl,
+    /// In CUDA C++: bf16 on the tensor cores of `sm_80` and up, for heads of at most 256.
+    Mma,
+    /// For Hopper's, which groups of four warps use together: heads of 64 or 128, and scores without a cap.
+    Groups,
+}
+
+impl Kernels {
+    /// Those for heads on a device.
+    fn of<R: SourceRuntime>(x: &CubeTensor<R>, shape: &Heads) -> Self {
+        let fits = matches!(shape.head_dim, 64 | 128) && shape.softcap.is_none();
+        match R::LANGUAGE {
+            Language::Wgsl => Self::Wgsl,
+            Language::Cuda if fits && trusted::<R>() && has_warpgroups(&x.client) => Self::Groups,
+            Language::Cuda => Self::Mma,
+        }
+    }
+
+    /// The source of a kernel for heads of this width, and for scores with or without a cap.
+    pub fn source(self, pass: Pass, head_dim: usize, capped: bool) -> Source {
+        match self {
+            Self::Wgsl => wgsl::source(pass, head_dim),
+            Self::Mma => cuda::source(pass, head_dim, capped),
+            Self::Groups => cuda::source_of_groups(pass, head_dim),
+        }
+    }
+
+    /// Rows that a workgroup takes, and columns at a time.
+    fn tile(self, pass: Pass, shape: &Heads) -> [usize; 2] {
+        match self {
+            Self::Wgsl => wgsl::tile(pass),
+            Self::Mma => cuda::tile(pass, shape.head_dim, shape.softcap.is_some()),
+            Self::Groups => cuda::tile_of_groups(pass),
+        }
+    }
+
+    /// Blocks that a launch should have for each of a CUDA GPU's processors, so that none waits long for the last one.
+    fn blocks(self) -> usize {
+        match self {
+            Self::Groups => 1,
+            Self::Wgsl | Self::Mma => 6,
+        }
+    }
+
+    /// Workgroups that each write a part of a head.
+    fn parts(self, pass: Pass, head_dim: usize) -> usize {
+        match (self, pass) {
+            (Self::Mma, Pass::Keys) => head_dim.div_ceil(cuda::WIDTH),
+            _ => 1,
+        }
     }
 }
 
@@ -89,10 +121,18 @@ fn operand<R: SourceRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
     }
 }
 
-/// Launches a kernel; in WGSL once for each range of blocks, none of them long. `splits`: blocks that share a key head's queries out.
-fn launch<R: SourceRuntime>(pass: Pass, shape: &Heads, rows: [usize; 2], buffers: &[&CubeTensor<R>], splits: usize) {
-    let [tokens, keys] = rows;
-    let [rows, columns] = pass.tile(R::LANGUAGE, shape);
+/// Launches a kernel on `q`, `k`, `v` and where it wants that the result's gradient, and on what comes after these; in WGSL once for each
+/// range of blocks, none of them long. `splits`: blocks that share a key head's queries out.
+fn launch<R: SourceRuntime>(
+    pass: Pass,
+    shape: &Heads,
+    operands: &[&CubeTensor<R>],
+    others: &[&CubeTensor<R>],
+    splits: usize,
+) {
+    let [tokens, keys] = [0, 1].map(|i| operands[i].meta.shape()[0]);
+    let kernels = Kernels::of(operands[0], shape);
+    let [rows, columns] = kernels.tile(pass, shape);
     // For keys: the queries that see one are about as many as the keys that a query sees.
     let (blocks, heads, shared_by) = match pass {
         Pass::Keys => (keys.div_ceil(rows), shape.kv_heads, shape.heads / shape.kv_heads),
@@ -111,9 +151,18 @@ fn launch<R: SourceRuntime>(pass: Pass, shape: &Heads, rows: [usize; 2], buffers
         let words = [tokens, keys, shape.heads, shape.kv_heads].map(|count| count as u32);
         let floats = [shape.scale, shape.softcap.unwrap_or(0.0)].map(f32::to_bits);
         let info = [&words[..], &floats, &[first as u32, splits as u32]].concat();
-        let across = splits * heads * pass.parts(R::LANGUAGE, shape.head_dim);
+        let across = splits * heads * kernels.parts(pass, shape.head_dim);
         let grid = [across as u32, at_once.min(blocks - first) as u32, 1];
-        source(R::LANGUAGE, pass, shape.head_dim, shape.softcap.is_some()).launch(grid, buffers, &info);
+        let source = kernels.source(pass, shape.head_dim, shape.softcap.is_some());
+        if kernels == Kernels::Groups {
+            // Rows of queries and their gradients, or of keys and values, come a tile at a time; of the others a block has its own.
+            let of_queries = |i| matches!(i, 0 | 3);
+            let tile = |i| if of_queries(i) == (pass != Pass::Keys) { rows } else { columns };
+            let maps = operands.iter().enumerate().map(|(i, x)| tiled(x, tile(i))).collect();
+            source.launch_with(maps, grid, others, &info);
+        } else {
+            source.launch(grid, &[operands, others].concat(), &info);
+        }
     }
 }
 
@@ -122,9 +171,10 @@ fn launch<R: SourceRuntime>(pass: Pass, shape: &Heads, rows: [usize; 2], buffers
 fn splits<R: SourceRuntime>(k: &CubeTensor<R>, shape: &Heads) -> usize {
     let shared_by = shape.heads / shape.kv_heads;
     let processors = k.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(0) as usize;
-    let [rows, _] = Pass::Keys.tile(R::LANGUAGE, shape);
+    let kernels = Kernels::of(k, shape);
+    let [rows, _] = kernels.tile(Pass::Keys, shape);
     let blocks = k.meta.shape()[0].div_ceil(rows) * shape.kv_heads;
-    let enough = |splits: &usize| shared_by.is_multiple_of(*splits) && blocks * splits >= BLOCKS * processors;
+    let enough = |splits: &usize| shared_by.is_multiple_of(*splits) && blocks * splits >= kernels.blocks() * processors;
     match R::LANGUAGE {
         Language::Wgsl => 1,
         Language::Cuda => (1..=shared_by).find(enough).unwrap_or(shared_by),
@@ -145,7 +195,7 @@ pub fn attention<R: SourceRuntime>(
     let [tokens, width] = [q.meta.shape()[0], q.meta.shape()[1]];
     let [y, lse] = [width, shape.heads].map(|columns| view::empty(&q, [tokens, columns], DType::F32));
     if tokens > 0 {
-        launch(Pass::Forward, shape, [tokens, k.meta.shape()[0]], &[&q, &k, &v, &bounds, &y, &lse], 1);
+        launch(Pass::Forward, shape, &[&q, &k, &v], &[&bounds, &y, &lse], 1);
     }
     [y, lse]
 }
@@ -161,13 +211,13 @@ pub fn attention_backward<R: SourceRuntime>(
 ) -> [CubeTensor<R>; 3] {
     let [q, k, v] = qkv.map(operand);
     let (grad, sums) = (operand(grad), into_contiguous(sums));
-    let rows = [q.meta.shape()[0], k.meta.shape()[0]];
     let splits = splits(&k, shape);
     let [d_q, d_k, d_v] = [(&q, 1), (&k, splits), (&v, splits)]
         .map(|(x, parts)| view::empty(x, [parts * x.meta.shape()[0], x.meta.shape()[1]], DType::F32));
-    if rows[0] > 0 {
-        launch(Pass::Queries, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_q], 1);
-        launch(Pass::Keys, shape, rows, &[&q, &k, &v, &grad, &sums, &bounds, &d_k, &d_v], splits);
+    if q.meta.shape()[0] > 0 {
+        let operands = [&q, &k, &v, &grad];
+        launch(Pass::Queries, shape, &operands, &[&sums, &bounds, &d_q], 1);
+        launch(Pass::Keys, shape, &operands, &[&sums, &bounds, &d_k, &d_v], splits);
     }
     [d_q, view::sum(d_k, splits), view::sum(d_v, splits)]
 }

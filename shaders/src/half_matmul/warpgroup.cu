@@ -53,7 +53,7 @@ half_warpgroup(const __grid_constant__ TileMap x, const __grid_constant__ TileMa
             start_product(sum, left + slice * (SLICE_BYTES >> 4), right + slice * 2);
         commit_products();
         // Those of the step before are done, in all warps: its stage is free.
-        await_products_but_one();
+        await_products_but<1>();
         __syncthreads();
         start(step + STAGES - 1);
     }

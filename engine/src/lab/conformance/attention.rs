@@ -5,7 +5,7 @@ use crate::Result;
 use crate::ops::{AttentionForm, AttentionShape, Masking, Ops, Sequences, attention_with_gradients};
 
 /// Heads of queries and of keys, and how wide they are: single elements, no multiple of four, tiles of the kernels and more than one.
-const HEADS: [[usize; 3]; 6] = [[1, 1, 1], [4, 2, 5], [2, 1, 16], [6, 2, 64], [2, 2, 80], [2, 1, 256]];
+const HEADS: [[usize; 3]; 7] = [[1, 1, 1], [4, 2, 5], [2, 1, 16], [6, 2, 64], [4, 2, 128], [2, 2, 80], [2, 1, 256]];
 
 /// Sequences, window and cap: one token, blocks of the kernels and their remainders, packed, after a cache.
 fn kinds() -> Vec<(Sequences, Option<usize>, Option<f32>)> {
