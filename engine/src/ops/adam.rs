@@ -88,8 +88,9 @@ pub struct AdamUpdate<B: Backend> {
     pub moments: Moments<B>,
     /// Its gradient, of its shape.
     pub gradient: FloatTensor<B>,
-    /// A tensor of its shape and type that no one needs once the step is applied, if there is one: the new value may take its memory.
-    pub spare: Option<FloatTensor<B>>,
+    /// Tensors of its shape and type that no one needs once the step is applied, if there are some: the new value and the clipped gradient
+    /// may take their memory.
+    pub spare: [Option<FloatTensor<B>>; 2],
     /// How it moves.
     pub step: AdamStep,
 }
@@ -101,15 +102,15 @@ pub(super) fn sum_of_squares<B: Backend>(tensors: Vec<FloatTensor<B>>) -> FloatT
     primitive(sums.reduce(|sum, one| sum + one).expect("there is at least one"))
 }
 
-/// The moments after one more gradient times the first factor; as they were where the second is 0.
+/// The moments after one more gradient; as they were where `next` is 0.
 pub(super) fn advance<B: Backend>(
     moments: Moments<B>,
     gradient: FloatTensor<B>,
-    [factor, next]: [FloatTensor<B>; 2],
+    next: FloatTensor<B>,
     betas: [f64; 2],
 ) -> Moments<B> {
     let applied = Applied::<B>::of(next);
-    let gradient = clipped::<B>(gradient, factor);
+    let gradient = tensor(gradient);
     match moments {
         Moments::Full(before) => {
             let before = before.map(tensor::<B, 2>);
@@ -154,17 +155,14 @@ impl<B: Backend> Applied<B> {
     }
 }
 
-/// A gradient times a factor, `[1]`.
-fn clipped<B: Backend>(gradient: FloatTensor<B>, factor: FloatTensor<B>) -> Tensor<B, 2> {
-    tensor::<B, 2>(gradient) * tensor::<B, 1>(factor).reshape([1, 1])
-}
-
 /// The parameter's value after a step with this gradient times a factor, from its moments before the step (Adam, arXiv:1412.6980;
-/// decoupled decay, arXiv:1711.05101; in the order of `torch.optim.AdamW`); where the factor is 0, what `spare` holds. 8-bit moments are
-/// used as they are before they are quantized again, as bitsandbytes does.
-pub(super) fn apply<B: Backend>(update: AdamUpdate<B>, factor: FloatTensor<B>) -> FloatTensor<B> {
+/// decoupled decay, arXiv:1711.05101; in the order of `torch.optim.AdamW`), and that product; where the factor is 0, what is `spare`. 8-bit
+/// moments are used as they are before they are quantized again, as bitsandbytes does.
+pub(super) fn apply<B: Backend>(update: AdamUpdate<B>, factor: FloatTensor<B>) -> [FloatTensor<B>; 2] {
     let AdamUpdate { value, moments, gradient, spare, step } = update;
-    let (gradient, value) = (clipped::<B>(gradient, factor.clone()), tensor::<B, 2>(value));
+    let (gradient, value) = (tensor::<B, 2>(gradient), tensor::<B, 2>(value));
+    let gradient = gradient * tensor::<B, 1>(factor.clone()).reshape([1, 1]);
+    let clipped = gradient.clone();
     let [correction1, correction2] = step.corrections();
     let shape = value.dims();
     let [first, second] = match moments {
@@ -180,10 +178,13 @@ pub(super) fn apply<B: Backend>(update: AdamUpdate<B>, factor: FloatTensor<B>) -
     };
     let denominator = second.sqrt() / correction2 + step.eps;
     let after = value * (1.0 - step.rate * step.decay) - first * (step.rate / correction1) / denominator;
-    primitive(match spare {
-        Some(spare) => Applied::<B>::of(factor).or(after, tensor(spare)),
-        None => after,
-    })
+    let [of_value, of_gradient] = spare;
+    let applied = Applied::<B>::of(factor);
+    let or_spare = |new, spare: Option<FloatTensor<B>>| match spare {
+        Some(spare) => applied.or(new, tensor(spare)),
+        None => new,
+    };
+    [or_spare(after, of_value), or_spare(clipped, of_gradient)].map(primitive)
 }
 
 fn mix<B: Backend>([first, second]: [Tensor<B, 2>; 2], gradient: Tensor<B, 2>, betas: [f64; 2]) -> [Tensor<B, 2>; 2] {

@@ -297,19 +297,19 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
 
     fn adam_advance(
         parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
-        factors: [FloatTensor<Self>; 2],
+        next: FloatTensor<Self>,
         betas: [f64; 2],
     ) -> Vec<Moments<Self>> {
         let advance = |(moments, gradient)| match moments {
             Moments::Full(both) if taken([&gradient]) => {
-                Moments::Full(halfbyte_shaders::adam_advance(both, gradient, &factors, betas))
+                Moments::Full(halfbyte_shaders::adam_advance(both, gradient, &next, betas))
             }
-            moments => adam::advance::<Self>(moments, gradient, factors.clone(), betas),
+            moments => adam::advance::<Self>(moments, gradient, next.clone(), betas),
         };
         parameters.into_iter().map(advance).collect()
     }
 
-    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<[FloatTensor<Self>; 2]> {
         let apply = |update| match update {
             AdamUpdate { value, moments: Moments::Full(both), gradient, spare, step } if taken([&gradient, &value]) => {
                 let AdamStep { betas, eps, rate, decay, .. } = step;

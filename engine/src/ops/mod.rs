@@ -341,20 +341,19 @@ pub trait Ops: Backend {
         adam::sum_of_squares::<Self>(tensors)
     }
 
-    /// Adam's moments of parameters after one more gradient of each times the first of two factors, `[1]` each, in their order; as they were
-    /// where the second is 0.
+    /// Adam's moments of parameters after one more gradient of each, in their order; as they were where `next`, `[1]`, is 0.
     fn adam_advance(
         parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
-        factors: [FloatTensor<Self>; 2],
+        next: FloatTensor<Self>,
         betas: [f64; 2],
     ) -> Vec<Moments<Self>> {
-        let advance = |(moments, gradient)| adam::advance::<Self>(moments, gradient, factors.clone(), betas);
+        let advance = |(moments, gradient)| adam::advance::<Self>(moments, gradient, next.clone(), betas);
         parameters.into_iter().map(advance).collect()
     }
 
-    /// The values of parameters after a step of AdamW with their gradients times a factor, `[1]`, in their order. Where it is 0, what
-    /// [`AdamUpdate::spare`] holds, and anything without one.
-    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+    /// The values of parameters after a step of AdamW with their gradients times a factor, `[1]`, and these products, in the parameters'
+    /// order. Where it is 0, what [`AdamUpdate::spare`] holds, and anything without them.
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<[FloatTensor<Self>; 2]> {
         parameters.into_iter().map(|update| adam::apply::<Self>(update, factor.clone())).collect()
     }
 }

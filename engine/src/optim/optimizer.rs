@@ -33,22 +33,20 @@ pub struct Optimizer<B: Ops> {
     steps: usize,
     /// Those of each device's parameters.
     pages: Vec<Pages<B>>,
-    /// Of the last step.
-    last: Clipped<B>,
-    /// Steps and the last gradients before a step of which it is not known yet whether it was applied.
-    before: Option<(usize, Clipped<B>)>,
+    /// Of the last step, clipped.
+    last: Gradients<B>,
+    under_way: Option<UnderWay<B>>,
 }
 
-/// Gradients and by what they are multiplied, `[1]`; nothing where there are none.
-struct Clipped<B: Ops> {
-    gradients: Gradients<B>,
-    factor: Option<Tensor<B, 1>>,
-}
-
-impl<B: Ops> Clipped<B> {
-    fn none() -> Self {
-        Self { gradients: Gradients::new(), factor: None }
-    }
+/// A step of which it is not known yet whether it was applied.
+struct UnderWay<B: Ops> {
+    /// Steps before it.
+    steps: usize,
+    /// Its clipped gradients; where it was not applied, those of the step before, of parameters that had one.
+    clipped: Gradients<B>,
+    had_one: BTreeSet<String>,
+    /// Those of the step before of parameters that have none in this.
+    waiting: Gradients<B>,
 }
 
 impl<B: Ops> Optimizer<B> {
@@ -70,7 +68,7 @@ impl<B: Ops> Optimizer<B> {
         let budget = config.device_budget.0.filter(|_| config.optim.is_paged());
         let of = |(device, layouts): (_, Vec<_>)| Pages::new(layouts.into_iter().collect(), budget, device);
         let pages = by_device(layouts).into_iter().map(of).collect();
-        Self { config, steps: 0, pages, last: Clipped::none(), before: None }
+        Self { config, steps: 0, pages, last: Gradients::new(), under_way: None }
     }
 
     /// Steps that the state is the result of.
@@ -107,14 +105,14 @@ impl<B: Ops> Optimizer<B> {
         &mut self,
         mut spare: BTreeMap<String, Tensor<B, 2>>,
         mut values: BTreeMap<String, Tensor<B, 2>>,
-        gradients: Gradients<B>,
+        mut gradients: Gradients<B>,
         factor: Tensor<B, 1>,
         rate: f64,
     ) -> Result<BTreeMap<String, Tensor<B, 2>>> {
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config.adamw;
         let betas = [beta1, beta2];
         let step = self.steps + 1;
-        let paths: BTreeSet<String> = self.last.gradients.keys().chain(gradients.keys()).cloned().collect();
+        let paths: BTreeSet<String> = self.last.keys().chain(gradients.keys()).cloned().collect();
         let mut paths: Vec<String> = paths.into_iter().collect();
         if halfbyte_memory::visits_backwards(step) {
             paths.reverse();
@@ -124,13 +122,14 @@ impl<B: Ops> Optimizer<B> {
         }
         let loraplus = self.config.loraplus_lr_ratio;
         let mut after = BTreeMap::new();
-        let of_last = self.last.factor.clone();
-        let before = Clipped { gradients: Gradients::new(), factor: of_last.clone() };
-        let (_, before) = self.before.insert((self.steps, before));
+        let under_way = self.under_way.insert(UnderWay {
+            steps: self.steps,
+            clipped: Gradients::new(),
+            had_one: BTreeSet::new(),
+            waiting: Gradients::new(),
+        });
         for pages in &mut self.pages {
-            let here = |factor: &Tensor<B, 1>| primitive(moved(factor.clone(), pages.device()));
-            let factor = here(&factor);
-            let of_last = of_last.as_ref().map_or_else(|| factor.clone(), here);
+            let factor = primitive(moved(factor.clone(), pages.device()));
             let here: Vec<&String> = paths.iter().filter(|path| pages.contains(path)).collect();
             // What is paged comes and goes one by one.
             let at_once = if self.config.optim.is_paged() { 1 } else { AT_ONCE };
@@ -138,23 +137,24 @@ impl<B: Ops> Optimizer<B> {
                 for path in some {
                     pages.bring(path).await?;
                 }
-                let mut last = Vec::new();
+                let last =
+                    some.iter().filter_map(|path| Some((path.as_str(), primitive(self.last.get(*path)?.clone()))));
+                pages.advance(last.collect(), factor.clone(), betas);
+                let (mut moving, mut updates) = (Vec::new(), Vec::new());
                 for path in some {
-                    let Some(gradient) = self.last.gradients.remove(*path) else { continue };
-                    last.push((path.as_str(), primitive(gradient.clone())));
-                    before.gradients.insert(path.to_string(), gradient);
-                }
-                pages.advance(last, [of_last.clone(), factor.clone()], betas);
-                let (mut moved, mut updates) = (Vec::new(), Vec::new());
-                for path in some {
-                    let Some(gradient) = gradients.get(*path) else { continue };
+                    let last = self.last.remove(*path);
+                    let Some(gradient) = gradients.remove(*path) else {
+                        under_way.waiting.extend(last.map(|last| (path.to_string(), last)));
+                        continue;
+                    };
+                    under_way.had_one.extend(last.is_some().then(|| path.to_string()));
                     let missing = || Error::Invalid(format!("the parameter `{path}` has a gradient and no value"));
-                    moved.push(path.to_string());
+                    moving.push(path.to_string());
                     updates.push(AdamUpdate {
                         value: primitive(values.remove(*path).ok_or_else(missing)?),
                         moments: pages.get(path).ok_or_else(missing)?.clone(),
-                        gradient: primitive(gradient.clone()),
-                        spare: spare.remove(*path).map(primitive),
+                        gradient: primitive(gradient),
+                        spare: [spare.remove(*path), last].map(|spare| spare.map(primitive)),
                         step: AdamStep {
                             betas,
                             eps,
@@ -164,15 +164,14 @@ impl<B: Ops> Optimizer<B> {
                         },
                     });
                 }
-                let values = B::adam_apply(updates, factor.clone())
-                    .into_iter()
-                    .map(TensorPrimitive::Float)
-                    .map(Tensor::from_primitive);
-                after.extend(moved.into_iter().zip(values));
+                for (path, results) in moving.into_iter().zip(B::adam_apply(updates, factor.clone())) {
+                    let [value, clipped] = results.map(TensorPrimitive::Float).map(Tensor::from_primitive);
+                    under_way.clipped.insert(path.clone(), clipped);
+                    after.insert(path, value);
+                }
                 pages.settle().await?;
             }
         }
-        self.last = Clipped { gradients, factor: Some(factor) };
         self.steps = step;
         Ok(after)
     }
@@ -180,20 +179,24 @@ impl<B: Ops> Optimizer<B> {
     /// Ends a step whose factor is known now to be 0, so that it was not `applied`, or to be another number. Where it was not, the state is
     /// that of before it.
     pub fn conclude(&mut self, applied: bool) {
-        let Some((steps, mut before)) = self.before.take() else { return };
-        if applied {
-            return;
+        let Some(UnderWay { steps, mut clipped, had_one, waiting }) = self.under_way.take() else { return };
+        let failed = self.steps == steps;
+        match applied {
+            // What it came to has moments that belong to the parameters as they are.
+            true if failed => {}
+            true => self.last = clipped,
+            false => {
+                clipped.retain(|path, _| had_one.contains(path));
+                self.last.extend(clipped);
+                self.last.extend(waiting);
+                self.steps = steps;
+            }
         }
-        // What a step that failed half-way has not come to is with the last gradients still.
-        if self.steps == steps {
-            before.gradients.append(&mut self.last.gradients);
-        }
-        (self.steps, self.last) = (steps, before);
     }
 
     /// Takes the last step back: the state is that of before it. Once after a step, and not after [`restore`](Self::restore).
     pub fn undo(&mut self) {
-        self.last = Clipped::none();
+        self.last.clear();
         self.steps = self.steps.saturating_sub(1);
     }
 
@@ -219,10 +222,10 @@ impl<B: Ops> Optimizer<B> {
         for pages in &self.pages {
             for (path, layout) in pages.layouts() {
                 let Some(mut moments) = pages.copy(path) else { continue };
-                if let (Some(gradient), Some(factor)) = (self.last.gradients.get(path), &self.last.factor) {
-                    let factor = primitive(moved(factor.clone(), pages.device()));
+                if let Some(gradient) = self.last.get(path) {
                     let last = vec![(moments, primitive(gradient.clone()))];
-                    moments = B::adam_advance(last, [factor.clone(), factor], betas).remove(0);
+                    let next = primitive(Tensor::<B, 1>::ones([1], pages.device()));
+                    moments = B::adam_advance(last, next, betas).remove(0);
                 }
                 state.extend(layout.save(path, HostMoments::read(moments, pages.device()).await?));
             }
@@ -252,7 +255,7 @@ impl<B: Ops> Optimizer<B> {
             )));
         }
         self.pages.iter_mut().zip(moments).for_each(|(pages, moments)| pages.replace(moments));
-        self.last = Clipped::none();
+        self.last.clear();
         self.steps = step;
         Ok(())
     }

@@ -175,13 +175,8 @@ impl<B: Ops> Pages<B> {
         }
     }
 
-    /// Adds gradients times the first factor to the moments of parameters that were brought, where the second is not 0.
-    pub(super) fn advance(
-        &mut self,
-        gradients: Vec<(&str, FloatTensor<B>)>,
-        factors: [FloatTensor<B>; 2],
-        betas: [f64; 2],
-    ) {
+    /// Adds gradients to the moments of parameters that were brought, where `next` is not 0.
+    pub(super) fn advance(&mut self, gradients: Vec<(&str, FloatTensor<B>)>, next: FloatTensor<B>, betas: [f64; 2]) {
         let (mut paths, mut moving) = (Vec::new(), Vec::new());
         for (path, gradient) in gradients {
             let Some(page) = self.pages.get_mut(path) else { continue };
@@ -193,7 +188,7 @@ impl<B: Ops> Pages<B> {
                 elsewhere => page.place = elsewhere,
             }
         }
-        for (path, moments) in paths.into_iter().zip(B::adam_advance(moving, factors, betas)) {
+        for (path, moments) in paths.into_iter().zip(B::adam_advance(moving, next, betas)) {
             if let Some(page) = self.pages.get_mut(path) {
                 page.place = Place::Device(Box::new(moments));
             }

@@ -25,7 +25,6 @@ fn advance<N: Size>(
     first: &mut Array<Vector<f32, N>>,
     second: &mut Array<Vector<f32, N>>,
     gradient: &Array<Vector<f32, N>>,
-    factor: &Array<f32>,
     next: &Array<f32>,
     beta1: f32,
     rest1: f32,
@@ -33,7 +32,7 @@ fn advance<N: Size>(
     rest2: f32,
 ) {
     if ABSOLUTE_POS < first.len() && next[0] != 0.0 {
-        let new = gradient[ABSOLUTE_POS] * Vector::new(factor[0]);
+        let new = gradient[ABSOLUTE_POS];
         first[ABSOLUTE_POS] = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
         second[ABSOLUTE_POS] = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2);
     }
@@ -47,6 +46,7 @@ fn apply<N: Size>(
     gradient: &Array<Vector<f32, N>>,
     factor: &Array<f32>,
     result: &mut Array<Vector<f32, N>>,
+    clipped: &mut Array<Vector<f32, N>>,
     beta1: f32,
     rest1: f32,
     beta2: f32,
@@ -61,6 +61,7 @@ fn apply<N: Size>(
         let mean = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
         let root = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2).sqrt();
         let denominator = root / Vector::new(correction) + Vector::new(eps);
+        clipped[ABSOLUTE_POS] = new;
         result[ABSOLUTE_POS] = value[ABSOLUTE_POS] * Vector::new(kept) - mean * Vector::new(rate) / denominator;
     }
 }
@@ -90,12 +91,12 @@ fn own<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     contiguous(if tensor.can_mut() { tensor } else { tensor.copy() })
 }
 
-/// The first and second moment after one more gradient times the first of two factors, `[1]` each; as they were where the second is 0. f32
-/// tensors of one shape; in their own memory where nothing else refers to it.
+/// The first and second moment after one more gradient, f32 tensors of one shape, in their own memory where nothing else refers to it; as they
+/// were where `next`, `[1]`, is 0.
 pub fn adam_advance<R: SourceRuntime>(
     moments: [CubeTensor<R>; 2],
     gradient: CubeTensor<R>,
-    factors: &[CubeTensor<R>; 2],
+    next: &CubeTensor<R>,
     betas: [f64; 2],
 ) -> [CubeTensor<R>; 2] {
     let [first, second] = moments.map(own);
@@ -104,8 +105,7 @@ pub fn adam_advance<R: SourceRuntime>(
     if count > 0 {
         let lanes = lanes(count);
         let (cubes, dim) = elementwise(&first, count / lanes);
-        let [of_first, of_second, of_gradient, factor, next] =
-            [&first, &second, &gradient, &factors[0], &factors[1]].map(elements);
+        let [of_first, of_second, of_gradient, next] = [&first, &second, &gradient, next].map(elements);
         let [beta1, rest1, beta2, rest2] = shares(betas);
         advance::launch::<R>(
             &first.client,
@@ -115,7 +115,6 @@ pub fn adam_advance<R: SourceRuntime>(
             of_first,
             of_second,
             of_gradient,
-            factor,
             next,
             beta1,
             rest1,
@@ -141,25 +140,27 @@ pub struct AdamRates {
     pub eps: f64,
 }
 
-/// A parameter's value after a step with this gradient times a factor, `[1]`, from its moments before it, f32 tensors of one shape; in the
-/// memory of `spare`, if nothing else refers to that. Where the factor is 0, what `spare` holds, and anything without one.
+/// A parameter's value after a step with this gradient times a factor, `[1]`, from its moments before it, and that product, f32 tensors of
+/// one shape; in the memory of the two that are `spare`, if nothing else refers to that. Where the factor is 0, what these hold, and
+/// anything without them.
 pub fn adam_apply<R: SourceRuntime>(
     value: CubeTensor<R>,
     moments: [CubeTensor<R>; 2],
     gradient: CubeTensor<R>,
     factor: &CubeTensor<R>,
-    spare: Option<CubeTensor<R>>,
+    spare: [Option<CubeTensor<R>>; 2],
     rates: AdamRates,
-) -> CubeTensor<R> {
+) -> [CubeTensor<R>; 2] {
     let [first, second] = moments.map(contiguous);
     let [value, gradient] = [value, gradient].map(contiguous);
-    let result = spare.map_or_else(|| empty(&value, value.meta.shape().clone(), DType::F32), own);
+    let [result, clipped] =
+        spare.map(|spare| spare.map_or_else(|| empty(&value, value.meta.shape().clone(), DType::F32), own));
     let count = result.meta.shape().num_elements();
     if count > 0 {
         let lanes = lanes(count);
         let (cubes, dim) = elementwise(&result, count / lanes);
-        let [of_value, of_first, of_second, of_gradient, of_factor, of_result] =
-            [&value, &first, &second, &gradient, factor, &result].map(elements);
+        let [of_value, of_first, of_second, of_gradient, of_factor, of_result, of_clipped] =
+            [&value, &first, &second, &gradient, factor, &result, &clipped].map(elements);
         let [beta1, rest1, beta2, rest2] = shares(rates.betas);
         let [kept, rate, correction, eps] =
             [rates.kept, rates.rate, rates.correction, rates.eps].map(|factor| factor as f32);
@@ -174,6 +175,7 @@ pub fn adam_apply<R: SourceRuntime>(
             of_gradient,
             of_factor,
             of_result,
+            of_clipped,
             beta1,
             rest1,
             beta2,
@@ -184,7 +186,7 @@ pub fn adam_apply<R: SourceRuntime>(
             eps,
         );
     }
-    result
+    [result, clipped]
 }
 
 /// The sum of the squares of all elements of f32 tensors, at least one, on one device: `[1]`.

@@ -17,10 +17,9 @@ pub(super) struct EightBit<'a> {
     pub(super) absmax: [&'a [f32]; 2],
 }
 
-/// The constants of the moments' decay in f32, and what gradients are multiplied by.
+/// The constants of the moments' decay in f32.
 #[derive(Clone, Copy)]
 struct Mix {
-    factor: f32,
     beta1: f32,
     beta2: f32,
     rest1: f32,
@@ -28,19 +27,18 @@ struct Mix {
 }
 
 impl Mix {
-    fn new([beta1, beta2]: [f64; 2], factor: f32) -> Self {
+    fn new([beta1, beta2]: [f64; 2]) -> Self {
         let [rest1, rest2] = [1.0 - beta1, 1.0 - beta2].map(|x| x as f32);
-        Self { factor, beta1: beta1 as f32, beta2: beta2 as f32, rest1, rest2 }
+        Self { beta1: beta1 as f32, beta2: beta2 as f32, rest1, rest2 }
     }
 
     #[inline(always)]
     fn first(self, moment: f32, gradient: f32) -> f32 {
-        (gradient * self.factor).mul_add(self.rest1, moment * self.beta1)
+        gradient.mul_add(self.rest1, moment * self.beta1)
     }
 
     #[inline(always)]
     fn second(self, moment: f32, gradient: f32) -> f32 {
-        let gradient = gradient * self.factor;
         (self.rest2 * gradient).mul_add(gradient, moment * self.beta2)
     }
 }
@@ -56,10 +54,10 @@ struct Update {
 }
 
 impl Update {
-    fn new(step: AdamStep, factor: f32) -> Self {
+    fn new(step: AdamStep) -> Self {
         let [correction1, correction2] = step.corrections();
         Self {
-            mix: Mix::new(step.betas, factor),
+            mix: Mix::new(step.betas),
             keep: (1.0 - step.rate * step.decay) as f32,
             rate: (-step.rate / correction1) as f32,
             correction: correction2 as f32,
@@ -74,9 +72,9 @@ impl Update {
     }
 }
 
-/// f32 moments after one more gradient times a factor, in place.
-pub(super) fn advance([first, second]: [&mut [f32]; 2], gradient: &[f32], factor: f32, betas: [f64; 2]) {
-    let mix = Mix::new(betas, factor);
+/// f32 moments after one more gradient, in place.
+pub(super) fn advance([first, second]: [&mut [f32]; 2], gradient: &[f32], betas: [f64; 2]) {
+    let mix = Mix::new(betas);
     let tasks = first.par_chunks_mut(TASK).zip(second.par_chunks_mut(TASK)).zip(gradient.par_chunks(TASK));
     tasks.for_each(|((first, second), gradient)| {
         Arch::new().dispatch(
@@ -91,15 +89,9 @@ pub(super) fn advance([first, second]: [&mut [f32]; 2], gradient: &[f32], factor
     });
 }
 
-/// Values after a step with a gradient times a factor, from f32 moments before it.
-pub(super) fn apply(
-    [first, second]: [&[f32]; 2],
-    gradient: &[f32],
-    factor: f32,
-    value: &[f32],
-    step: AdamStep,
-) -> Vec<f32> {
-    let update = Update::new(step, factor);
+/// Values after a step, from f32 moments before it.
+pub(super) fn apply([first, second]: [&[f32]; 2], gradient: &[f32], value: &[f32], step: AdamStep) -> Vec<f32> {
+    let update = Update::new(step);
     let mut out = vec![0.0; value.len()];
     let moments = first.par_chunks(TASK).zip(second.par_chunks(TASK));
     let inputs = gradient.par_chunks(TASK).zip(value.par_chunks(TASK));
@@ -117,15 +109,9 @@ pub(super) fn apply(
     out
 }
 
-/// 8-bit moments after one more gradient times a factor, in place.
-pub(super) fn advance_8bit(
-    codes: [&mut [u8]; 2],
-    absmax: [&mut [f32]; 2],
-    gradient: &[f32],
-    factor: f32,
-    betas: [f64; 2],
-) {
-    let mix = Mix::new(betas, factor);
+/// 8-bit moments after one more gradient, in place.
+pub(super) fn advance_8bit(codes: [&mut [u8]; 2], absmax: [&mut [f32]; 2], gradient: &[f32], betas: [f64; 2]) {
+    let mix = Mix::new(betas);
     let ([codes1, codes2], [absmax1, absmax2]) = (codes, absmax);
     const SCALES: usize = TASK / MOMENT_BLOCK;
     let codes = codes1.par_chunks_mut(TASK).zip(codes2.par_chunks_mut(TASK));
@@ -153,9 +139,9 @@ pub(super) fn advance_8bit(
     });
 }
 
-/// Values after a step with a gradient times a factor, from 8-bit moments before it.
-pub(super) fn apply_8bit(moments: &EightBit, gradient: &[f32], factor: f32, value: &[f32], step: AdamStep) -> Vec<f32> {
-    let update = Update::new(step, factor);
+/// Values after a step, from 8-bit moments before it.
+pub(super) fn apply_8bit(moments: &EightBit, gradient: &[f32], value: &[f32], step: AdamStep) -> Vec<f32> {
+    let update = Update::new(step);
     let mut out = vec![0.0; value.len()];
     let inputs = gradient.par_chunks(TASK).zip(value.par_chunks(TASK));
     out.par_chunks_mut(TASK).zip(inputs).enumerate().for_each(|(task, (out, (gradient, value)))| {

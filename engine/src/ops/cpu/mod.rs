@@ -14,6 +14,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
+use super::fused::{primitive, tensor};
 use super::{
     Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, Branch, Dropped, Frozen, LoraGradients, Masking,
     Moments, Nf4Primitive, Ops, Product, Variant,
@@ -189,21 +190,22 @@ impl Ops for Flex {
 
     fn adam_advance(
         parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
-        factors: [FloatTensor<Self>; 2],
+        next: FloatTensor<Self>,
         betas: [f64; 2],
     ) -> Vec<Moments<Self>> {
-        let [factor, next] = factors.map(number);
+        if number(next) == 0.0 {
+            return parameters.into_iter().map(|(moments, _)| moments).collect();
+        }
         let advance = |(moments, gradient): (Moments<Self>, FloatTensor<Self>)| {
             let gradient = gradient.to_contiguous();
             match moments {
-                moments if next == 0.0 => moments,
                 Moments::Full([mut first, mut second]) => {
-                    adam::advance([in_place(&mut first), in_place(&mut second)], floats(&gradient), factor, betas);
+                    adam::advance([in_place(&mut first), in_place(&mut second)], floats(&gradient), betas);
                     Moments::Full([first, second])
                 }
                 Moments::EightBit { mut codes, mut absmax, tables } => {
                     let of_codes = codes.each_mut().map(|codes| bytemuck::cast_slice_mut(in_place::<i32>(codes)));
-                    adam::advance_8bit(of_codes, absmax.each_mut().map(in_place), floats(&gradient), factor, betas);
+                    adam::advance_8bit(of_codes, absmax.each_mut().map(in_place), floats(&gradient), betas);
                     Moments::EightBit { codes, absmax, tables }
                 }
             }
@@ -211,24 +213,25 @@ impl Ops for Flex {
         parameters.into_iter().map(advance).collect()
     }
 
-    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<[FloatTensor<Self>; 2]> {
         let factor = number(factor);
-        let apply = |AdamUpdate { value, moments, gradient, spare, step }: AdamUpdate<Self>| {
+        let apply = |AdamUpdate { value, moments, gradient, spare: [spare, last], step }: AdamUpdate<Self>| {
             if factor == 0.0 {
-                return spare.unwrap_or(value);
+                return [spare.unwrap_or(value), last.unwrap_or(gradient)];
             }
             let shape = value.shape().to_vec();
-            let values = read([gradient, value], |[gradient, value]| match moments {
-                Moments::Full(both) => read(both, |both| adam::apply(both, gradient, factor, value, step)),
+            let clipped = if factor == 1.0 { gradient } else { primitive(tensor::<Self, 2>(gradient) * factor) };
+            let values = read([clipped.clone(), value], |[gradient, value]| match moments {
+                Moments::Full(both) => read(both, |both| adam::apply(both, gradient, value, step)),
                 Moments::EightBit { codes, absmax, .. } => read(absmax, |absmax| {
                     let codes = codes.map(|codes: IntTensor<Self>| codes.to_contiguous());
                     let codes = codes
                         .each_ref()
                         .map(|c| bytemuck::cast_slice(&c.storage::<i32>()[c.layout().start_offset()..]));
-                    adam::apply_8bit(&adam::EightBit { codes, absmax }, gradient, factor, value, step)
+                    adam::apply_8bit(&adam::EightBit { codes, absmax }, gradient, value, step)
                 }),
             });
-            write(values, shape)
+            [write(values, shape), clipped]
         };
         parameters.into_iter().map(apply).collect()
     }

@@ -13,7 +13,7 @@ type Moving<B> = (Moments<B>, FloatTensor<B>);
 /// [`Ops::adam_advance`]; moments in 8 bits are composed from operations.
 pub(super) fn advance<B: FusionBackend + Ops>(
     parameters: Vec<Moving<Fusion<B>>>,
-    factors: [FloatTensor<Fusion<B>>; 2],
+    next: FloatTensor<Fusion<B>>,
     betas: [f64; 2],
 ) -> Vec<Moments<Fusion<B>>> {
     let (mut inputs, mut advanced) = (Vec::new(), Vec::new());
@@ -24,22 +24,22 @@ pub(super) fn advance<B: FusionBackend + Ops>(
                 inputs.push(gradient);
                 None
             }
-            moments => Some(adam::advance::<Fusion<B>>(moments, gradient, factors.clone(), betas)),
+            moments => Some(adam::advance::<Fusion<B>>(moments, gradient, next.clone(), betas)),
         });
     }
     let results = inputs.chunks(3).flat_map(|of| &of[..2]).map(|moment| (moment.shape(), moment.dtype)).collect();
     let run = move |mut tensors: Vec<FloatTensor<B>>| {
-        let factors = last_of(&mut tensors);
+        let next = tensors.pop().expect("it comes last");
         let mut tensors = tensors.into_iter();
         let parameter = || Some((Moments::Full([tensors.next()?, tensors.next()?]), tensors.next()?));
-        let advanced = B::adam_advance(std::iter::from_fn(parameter).collect(), factors, betas);
+        let advanced = B::adam_advance(std::iter::from_fn(parameter).collect(), next, betas);
         let both = |moments| match moments {
             Moments::Full(both) => both,
             Moments::EightBit { .. } => unreachable!("moments keep their kind"),
         };
         advanced.into_iter().flat_map(both).collect()
     };
-    let mut full = of_any::<B, _>("adam_advance", inputs, factors, results, run);
+    let mut full = of_any::<B>("adam_advance", inputs, next, results, run);
     let mut next = || full.next().expect("two for each parameter");
     advanced.into_iter().map(|moments| moments.unwrap_or_else(|| Moments::Full([next(), next()]))).collect()
 }
@@ -48,53 +48,47 @@ pub(super) fn advance<B: FusionBackend + Ops>(
 pub(super) fn apply<B: FusionBackend + Ops>(
     parameters: Vec<AdamUpdate<Fusion<B>>>,
     factor: FloatTensor<Fusion<B>>,
-) -> Vec<FloatTensor<Fusion<B>>> {
+) -> Vec<[FloatTensor<Fusion<B>>; 2]> {
     let (mut inputs, mut results, mut steps, mut applied) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for update in parameters {
         applied.push(match update {
             AdamUpdate { value, moments: Moments::Full([first, second]), gradient, spare, step } => {
-                results.push((value.shape(), value.dtype));
-                steps.push((step, spare.is_some()));
-                inputs.extend([value, first, second, gradient].into_iter().chain(spare));
+                results.extend(std::iter::repeat_n((value.shape(), value.dtype), 2));
+                steps.push((step, spare.each_ref().map(Option::is_some)));
+                inputs.extend([value, first, second, gradient].into_iter().chain(spare.into_iter().flatten()));
                 None
             }
             update => Some(adam::apply::<Fusion<B>>(update, factor.clone())),
         });
     }
     let run = move |mut tensors: Vec<FloatTensor<B>>| {
-        let [factor] = last_of(&mut tensors);
+        let factor = tensors.pop().expect("it comes last");
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().expect("four for each parameter, and what is spare");
         let updates = steps.iter().map(|(step, spare)| AdamUpdate {
             value: next(),
             moments: Moments::Full([next(), next()]),
             gradient: next(),
-            spare: spare.then(&mut next),
+            spare: spare.map(|there| there.then(&mut next)),
             step: *step,
         });
-        B::adam_apply(updates.collect(), factor)
+        B::adam_apply(updates.collect(), factor).into_iter().flatten().collect()
     };
-    let mut full = of_any::<B, _>("adam_apply", inputs, [factor], results, run);
-    let mut next = || full.next().expect("one for each parameter");
-    applied.into_iter().map(|value| value.unwrap_or_else(&mut next)).collect()
+    let mut full = of_any::<B>("adam_apply", inputs, factor, results, run);
+    let mut next = || full.next().expect("two for each parameter");
+    applied.into_iter().map(|both| both.unwrap_or_else(|| [next(), next()])).collect()
 }
 
-/// An operation on the tensors of parameters, followed by what all of them are changed by; of no parameters there is none.
-fn of_any<B: FusionBackend + Ops, const N: usize>(
+/// An operation on the tensors of parameters, and a factor that comes after them; of no parameters there is none.
+fn of_any<B: FusionBackend + Ops>(
     name: &'static str,
     mut inputs: Vec<FloatTensor<Fusion<B>>>,
-    factors: [FloatTensor<Fusion<B>>; N],
+    factor: FloatTensor<Fusion<B>>,
     results: Vec<(Shape, DType)>,
     run: impl Fn(Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> + Send + Sync + 'static,
 ) -> impl Iterator<Item = FloatTensor<Fusion<B>>> {
     if !inputs.is_empty() {
-        inputs.extend(factors);
+        inputs.push(factor);
     }
     alike_any::<B>(name, inputs, results, run).into_iter()
-}
-
-/// Takes the last tensors out.
-fn last_of<T, const N: usize>(tensors: &mut Vec<T>) -> [T; N] {
-    let factors = tensors.split_off(tensors.len() - N);
-    factors.try_into().unwrap_or_else(|_| unreachable!("so many were split off"))
 }

@@ -224,13 +224,13 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
 
     fn adam_advance(
         parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
-        factors: [FloatTensor<Self>; 2],
+        next: FloatTensor<Self>,
         betas: [f64; 2],
     ) -> Vec<Moments<Self>> {
-        adam_of_many::advance(parameters, factors, betas)
+        adam_of_many::advance(parameters, next, betas)
     }
 
-    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<FloatTensor<Self>> {
+    fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<[FloatTensor<Self>; 2]> {
         adam_of_many::apply(parameters, factor)
     }
 
@@ -288,8 +288,10 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         enqueue::<B, 7, 3>("attention_backward", [q, k, v, y, lse, grad, bounds], results, run)
     }
 
+    // What waits in the stream has not been asked for yet.
     fn check(device: &Self::Device) -> Result<(), String> {
-        B::check(device)
+        let of_stream = device.clone();
+        get_client::<B>(device).sync(move || B::check(&of_stream))
     }
 
     // Both: what waits in the stream has not been asked for yet, and holds what it takes and is to drop.
