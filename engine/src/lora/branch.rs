@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Dora;
 use crate::model::{Parameter, Shares, join};
-use crate::ops::{Branch, Dropped, Frozen, Ops, lora_linear};
+use crate::ops::{Branch, Dropped, Frozen, Ops, lora_linear, lora_linear_unseen};
 
 /// Where the randomness of dropout comes from: a function of the run's seed, the step, the micro-batch and the place in
 /// the model, so that a layer that is computed again drops the same elements.
@@ -55,6 +55,16 @@ impl<B: Ops> LoraBranch<B> {
                 weight.forward(x - kept.clone()) + lora_linear(kept, weight, branch(None)) * scale
             }
         }
+    }
+
+    /// [`forward`](Self::forward) for the gradients that go through it alone.
+    pub fn unseen(&self, x: Tensor<B, 2>, weight: &Frozen<B>, dropout: Option<&Dropout>) -> Tensor<B, 2> {
+        // DoRA's lengths have gradients of what they scale.
+        if self.dora.is_some() {
+            return self.forward(x, weight, dropout);
+        }
+        let dropped = dropout.filter(|_| self.dropout > 0.0).map(|key| self.dropped(key));
+        lora_linear_unseen(x, weight, Branch::new(self.a.value.clone(), self.b.value.clone(), dropped, self.scaling))
     }
 
     /// What is dropped at a key.

@@ -29,11 +29,27 @@ pub struct DecoderLayer<B: Backend> {
 impl<B: Ops> DecoderLayer<B> {
     /// `[tokens, hidden] -> [tokens, hidden]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, cache: Option<&mut Option<LayerCache<B>>>) -> Tensor<B, 2> {
+        self.compute(x, pass, cache, Mlp::forward)
+    }
+
+    /// [`forward`](Self::forward) for the gradients that go through it alone: what the result is, no one sees.
+    pub fn unseen(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
+        self.compute(x, pass, None, Mlp::unseen)
+    }
+
+    /// The layer, `last` in place of the MLP where that comes last.
+    fn compute(
+        &self,
+        x: Tensor<B, 2>,
+        pass: &Pass<B>,
+        cache: Option<&mut Option<LayerCache<B>>>,
+        last: fn(&Mlp<B>, Tensor<B, 2>, &Pass<B>) -> Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
         let attended = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, cache);
         match &self.around_mlp {
             None => {
                 let x = x + attended;
-                x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), pass)
+                x.clone() + last(&self.mlp, self.post_attention_layernorm.forward(x), pass)
             }
             Some([before, after]) => {
                 let x = x + self.post_attention_layernorm.forward(attended);

@@ -75,6 +75,15 @@ impl<B: Ops> Linear<B> {
         }
     }
 
+    /// [`forward`](Self::forward) for the gradients that go through it alone: where no one sees the result, an adapted layer leaves out the
+    /// product that costs the most.
+    pub fn unseen(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
+        match (&self.lora, &self.bias) {
+            (Some(lora), None) => lora.unseen(x, &self.weight.frozen(), pass.dropout.as_ref()),
+            _ => self.forward(x, pass),
+        }
+    }
+
     /// Rebuilds the layer with `f(path, parameter)` in place of every parameter.
     pub fn map<C: Shares<B>>(&self, path: &str, f: &mut impl FnMut(&str, &Parameter<B>) -> Parameter<C>) -> Linear<C> {
         Linear {

@@ -23,8 +23,18 @@ pub struct Mlp<B: Backend> {
 impl<B: Ops> Mlp<B> {
     /// `[tokens, hidden] -> [tokens, hidden]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
+        self.down_proj.forward(self.inner(x, pass), pass)
+    }
+
+    /// [`forward`](Self::forward) for the gradients that go through it alone.
+    pub fn unseen(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
+        self.down_proj.unseen(self.inner(x, pass), pass)
+    }
+
+    /// `[tokens, hidden] -> [tokens, intermediate]`.
+    fn inner(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
         let [gate, up] = self.gate_up.forward(x, pass);
-        self.down_proj.forward(gated(gate, up, self.activation), pass)
+        gated(gate, up, self.activation)
     }
 
     /// Rebuilds the block with `f(path, parameter)` in place of every parameter.

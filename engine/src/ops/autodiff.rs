@@ -3,7 +3,7 @@
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{Tensor, TensorMetadata};
+use burn::tensor::{FloatDType, Tensor, TensorMetadata};
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::{
     base::Checkpointer,
@@ -15,7 +15,7 @@ use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 use super::fused::{primitive, tensor};
 use super::{
     Activation, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Dropped, Frozen, LoraGradients, Masking,
-    Nf4Primitive, Ops, Product, Reading, Variant,
+    Nf4Primitive, Ops, Product, Reading, Variant, lora,
 };
 
 #[derive(Debug)]
@@ -118,6 +118,25 @@ impl<B: Ops> Backward<B, 1> for HalfMatmul {
         let (weight, product, compute) = step.state;
         unary::<B, _>(step.parents, step.node, grads, |grad| B::half_matmul(grad, weight, product.flipped(), compute));
     }
+}
+
+/// A frozen linear layer with a branch, whose result and inner activations `compute` gives.
+fn lora_linear<B: Ops, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    weight: &Frozen<Autodiff<B, C>>,
+    branch: Branch<Autodiff<B, C>>,
+    compute: impl FnOnce(FloatTensor<B>, &Frozen<B>, Branch<B>) -> [FloatTensor<B>; 2],
+) -> [FloatTensor<Autodiff<B, C>>; 2] {
+    let nodes = [x.node.clone(), branch.a.node.clone(), branch.b.node.clone()];
+    let weight = frozen(weight);
+    let Branch { a, b, dropped, scaling } = branch;
+    let branch = Branch { a: a.primitive, b: b.primitive, dropped, scaling };
+    let [y, low] = compute(x.primitive.clone(), &weight, branch.clone());
+    let y = match LoraLinear.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(([x.primitive, low.clone()], weight, branch), y),
+        OpsKind::UnTracked(prep) => prep.finish(y),
+    };
+    [y, <Autodiff<B, C> as AutodiffBackend>::from_inner(low)]
 }
 
 #[derive(Debug)]
@@ -316,16 +335,17 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
     }
 
     fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
-        let nodes = [x.node.clone(), branch.a.node.clone(), branch.b.node.clone()];
-        let weight = frozen(weight);
-        let Branch { a, b, dropped, scaling } = branch;
-        let branch = Branch { a: a.primitive, b: b.primitive, dropped, scaling };
-        let [y, low] = B::lora_linear(x.primitive.clone(), &weight, branch.clone());
-        let y = match LoraLinear.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(([x.primitive, low.clone()], weight, branch), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        };
-        [y, <Self as AutodiffBackend>::from_inner(low)]
+        lora_linear::<B, C>(x, weight, branch, B::lora_linear)
+    }
+
+    /// What the backward pass takes is computed, and zeros stand for the result.
+    fn lora_linear_unseen(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> FloatTensor<Self> {
+        let [y, _] = lora_linear::<B, C>(x, weight, branch, |x, weight, branch| {
+            let (shape, device) = ([x.shape()[0], branch.b.shape()[0]], B::float_device(&x));
+            let [low, _] = lora::inner::<B>(x, weight, &branch);
+            [B::float_zeros(shape.into(), &device, FloatDType::F32), low]
+        });
+        y
     }
 
     const ATTENTION_FORMS: &'static [AttentionForm] = B::ATTENTION_FORMS;

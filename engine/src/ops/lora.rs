@@ -112,18 +112,23 @@ pub struct LoraGradients<B: Backend> {
     pub b: FloatTensor<B>,
 }
 
-/// `x · Wᵀ + scaling · dropout(x) · Aᵀ · Bᵀ`, and `dropout(x) · Aᵀ`, which the backward pass takes.
-pub(super) fn forward<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: Branch<B>) -> [FloatTensor<B>; 2] {
-    let Branch { a, b, dropped, scaling } = branch;
+/// `dropout(x) · Aᵀ`, and `x` as the product with the weight takes it.
+pub(super) fn inner<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: &Branch<B>) -> [FloatTensor<B>; 2] {
     let compute = weight.rounding(&x, Product::Forward);
-    let through_a = |x| B::low_rank(x, a, Product::Forward, 1.0, compute);
-    let [low, x] = match dropped {
+    let through_a = |x| B::low_rank(x, branch.a.clone(), Product::Forward, 1.0, compute);
+    match branch.dropped {
         None => through_a(x),
         Some(dropped) => {
             let [low, _] = through_a(B::dropout(x.clone(), dropped));
             [low, x]
         }
-    };
+    }
+}
+
+/// `x · Wᵀ + scaling · dropout(x) · Aᵀ · Bᵀ`, and `dropout(x) · Aᵀ`, which the backward pass takes.
+pub(super) fn forward<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: Branch<B>) -> [FloatTensor<B>; 2] {
+    let [low, x] = inner::<B>(x, weight, &branch);
+    let Branch { b, scaling, .. } = branch;
     [weight.product_with(x, Product::Forward, Update { low: low.clone(), b, scaling }), low]
 }
 

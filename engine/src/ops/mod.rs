@@ -39,8 +39,8 @@ pub use dropout::Dropped;
 pub(crate) use lasting::lasting;
 pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
-    attention_with_gradients, causal_attention, cross_entropy, dropout, gated, half_matmul, lora_linear, low_rank,
-    low_rank_gradient, matmul, nf4_lora_by, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
+    attention_with_gradients, causal_attention, cross_entropy, dropout, gated, half_matmul, lora_linear,
+    lora_linear_unseen, low_rank, low_rank_gradient, matmul, nf4_lora_by, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
 };
 pub use weight::Nf4Weight;
 
@@ -278,6 +278,12 @@ pub trait Ops: Backend {
     /// [`lora_linear`], and the branch's inner activations `[tokens, r]`, which the backward pass takes.
     fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
         lora::forward::<Self>(x, weight, branch)
+    }
+
+    /// [`lora_linear_unseen`].
+    fn lora_linear_unseen(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> FloatTensor<Self> {
+        let [y, _] = Self::lora_linear(x, weight, branch);
+        y
     }
 
     /// [`low_rank`].

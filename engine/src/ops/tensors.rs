@@ -72,6 +72,11 @@ pub fn lora_linear<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B
     tensor(y)
 }
 
+/// [`lora_linear`] for the gradients that go through it alone: with a graph, what its values are is not said.
+pub fn lora_linear_unseen<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B>) -> Tensor<B, 2> {
+    tensor(B::lora_linear_unseen(primitive(x), weight, branch))
+}
+
 /// `scaling · x · Fᵀ` with a matrix of a low-rank branch, `x` `[rows, in]` and `F` `[r, in]`, or the other product, `scaling · x · F`
 /// with `x` `[rows, out]` and `F` `[out, r]`; and `x` as a 4-bit product that is computed in `compute` takes it, which may be rounded.
 pub fn low_rank<B: Ops>(

@@ -47,10 +47,25 @@ struct Graph<B: Ops> {
 impl<B: Ops> Graph<B> {
     /// Computes a layer with a graph. The input asks for a gradient unless nothing below is trained.
     fn new(layer: &DecoderLayer<B>, path: &str, input: Tensor<B, 2>, pass: &Pass<Autodiff<B>>, below: bool) -> Self {
+        Self::of(layer, path, input, below, |layer, input| layer.forward(input, pass, None))
+    }
+
+    /// [`new`](Self::new) for a layer whose output was computed before.
+    fn again(layer: &DecoderLayer<B>, path: &str, input: Tensor<B, 2>, pass: &Pass<Autodiff<B>>, below: bool) -> Self {
+        Self::of(layer, path, input, below, |layer, input| layer.unseen(input, pass))
+    }
+
+    fn of(
+        layer: &DecoderLayer<B>,
+        path: &str,
+        input: Tensor<B, 2>,
+        below: bool,
+        compute: impl FnOnce(&DecoderLayer<Autodiff<B>>, Tensor<Autodiff<B>, 2>) -> Tensor<Autodiff<B>, 2>,
+    ) -> Self {
         let layer = layer.map(path, &mut |_, parameter| parameter.lift::<Autodiff<B>>());
         let input = Tensor::from_inner(input);
         let input = if below { input.require_grad() } else { input };
-        let output = layer.forward(input.clone(), pass, None);
+        let output = compute(&layer, input.clone());
         Self { layer, input, output }
     }
 
@@ -209,7 +224,7 @@ impl<'a, B: Ops> Flight<'a, B> {
             let Some(kept) = self.kept[stage].pop() else { break };
             let Some(d_output) = self.carried.take() else { break };
             let (path, below) = (layer_path(i), self.below(i));
-            let again = |input| Graph::new(&model.layers[i], &path, input, &graph_pass, below);
+            let again = |input| Graph::again(&model.layers[i], &path, input, &graph_pass, below);
             let graph = match kept {
                 Kept::Graph(graph) => *graph,
                 Kept::Input(input) => again(input),
