@@ -36,5 +36,8 @@ if python3 -c "import peft, bitsandbytes" 2> /dev/null; then
     for size in llama-3.1-8b llama-3.2-1b llama-3.1-70b; do
         step "peft-$size" 180 python3 "$benches/peft_training.py" --model "$size" --length 512,2048,8192
     done
+    if python3 -c "import importlib.util as i; exit(not i.find_spec('unsloth'))"; then
+        step unsloth-llama-3.1-8b 240 python3 "$benches/unsloth_training.py" --model llama-3.1-8b --length 512,2048,8192
+    fi
     step bitsandbytes 120 python3 "$benches/bnb.py" --device cuda --model llama-3.1-8b
 fi

@@ -65,7 +65,8 @@ impl<B: Ops> Optimization<B> {
     /// # Errors
     /// [`Error::NonFinite`] when either is not a number; nothing was applied then, and where it is the loss, the step before is
     /// undone: model, optimizer state and [`steps`](Self::steps) are then those of before that step. [`Error::Device`] when
-    /// the device refused something, of which nothing was applied then, or optimizer state cannot be paged. [`Error::Rank`] when another process is gone or has failed: nothing was applied then.
+    /// the device refused something, of which nothing was applied then, or optimizer state cannot be paged. [`Error::Rank`] when
+    /// another process is gone or has failed: nothing was applied then.
     pub async fn step(&mut self, batches: &[Batch], rate: f64) -> Result<(f64, f64)> {
         let trained: usize = batches.iter().map(|b| b.targets.len()).sum();
         let weight = 1.0 / trained.max(1) as f64;
@@ -93,6 +94,17 @@ impl<B: Ops> Optimization<B> {
             }
         }
         let (gradients, [loss, norm]) = self.sums(gradients, loss_sum, weight).await?;
+        self.apply(gradients, loss, norm, rate).await
+    }
+
+    /// Applies a step of these gradients, if the loss and the norm of all of them, `[1]` on one device, are numbers: both on the host.
+    async fn apply(
+        &mut self,
+        gradients: Gradients<B>,
+        loss: Tensor<B, 1>,
+        norm: Tensor<B, 1>,
+        rate: f64,
+    ) -> Result<(f64, f64)> {
         // The host does not wait for what it does not decide: while a device still computes gradients, its optimizer's kernels are on
         // their way, which change nothing unless loss and norm are numbers. What a device refused must be known before.
         self.model.check()?;
