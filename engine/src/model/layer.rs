@@ -43,7 +43,7 @@ impl<B: Ops> DecoderLayer<B> {
         x: Tensor<B, 2>,
         pass: &Pass<B>,
         cache: Option<&mut Option<LayerCache<B>>>,
-        last: fn(&Mlp<B>, Tensor<B, 2>, &Pass<B>) -> Tensor<B, 2>,
+        last: impl FnOnce(&Mlp<B>, Tensor<B, 2>, &Pass<B>) -> Tensor<B, 2>,
     ) -> Tensor<B, 2> {
         let attended = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, cache);
         match &self.around_mlp {
