@@ -9,12 +9,14 @@ use cubecl::server::TensorMapBinding;
 
 use crate::{Language, SourceRuntime};
 
-/// The instructions, and text that is put before each of those kernels that multiply matrices.
+/// The instructions that they have in common.
 pub(crate) const WGMMA: &str = include_str!("wgmma.cu");
+/// These, and text that is put before each of those that multiply matrices.
 pub(crate) const WARPGROUP: &str = concat!(include_str!("wgmma.cu"), "\n", include_str!("warpgroup.cu"));
 
-/// Threads of a block, and columns of the result that it computes.
+/// Threads of a block: two groups.
 pub(crate) const THREADS: u32 = 256;
+/// Columns of the result that a block computes.
 pub(crate) const TILE_COLUMNS: usize = 128;
 
 /// Rows of the result that a block may compute.

@@ -41,18 +41,16 @@ pub struct LoraBranch<B: Backend> {
 impl<B: Ops> LoraBranch<B> {
     /// The frozen layer and its branch: `[tokens, in] -> [tokens, out]`, the layer's bias left out.
     pub fn forward(&self, x: Tensor<B, 2>, weight: &Frozen<B>, dropout: Option<&Dropout>) -> Tensor<B, 2> {
-        let dropout = dropout.filter(|_| self.dropout > 0.0);
-        let dropped = dropout.map(|key| self.dropped(key));
-        let branch = |dropped| Branch::new(self.a.value.clone(), self.b.value.clone(), dropped, self.scaling);
-        let Some(dora) = &self.dora else { return lora_linear(x, weight, branch(dropped)) };
+        let dropped = self.drops(dropout);
+        let Some(dora) = &self.dora else { return lora_linear(x, weight, self.branch(dropped)) };
         let scale = dora.scale(self, weight);
         match dropped {
-            None => lora_linear(x, weight, branch(None)) * scale,
+            None => lora_linear(x, weight, self.branch(None)) * scale,
             // The frozen layer sees all of the input; what is scaled, the frozen weight's part of it included, sees what
             // was kept (PEFT, `DoraLinearVariant.forward`): `x W + (scale - 1) kept W + scale s kept A B`.
             Some(dropped) => {
                 let kept = crate::ops::dropout(x.clone(), dropped);
-                weight.forward(x - kept.clone()) + lora_linear(kept, weight, branch(None)) * scale
+                weight.forward(x - kept.clone()) + lora_linear(kept, weight, self.branch(None)) * scale
             }
         }
     }
@@ -63,8 +61,16 @@ impl<B: Ops> LoraBranch<B> {
         if self.dora.is_some() {
             return self.forward(x, weight, dropout);
         }
-        let dropped = dropout.filter(|_| self.dropout > 0.0).map(|key| self.dropped(key));
-        lora_linear_unseen(x, weight, Branch::new(self.a.value.clone(), self.b.value.clone(), dropped, self.scaling))
+        lora_linear_unseen(x, weight, self.branch(self.drops(dropout)))
+    }
+
+    fn branch(&self, dropped: Option<Dropped>) -> Branch<B> {
+        Branch::new(self.a.value.clone(), self.b.value.clone(), dropped, self.scaling)
+    }
+
+    /// What is dropped in training, if something is.
+    fn drops(&self, dropout: Option<&Dropout>) -> Option<Dropped> {
+        dropout.filter(|_| self.dropout > 0.0).map(|key| self.dropped(key))
     }
 
     /// What is dropped at a key.

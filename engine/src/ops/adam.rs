@@ -118,8 +118,7 @@ pub(super) fn advance<B: Backend>(
             let [of_first, of_second] = before;
             Moments::Full([applied.or(first, of_first), applied.or(second, of_second)].map(primitive))
         }
-        Moments::EightBit { codes: [codes1, codes2], absmax: [absmax1, absmax2], tables } => {
-            let (codes, absmax) = ([codes1.clone(), codes2.clone()], [absmax1.clone(), absmax2.clone()]);
+        Moments::EightBit { codes, absmax, tables } => {
             let both = decode::<B>(&codes, &absmax, &tables);
             let blocks = both[0].dims()[0];
             let [first, second] = mix(both, padded(gradient, blocks), betas);
@@ -130,6 +129,7 @@ pub(super) fn advance<B: Backend>(
                     .into_primitive();
                 (codes, primitive(applied.or(tensor::<B, 1>(new_absmax), tensor(absmax))))
             };
+            let ([codes1, codes2], [absmax1, absmax2]) = (codes, absmax);
             let (codes1, absmax1) = again(first, &tables.codes[0], codes1, absmax1);
             let (codes2, absmax2) = again(second, &tables.codes[1], codes2, absmax2);
             Moments::EightBit { codes: [codes1, codes2], absmax: [absmax1, absmax2], tables }

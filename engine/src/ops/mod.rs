@@ -36,6 +36,7 @@ pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, 
 pub(crate) use autodiff::{apart, backward_from};
 pub use compute::ComputeDtype;
 pub use dropout::Dropped;
+pub(crate) use fused::{primitive, tensor};
 pub(crate) use lasting::lasting;
 pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{

@@ -1,12 +1,11 @@
 //! Clipping by the global gradient norm, on the devices.
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorPrimitive};
 
 use super::Gradients;
-use super::optimizer::primitive;
 use crate::model::moved;
-use crate::ops::Ops;
+use crate::ops::{Ops, primitive, tensor};
 
 /// What belongs to each device, in the order in which it comes.
 pub(super) fn by_device<D: PartialEq, T>(all: impl IntoIterator<Item = (D, T)>) -> Vec<(D, Vec<T>)> {
@@ -25,9 +24,7 @@ pub fn grad_norm<B: Ops>(gradients: &Gradients<B>) -> Option<Tensor<B, 1>> {
     let groups = by_device(gradients.values().map(|gradient| (gradient.device(), primitive(gradient.clone()))));
     let first = groups.first()?.0.clone();
     // What several devices hold is added up on each first.
-    let sums = groups
-        .into_iter()
-        .map(|(_, group)| moved(Tensor::from_primitive(TensorPrimitive::Float(B::sum_of_squares(group))), &first));
+    let sums = groups.into_iter().map(|(_, group)| moved(tensor(B::sum_of_squares(group)), &first));
     sums.reduce(|a: Tensor<B, 1>, b| a + b).map(Tensor::sqrt)
 }
 

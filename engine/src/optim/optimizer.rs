@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::Tensor;
 
 use super::adamw::{is_decayed, is_loraplus};
 use super::clip::by_device;
@@ -13,7 +13,7 @@ use super::pages::{Pages, PagingReport};
 use super::state::{HostMoments, Layout, StateTensor};
 use super::{AdamWConfig, Gradients, OptimizerConfig};
 use crate::model::{EMBEDDING, moved};
-use crate::ops::{AdamStep, AdamUpdate, Ops};
+use crate::ops::{AdamStep, AdamUpdate, Ops, primitive, tensor};
 use crate::{Error, Result};
 
 /// Parameters with fewer elements keep their moments in f32 (bitsandbytes, `min_8bit_size`).
@@ -42,9 +42,10 @@ pub struct Optimizer<B: Ops> {
 struct UnderWay<B: Ops> {
     /// Steps before it.
     steps: usize,
-    /// Its clipped gradients; where it was not applied, those of the step before, of parameters that had one.
+    /// Its clipped gradients, in the memory of those of the step before: where it was not applied, they are those.
     clipped: Gradients<B>,
-    had_one: BTreeSet<String>,
+    /// Its clipped gradients of parameters that had none in the step before.
+    new: Gradients<B>,
     /// Those of the step before of parameters that have none in this.
     waiting: Gradients<B>,
 }
@@ -125,7 +126,7 @@ impl<B: Ops> Optimizer<B> {
         let under_way = self.under_way.insert(UnderWay {
             steps: self.steps,
             clipped: Gradients::new(),
-            had_one: BTreeSet::new(),
+            new: Gradients::new(),
             waiting: Gradients::new(),
         });
         for pages in &mut self.pages {
@@ -147,9 +148,8 @@ impl<B: Ops> Optimizer<B> {
                         under_way.waiting.extend(last.map(|last| (path.to_string(), last)));
                         continue;
                     };
-                    under_way.had_one.extend(last.is_some().then(|| path.to_string()));
                     let missing = || Error::Invalid(format!("the parameter `{path}` has a gradient and no value"));
-                    moving.push(path.to_string());
+                    moving.push((path.to_string(), last.is_some()));
                     updates.push(AdamUpdate {
                         value: primitive(values.remove(*path).ok_or_else(missing)?),
                         moments: pages.get(path).ok_or_else(missing)?.clone(),
@@ -164,9 +164,10 @@ impl<B: Ops> Optimizer<B> {
                         },
                     });
                 }
-                for (path, results) in moving.into_iter().zip(B::adam_apply(updates, factor.clone())) {
-                    let [value, clipped] = results.map(TensorPrimitive::Float).map(Tensor::from_primitive);
-                    under_way.clipped.insert(path.clone(), clipped);
+                for ((path, had_one), results) in moving.into_iter().zip(B::adam_apply(updates, factor.clone())) {
+                    let [value, clipped] = results.map(tensor);
+                    let gradients = if had_one { &mut under_way.clipped } else { &mut under_way.new };
+                    gradients.insert(path.clone(), clipped);
                     after.insert(path, value);
                 }
                 pages.settle().await?;
@@ -179,18 +180,16 @@ impl<B: Ops> Optimizer<B> {
     /// Ends a step whose factor is known now to be 0, so that it was not `applied`, or to be another number. Where it was not, the state is
     /// that of before it.
     pub fn conclude(&mut self, applied: bool) {
-        let Some(UnderWay { steps, mut clipped, had_one, waiting }) = self.under_way.take() else { return };
+        let Some(UnderWay { steps, clipped, new, waiting }) = self.under_way.take() else { return };
         let failed = self.steps == steps;
-        match applied {
-            // What it came to has moments that belong to the parameters as they are.
-            true if failed => {}
-            true => self.last = clipped,
-            false => {
-                clipped.retain(|path, _| had_one.contains(path));
-                self.last.extend(clipped);
-                self.last.extend(waiting);
-                self.steps = steps;
-            }
+        // Of one that was to be applied and failed half-way, what it came to has moments that belong to the parameters as they are.
+        if applied && failed {
+            return;
+        }
+        self.last.extend(clipped);
+        self.last.extend(if applied { new } else { waiting });
+        if !applied {
+            self.steps = steps;
         }
     }
 
@@ -259,8 +258,4 @@ impl<B: Ops> Optimizer<B> {
         self.steps = step;
         Ok(())
     }
-}
-
-pub(super) fn primitive<B: Ops, const D: usize>(tensor: Tensor<B, D>) -> B::FloatTensorPrimitive {
-    tensor.into_primitive().tensor()
 }

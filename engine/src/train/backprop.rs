@@ -45,17 +45,8 @@ struct Graph<B: Ops> {
 }
 
 impl<B: Ops> Graph<B> {
-    /// Computes a layer with a graph. The input asks for a gradient unless nothing below is trained.
-    fn new(layer: &DecoderLayer<B>, path: &str, input: Tensor<B, 2>, pass: &Pass<Autodiff<B>>, below: bool) -> Self {
-        Self::of(layer, path, input, below, |layer, input| layer.forward(input, pass, None))
-    }
-
-    /// [`new`](Self::new) for a layer whose output was computed before.
-    fn again(layer: &DecoderLayer<B>, path: &str, input: Tensor<B, 2>, pass: &Pass<Autodiff<B>>, below: bool) -> Self {
-        Self::of(layer, path, input, below, |layer, input| layer.unseen(input, pass))
-    }
-
-    fn of(
+    /// Has `compute` give a layer's output with a graph. The input asks for a gradient unless nothing below is trained.
+    fn new(
         layer: &DecoderLayer<B>,
         path: &str,
         input: Tensor<B, 2>,
@@ -191,7 +182,8 @@ impl<'a, B: Ops> Flight<'a, B> {
                 Kept::Away(Away::leave(x.clone()))
             }
             Recompute::None => {
-                Kept::Graph(Box::new(Graph::new(layer, &layer_path(i), x.clone(), &pass.lift(), self.below(i))))
+                let forward = |layer: &DecoderLayer<_>, x| layer.forward(x, &pass.lift(), None);
+                Kept::Graph(Box::new(Graph::new(layer, &layer_path(i), x.clone(), self.below(i), forward)))
             }
         };
         self.carried = Some(match &kept {
@@ -224,7 +216,9 @@ impl<'a, B: Ops> Flight<'a, B> {
             let Some(kept) = self.kept[stage].pop() else { break };
             let Some(d_output) = self.carried.take() else { break };
             let (path, below) = (layer_path(i), self.below(i));
-            let again = |input| Graph::again(&model.layers[i], &path, input, &graph_pass, below);
+            // Its output was computed, and seen, on the way up.
+            let unseen = |layer: &DecoderLayer<_>, x| layer.unseen(x, &graph_pass);
+            let again = |input| Graph::new(&model.layers[i], &path, input, below, unseen);
             let graph = match kept {
                 Kept::Graph(graph) => *graph,
                 Kept::Input(input) => again(input),

@@ -66,3 +66,16 @@ __device__ u32 end_of_queries(const uint2* bounds, u32 tokens, u32 key) {
     }
     return low;
 }
+
+// Starts to copy what is known of COLUMNS queries of a head from `query` on, a word by each thread: the logarithms of their sums, delta, the
+// first keys that they see and the last. Past the end the bounds are zero and zero, and the weights of what is no query do not matter: its
+// gradient is zero.
+__device__ __forceinline__ void start_known(char* to, const float* known, const uint2* bounds, const Info& info, u32 head,
+                                            u32 query) {
+    const u32 at = query + threadIdx.x % COLUMNS, what = threadIdx.x / COLUMNS;
+    const bool inside = at < info.tokens;
+    const size_t of = inside ? at : 0;
+    const void* from = what < 2 ? (const void*)(known + (what * (size_t)info.tokens + of) * info.heads + head)
+                                : (const void*)((const u32*)bounds + of * 2 + what - 2);
+    if (what < 4) copy_word_async(to + (what * COLUMNS + threadIdx.x % COLUMNS) * 4, from, inside);
+}

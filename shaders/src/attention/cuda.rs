@@ -2,13 +2,11 @@
 
 use super::Pass;
 use crate::source::Sources;
-use crate::warpgroup::{Operands, WGMMA, operands};
+use crate::warpgroup::{Operands, THREADS, WGMMA, operands};
 use crate::{Language, PTX, Source};
 
 /// Elements of a head that a block of [`Pass::Keys`] writes at most by mma: more sums do not fit the registers.
 pub(super) const WIDTH: usize = 128;
-/// Threads of a block by groups of four warps, and the rows that it takes.
-const GROUPS_THREADS: usize = 256;
 /// Tiles of columns of theirs that are in shared memory.
 const STAGES: usize = 2;
 
@@ -30,8 +28,8 @@ pub(super) fn tile(pass: Pass, head_dim: usize, capped: bool) -> [usize; 2] {
 /// [`tile`] of the kernels by groups of four warps.
 pub(super) fn tile_of_groups(pass: Pass) -> [usize; 2] {
     match pass {
-        Pass::Forward => [GROUPS_THREADS / 2, 128],
-        Pass::Queries | Pass::Keys => [GROUPS_THREADS / 2, 64],
+        Pass::Forward => [THREADS as usize / 2, 128],
+        Pass::Queries | Pass::Keys => [THREADS as usize / 2, 64],
     }
 }
 

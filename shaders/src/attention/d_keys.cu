@@ -33,13 +33,7 @@ attention_d_keys(const bf16* __restrict__ q, const bf16* __restrict__ k, const b
             const u32 head = head_of(step), query = begin + step % tiles * COLUMNS;
             start_rows<COLUMNS>((bf16*)stage, q + head * HEAD_DIM, query, info.tokens, width);
             start_rows<COLUMNS>((bf16*)(stage + GRAD_AT), grad + head * HEAD_DIM, query, info.tokens, width);
-            const u32 at = query + threadIdx.x % COLUMNS, what = threadIdx.x / COLUMNS;
-            const bool inside = at < info.tokens;
-            const size_t of = inside ? at : 0;
-            // Past the end the bounds are zero and zero, and the weights of what is no query do not matter: its gradient is zero.
-            const void* from = what < 2 ? (const void*)(known + (what * (size_t)info.tokens + of) * info.heads + head)
-                                        : (const void*)((const u32*)bounds + of * 2 + what - 2);
-            if (what < 4) copy_word_async(stage + KNOWN_AT + (what * COLUMNS + threadIdx.x % COLUMNS) * 4, from, inside);
+            start_known(stage + KNOWN_AT, known, bounds, info, head, query);
         }
         commit_copies();
     };

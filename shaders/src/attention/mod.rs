@@ -96,11 +96,13 @@ impl Kernels {
         }
     }
 
-    /// Blocks that a launch should have for each of a CUDA GPU's processors, so that none waits long for the last one.
+    /// Blocks that a launch should have for each of a CUDA GPU's processors, so that none waits long for the last one; in WGSL as many as
+    /// there are.
     fn blocks(self) -> usize {
         match self {
+            Self::Wgsl => 0,
+            Self::Mma => 6,
             Self::Groups => 1,
-            Self::Wgsl | Self::Mma => 6,
         }
     }
 
@@ -175,10 +177,7 @@ fn splits<R: SourceRuntime>(k: &CubeTensor<R>, shape: &Heads) -> usize {
     let [rows, _] = kernels.tile(Pass::Keys, shape);
     let blocks = k.meta.shape()[0].div_ceil(rows) * shape.kv_heads;
     let enough = |splits: &usize| shared_by.is_multiple_of(*splits) && blocks * splits >= kernels.blocks() * processors;
-    match R::LANGUAGE {
-        Language::Wgsl => 1,
-        Language::Cuda => (1..=shared_by).find(enough).unwrap_or(shared_by),
-    }
+    (1..=shared_by).find(enough).unwrap_or(shared_by)
 }
 
 /// Attention of `q` `[tokens, heads * head_dim]` over `k` and `v` `[keys, kv_heads * head_dim]`, all f32: the result, shaped like `q`,

@@ -41,6 +41,21 @@ __device__ __forceinline__ void start_rows(char* tile, const TileMap& map, u32 h
         start_tile(tile + half * COUNT * LINE_BYTES, map, head * HEAD_DIM + half * 64, row, barrier);
 }
 
+// The same of two tensors, one tile after the other: all that a barrier expects.
+template <u32 COUNT>
+__device__ __forceinline__ void start_both(char* tiles, const TileMap& one, const TileMap& other, u32 head, u32 row, u64* barrier) {
+    constexpr u32 BYTES = COUNT * HEAD_DIM * 2;
+    expect_bytes(barrier, 2 * BYTES);
+    start_rows<COUNT>(tiles, one, head, row, barrier);
+    start_rows<COUNT>(tiles + BYTES, other, head, row, barrier);
+}
+
+// That of the block's own rows and one of each stage, which all threads see afterwards.
+__device__ __forceinline__ void make_barriers(u64* barriers) {
+    if (threadIdx.x < BARRIERS) make_barrier(barriers + threadIdx.x);
+    __syncthreads();
+}
+
 // Starts scores[64, COLUMNS] = the group's rows of `a` times those of `b`, transposed, over the whole head.
 __device__ __forceinline__ void start_scores(float (&scores)[COLUMNS / 2], const char* a, const char* b) {
     const u64 left = described(a + threadIdx.x / 128 * 64 * LINE_BYTES), right = described(b);
@@ -85,9 +100,36 @@ __device__ __forceinline__ void pin(float (&sums)[HALVES][32]) {
 __device__ __forceinline__ u32 column_of(u32 i) { return i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2; }
 __device__ __forceinline__ u32 row_of(u32 i) { return i / 2 % 2; }
 
+// A block's queries, from `row` to `last`, of one head, and the keys that they see, from `begin` on in steps of COLUMNS.
+struct Queries { u32 head, kv_head, row, last, begin, steps; };
+
+__device__ __forceinline__ Queries queries_of(const Info& info, const uint2* bounds) {
+    const u32 head = blockIdx.x, kv_head = head / (info.heads / info.kv_heads);
+    const u32 row = block_of_queries(info) * ROWS, last = min(row + ROWS, info.tokens) - 1;
+    const u32 begin = bounds[row].x, steps = (bounds[last].y - begin) / COLUMNS + 1;
+    return { head, kv_head, row, last, begin, steps };
+}
+
+// Starts the copies of a step's keys and values, by one thread, if there are so many steps.
+__device__ __forceinline__ void start_step(char* tiles, const TileMap& k, const TileMap& v, const Queries& of, u32 step,
+                                           u64* barriers) {
+    if (threadIdx.x != 0 || step >= of.steps) return;
+    start_both<COLUMNS>(tiles, k, v, of.kv_head, of.begin + step * COLUMNS, barriers + 1 + step % STAGES);
+}
+
 // What a query may see: the first key and the last one. A row that is none sees nothing.
 __device__ __forceinline__ uint2 seen_by(const uint2* bounds, u32 row, u32 tokens) {
     return row < tokens ? bounds[row] : make_uint2(1, 0);
+}
+
+// Hides from the thread's two queries what they do not see of the COLUMNS keys from `key` on.
+__device__ __forceinline__ void hide(float (&scores)[COLUMNS / 2], const uint2 (&seen)[2], u32 key) {
+#pragma unroll
+    for (u32 i = 0; i < COLUMNS / 2; i++) {
+        const u32 at = key + column_of(i);
+        const bool visible = at >= seen[row_of(i)].x && at <= seen[row_of(i)].y;
+        scores[i] = visible ? scores[i] : HIDDEN;
+    }
 }
 
 // Stores what a thread has of 64 rows of a head.

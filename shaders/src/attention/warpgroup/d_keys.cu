@@ -18,32 +18,16 @@ attention_d_keys_groups(const __grid_constant__ TileMap q, const __grid_constant
     const u32 row = (info.first_block + blockIdx.y) * ROWS;
     const u32 begin = first_query(bounds, info.tokens, row), end = end_of_queries(bounds, info.tokens, row + ROWS - 1);
     const u32 tiles = begin < end ? (end - begin - 1) / COLUMNS + 1 : 0, steps = members * tiles;
-    if (threadIdx.x < BARRIERS) make_barrier(barriers + threadIdx.x);
-    __syncthreads();
+    make_barriers(barriers);
     const auto stage_of = [&](u32 step) { return shared + 2 * ROWS_BYTES + step % STAGES * STAGE_BYTES; };
     const auto start = [&](u32 step) {
         if (step >= steps) return;
         char* const stage = stage_of(step);
         const u32 head = (kv_head * info.splits + split) * members + step / tiles, query = begin + step % tiles * COLUMNS;
-        if (threadIdx.x == 0) {
-            u64* const barrier = barriers + 1 + step % STAGES;
-            expect_bytes(barrier, 2 * COLUMNS_BYTES);
-            start_rows<COLUMNS>(stage, q, head, query, barrier);
-            start_rows<COLUMNS>(stage + COLUMNS_BYTES, grad, head, query, barrier);
-        }
-        const u32 at = query + threadIdx.x % COLUMNS, what = threadIdx.x / COLUMNS;
-        const bool inside = at < info.tokens;
-        const size_t of = inside ? at : 0;
-        // Past the end the bounds are zero and zero, and the weights of what is no query do not matter: its gradient is zero.
-        const void* from = what < 2 ? (const void*)(known + (what * (size_t)info.tokens + of) * info.heads + head)
-                                    : (const void*)((const u32*)bounds + of * 2 + what - 2);
-        if (what < 4) copy_word_async(stage + KNOWN_AT + (what * COLUMNS + threadIdx.x % COLUMNS) * 4, from, inside);
+        if (threadIdx.x == 0) start_both<COLUMNS>(stage, q, grad, head, query, barriers + 1 + step % STAGES);
+        start_known(stage + KNOWN_AT, known, bounds, info, head, query);
     };
-    if (threadIdx.x == 0) {
-        expect_bytes(barriers, 2 * ROWS_BYTES);
-        start_rows<ROWS>(shared, k, kv_head, row, barriers);
-        start_rows<ROWS>(shared + ROWS_BYTES, v, kv_head, row, barriers);
-    }
+    if (threadIdx.x == 0) start_both<ROWS>(shared, k, v, kv_head, row, barriers);
     start(0);
     const u32 first = row + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
     const float unit = info.scale * LOG2_E;

@@ -7,35 +7,26 @@ attention_forward_groups(const __grid_constant__ TileMap q, const __grid_constan
                          float* __restrict__ lse, const __grid_constant__ Info info) {
     LAUNCHED_SHARED(shared, {{ shared }});
     u64* const barriers = (u64*)(shared + BARRIERS_AT);
-    const u32 head = blockIdx.x, kv_head = head / (info.heads / info.kv_heads);
-    const u32 row = block_of_queries(info) * ROWS, last = min(row + ROWS, info.tokens) - 1;
-    const u32 begin = bounds[row].x, steps = (bounds[last].y - begin) / COLUMNS + 1;
-    if (threadIdx.x < BARRIERS) make_barrier(barriers + threadIdx.x);
-    __syncthreads();
+    const Queries of = queries_of(info, bounds);
+    make_barriers(barriers);
     const auto stage_of = [&](u32 step) { return shared + ROWS_BYTES + step % STAGES * 2 * COLUMNS_BYTES; };
-    const auto start = [&](u32 step) {
-        if (threadIdx.x != 0 || step >= steps) return;
-        u64* const barrier = barriers + 1 + step % STAGES;
-        expect_bytes(barrier, 2 * COLUMNS_BYTES);
-        start_rows<COLUMNS>(stage_of(step), k, kv_head, begin + step * COLUMNS, barrier);
-        start_rows<COLUMNS>(stage_of(step) + COLUMNS_BYTES, v, kv_head, begin + step * COLUMNS, barrier);
-    };
+    const auto start = [&](u32 step) { start_step(stage_of(step), k, v, of, step, barriers); };
     if (threadIdx.x == 0) {
         expect_bytes(barriers, ROWS_BYTES);
-        start_rows<ROWS>(shared, q, head, row, barriers);
+        start_rows<ROWS>(shared, q, of.head, of.row, barriers);
     }
     start(0);
     // The rows of a thread: one in each half of the warp's.
-    const u32 first = row + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+    const u32 first = of.row + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
     const uint2 seen[2] = { seen_by(bounds, first, info.tokens), seen_by(bounds, first + 8, info.tokens) };
     // Keys that all queries of the block see.
-    const u32 all_from = bounds[last].x, all_to = bounds[row].y + 1;
+    const u32 all_from = bounds[of.last].x, all_to = bounds[of.row].y + 1;
     const float unit = info.scale * LOG2_E;
     float scores[COLUMNS / 2] = {}, sums[HALVES][32] = {}, largest[2] = { HIDDEN, HIDDEN }, total[2] = {};
     // Products read them while the next step begins.
     u32 weights[COLUMNS / 16][4];
     await_tile(barriers, 0);
-    for (u32 step = 0; step < steps; step++) {
+    for (u32 step = 0; step < of.steps; step++) {
         const char* const stage = stage_of(step);
         await_tile(barriers + 1 + step % STAGES, step / STAGES % 2);
         start_scores(scores, shared, stage);
@@ -44,14 +35,8 @@ attention_forward_groups(const __grid_constant__ TileMap q, const __grid_constan
         // So are the products of the step before, in all warps: its stage is free.
         __syncthreads();
         start(step + 1);
-        const u32 key = begin + step * COLUMNS;
-        if (key < all_from || key + COLUMNS > all_to)
-#pragma unroll
-            for (u32 i = 0; i < COLUMNS / 2; i++) {
-                const u32 at = key + column_of(i);
-                const bool visible = at >= seen[row_of(i)].x && at <= seen[row_of(i)].y;
-                scores[i] = visible ? scores[i] : HIDDEN;
-            }
+        const u32 key = of.begin + step * COLUMNS;
+        if (key < all_from || key + COLUMNS > all_to) hide(scores, seen, key);
         float top[2] = { largest[0], largest[1] }, of_top[2], shrunk[2];
 #pragma unroll
         for (u32 i = 0; i < COLUMNS / 2; i++) top[row_of(i)] = fmaxf(top[row_of(i)], scores[i]);
@@ -87,7 +72,7 @@ attention_forward_groups(const __grid_constant__ TileMap q, const __grid_constan
         total[half] += __shfl_xor_sync(0xffffffff, total[half], 2);
         const u32 own = first + 8 * half;
         if (threadIdx.x % 4 == 0 && own < info.tokens)
-            lse[(size_t)own * info.heads + head] = largest[half] * info.scale + logf(total[half]);
+            lse[(size_t)own * info.heads + of.head] = largest[half] * info.scale + logf(total[half]);
     }
-    store_rows(y + head * HEAD_DIM, (size_t)info.heads * HEAD_DIM, first, info.tokens, sums, 1 / total[0], 1 / total[1]);
+    store_rows(y + of.head * HEAD_DIM, (size_t)info.heads * HEAD_DIM, first, info.tokens, sums, 1 / total[0], 1 / total[1]);
 }
