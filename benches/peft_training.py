@@ -72,18 +72,43 @@ def build(config, device, dtype):
     return model
 
 
-def main():
-    import torch
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+TABLE = "| length | batch | s a step | tokens/s | GFLOP/s | peak GiB |\n|---|---|---|---|---|---|"
 
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parser(description):
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--model", default="llama-3.2-1b")
     arguments.add_argument("--length", default="512,2048")
     arguments.add_argument("--batch", type=int, default=1)
     arguments.add_argument("--rank", type=int, default=16)
     arguments.add_argument("--steps", type=int, default=5)
     arguments.add_argument("--json", type=pathlib.Path)
-    arguments = arguments.parse_args()
+    return arguments
+
+
+def multiplied(model):
+    """Weights of the linear layers and the head, without the adapters'."""
+    import torch
+
+    return sum(module.in_features * module.out_features for name, module in model.named_modules()
+               if isinstance(module, torch.nn.Linear) and "lora_" not in name)
+
+
+def measured(length, batch, seconds, products, peak):
+    """A row of the JSON, printed as one of the table."""
+    once, count = statistics.median(seconds), batch * length
+    row = {"length": length, "batch": batch, "seconds": seconds, "tokens_per_second": count / once,
+           "gflops": 6 * products * count / once / 1e9, "peak": peak}
+    shown = f"{peak / 2**30:.2f}" if peak else "-"
+    print(f"| {length} | {batch} | {once:.3f} | {row['tokens_per_second']:.1f} | {row['gflops']:.1f} | {shown} |", flush=True)
+    return row
+
+
+def main():
+    import torch
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    arguments = parser(__doc__).parse_args()
 
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
@@ -97,11 +122,10 @@ def main():
                                              task_type="CAUSAL_LM")).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4)
-    products = sum(m.in_features * m.out_features for n, m in model.named_modules()
-                   if isinstance(m, torch.nn.Linear) and "lora_" not in n)
+    products = multiplied(model)
     name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}; {arguments.model}, torch {torch.__version__}, {dtype}")
-    print("| length | batch | s a step | tokens/s | GFLOP/s | peak GiB |\n|---|---|---|---|---|---|")
+    print(TABLE)
     rows = []
     for length in map(int, arguments.length.split(",")):
         if gpu:
@@ -120,14 +144,8 @@ def main():
                 torch.cuda.synchronize()
             if step > 0:
                 seconds.append(time.perf_counter() - start)
-        once = statistics.median(seconds)
-        count = arguments.batch * length
         peak = torch.cuda.max_memory_reserved() if gpu else None
-        row = {"length": length, "batch": arguments.batch, "seconds": seconds, "tokens_per_second": count / once,
-               "gflops": 6 * products * count / once / 1e9, "peak": peak}
-        rows.append(row)
-        shown = f"{peak / 2**30:.2f}" if peak else "-"
-        print(f"| {length} | {arguments.batch} | {once:.3f} | {row['tokens_per_second']:.1f} | {row['gflops']:.1f} | {shown} |")
+        rows.append(measured(length, arguments.batch, seconds, products, peak))
     if arguments.json:
         arguments.json.write_text(json.dumps({"device": name, "model": arguments.model, "measurements": rows}, indent=2))
 

@@ -10,18 +10,16 @@ functions were in use and ends with an error if not. Nothing is fetched. Needs a
 unsloth_zoo, trl, datasets, torchao and cut_cross_entropy beside those of peft_training.py.
 """
 
-import argparse
 import faulthandler
 import gc
 import json
 import os
 import pathlib
-import statistics
 import sys
 import tempfile
 import time
 
-from peft_training import build, configuration
+from peft_training import TABLE, build, configuration, measured, multiplied, parser
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -143,18 +141,12 @@ def unsloth_in_use(model, functions, checkpointing, compiled):
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--model", default="llama-3.2-1b")
-    arguments.add_argument("--length", default="512,2048")
-    arguments.add_argument("--batch", type=int, default=1)
-    arguments.add_argument("--rank", type=int, default=16)
-    arguments.add_argument("--steps", type=int, default=5)
+    arguments = parser(__doc__)
     arguments.add_argument("--warmup", type=int, default=3, help="steps before the timed ones, at every length")
     arguments.add_argument("--gradient-checkpointing", choices=("unsloth", "true"), default="unsloth")
     arguments.add_argument("--no-compile", action="store_true", help="without torch.compile")
     arguments.add_argument("--limit", type=float, default=480, help="seconds after which to end with a stack trace")
     arguments.add_argument("--profile", action="store_true", help="print the GPU's kernels of one step of every length")
-    arguments.add_argument("--json", type=pathlib.Path)
     arguments = arguments.parse_args()
     faulthandler.dump_traceback_later(arguments.limit, exit=True)
     with tempfile.TemporaryDirectory(prefix="unsloth-training-") as scratch:
@@ -190,10 +182,7 @@ def measure(arguments, scratch):
     torch.cuda.empty_cache()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4)
-    products = 0
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and "lora_" not in name:
-            products += module.in_features * module.out_features
+    products = multiplied(model)
 
     def step(length, look=None):
         tokens = torch.randint(config.vocab_size, (arguments.batch, length), device=device)
@@ -225,19 +214,14 @@ def measure(arguments, scratch):
             print(described)
             if missing:
                 say(f"WARNING: not Unsloth's: {'; '.join(missing)}")
-            print("| length | batch | s a step | tokens/s | GFLOP/s | peak GiB |\n|---|---|---|---|---|---|")
+            print(TABLE)
         # What compiling took is left out of the peak.
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         seconds = [step(length) for _ in range(arguments.steps)]
-        once = statistics.median(seconds)
-        count = arguments.batch * length
-        peak = torch.cuda.max_memory_reserved()
-        rows.append({"length": length, "batch": arguments.batch, "seconds": seconds, "tokens_per_second": count / once,
-                     "gflops": 6 * products * count / once / 1e9, "peak": peak, "first_seconds": first})
-        print(f"| {length} | {arguments.batch} | {once:.3f} | {count / once:.1f} | {rows[-1]['gflops']:.1f} "
-              f"| {peak / 2**30:.2f} |", flush=True)
+        row = measured(length, arguments.batch, seconds, products, torch.cuda.max_memory_reserved())
+        rows.append(row | {"first_seconds": first})
         if arguments.json:
             arguments.json.write_text(json.dumps({"device": device_name, "model": arguments.model, "measurements": rows,
                                                   "versions": versions, "unsloth": described, "missing": missing},
