@@ -8,9 +8,9 @@ use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte::ops::Dropped;
 use halfbyte_shaders::{
-    AttentionKernels, Language, LowRank, PTX, Pass, Source, dropout_source, fetch_source, half_matmul_source,
-    half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source,
-    nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
+    AttentionKernels, Language, LowRank, PTX, Pass, SkinnyBlock, Source, dropout_source, fetch_source,
+    half_matmul_source, half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source,
+    nf4_mma_source, nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -54,9 +54,11 @@ fn products_of_a_few_rows_are_those_in_f64() {
 
 #[test]
 fn products_of_a_few_rows_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
-    for (eights, branch) in [1, 2].into_iter().flat_map(|eights| [(eights, false), (eights, true)]) {
-        let what = format!("for {} rows{}", 8 * eights, if branch { ", with a branch" } else { "" });
-        run("few_rows.cpp", &nf4_skinny_mma_source(&NF4_TABLE, eights, branch), &what);
+    for block in [1, 2].into_iter().flat_map(SkinnyBlock::all) {
+        for branch in [false, true] {
+            let what = format!("by {block:?}{}", if branch { ", with a branch" } else { "" });
+            run("few_rows.cpp", &nf4_skinny_mma_source(&NF4_TABLE, block, branch), &what);
+        }
     }
 }
 
@@ -67,24 +69,30 @@ fn products_and_gradients_are_those_in_f64() {
     }
 }
 
-/// Both directions of a kernel, without a branch and with one.
-fn with_branches(program: &str, source: impl Fn(bool, bool) -> Source, what: &str) {
+/// What kernels on tensor cores give.
+const RESULTS: [DType; 2] = [DType::F32, DType::BF16];
+
+/// Both directions of a kernel, without a branch and with one, in both types of results.
+fn with_branches(program: &str, source: impl Fn(bool, bool, DType) -> Source, what: &str) {
     for (gradient, branch) in [(false, false), (false, true), (true, false), (true, true)] {
-        let direction = if gradient { "gradient" } else { "forward" };
-        let what = format!("{what}{direction}{}", if branch { ", with a branch" } else { "" });
-        run_with(program, &source(gradient, branch), &what, if branch { &["-DWITH_BRANCH"] } else { &[] });
+        for result in RESULTS {
+            let direction = if gradient { "gradient" } else { "forward" };
+            let what = format!("{what}{direction} in {result:?}{}", if branch { ", with a branch" } else { "" });
+            run_with(program, &source(gradient, branch, result), &what, if branch { &["-DWITH_BRANCH"] } else { &[] });
+        }
     }
 }
 
 #[test]
 fn products_on_tensor_cores_are_those_in_f64_of_rounded_operands() {
-    with_branches("tensor_cores.cpp", |gradient, branch| nf4_mma_source(&NF4_TABLE, gradient, branch), "");
+    let source = |gradient, branch, result| nf4_mma_source(&NF4_TABLE, gradient, branch, result);
+    with_branches("tensor_cores.cpp", source, "");
 }
 
 #[test]
 fn products_by_groups_of_warps_are_those_in_f64_of_rounded_operands() {
     for tile_rows in [128, 256] {
-        let source = |gradient, branch| nf4_warpgroup_source(&NF4_TABLE, tile_rows, gradient, branch);
+        let source = |gradient, branch, result| nf4_warpgroup_source(&NF4_TABLE, tile_rows, gradient, branch, result);
         with_branches("tensor_cores.cpp", source, &format!("by {tile_rows} rows, "));
     }
 }
@@ -95,7 +103,7 @@ fn products_with_weights_in_bf16_are_those_in_f64() {
         run("half.cpp", &half_matmul_source(gradient), what);
     }
     for tile_rows in [128, 256] {
-        let source = |gradient, branch| half_warpgroup_source(tile_rows, gradient, branch);
+        let source = |gradient, branch, result| half_warpgroup_source(tile_rows, gradient, branch, result);
         with_branches("half.cpp", source, &format!("by {tile_rows} rows, "));
     }
 }
@@ -105,8 +113,11 @@ fn products_with_low_rank_matrices_are_those_in_f64_of_rounded_operands() {
     let kernels = [(LowRank::Narrow, 16), (LowRank::Narrow, 32), (LowRank::Outer, 32)];
     let kernels = kernels.into_iter().flat_map(|kernel| [(kernel, false), (kernel, true)]);
     for (((kernel, tile), transposed), tiles) in kernels.flat_map(|kernel| [1, 2, 4, 8].map(|tiles| (kernel, tiles))) {
-        let what = format!("of {tile} x {}{}", 8 * tiles, if transposed { ", transposed" } else { "" });
-        run("low_rank.cpp", &low_rank_source(kernel, tile, tiles, transposed), &what);
+        for (wide, options) in [(DType::F32, &[][..]), (DType::BF16, &["-DBF16"])] {
+            let across = if transposed { ", transposed" } else { "" };
+            let what = format!("of {tile} x {} in {wide:?}{across}", 8 * tiles);
+            run_with("low_rank.cpp", &low_rank_source(kernel, tile, tiles, transposed, wide), &what, options);
+        }
     }
 }
 
@@ -118,15 +129,23 @@ fn attention_is_that_in_f64_of_rounded_operands() {
         .flat_map(|pass| widths.into_iter().chain([(16, true), (128, true), (256, true)]).map(move |of| (pass, of)))
     {
         let what = format!("of heads of {head_dim}{}", if capped { ", capped" } else { "" });
-        run("attention.cpp", &AttentionKernels::Mma.source(pass, head_dim, capped), &what);
+        run("attention.cpp", &AttentionKernels::Mma.source(pass, head_dim, capped, DType::F32), &what);
+        // Heads of an even and of an odd width are written in different ways.
+        if !capped && matches!(head_dim, 5 | 64 | 168) {
+            let what = format!("{what}, in bf16");
+            run("attention.cpp", &AttentionKernels::Mma.source(pass, head_dim, capped, DType::BF16), &what);
+        }
     }
 }
 
 #[test]
 fn attention_by_groups_of_warps_is_that_in_f64_of_rounded_operands() {
     for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [64, 128].map(|head_dim| (pass, head_dim))) {
-        let source = AttentionKernels::Groups.source(pass, head_dim, false);
-        run_with("attention.cpp", &source, &format!("of heads of {head_dim}, by groups"), &["-DGROUPS"]);
+        for result in RESULTS {
+            let source = AttentionKernels::Groups.source(pass, head_dim, false, result);
+            let what = format!("of heads of {head_dim}, by groups, in {result:?}");
+            run_with("attention.cpp", &source, &what, &["-DGROUPS"]);
+        }
     }
 }
 

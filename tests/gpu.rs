@@ -4,7 +4,7 @@
 
 use halfbyte::backends::{Cuda, CudaDevice, trust_cuda_kernels};
 use halfbyte::ops::ComputeDtype;
-use halfbyte_tests::{attention, consistency, memory, operations, optimizers, reference};
+use halfbyte_tests::{activations, attention, consistency, memory, operations, optimizers, reference};
 
 /// Runs a comparison on the first GPU, with every kernel chosen that the self-test decides on.
 fn on_gpu(compare: impl Fn(&CudaDevice)) {
@@ -41,6 +41,8 @@ tests! {
     recomputation_drops_the_same_elements: consistency::recomputation_drops_the_same_elements::<Cuda>;
     an_adapter_may_sit_on_the_upper_layer_alone: consistency::an_adapter_may_sit_on_the_upper_layer_alone::<Cuda>;
     products_in_16_bits_are_nearly_the_same: consistency::products_in_16_bits_are_nearly_the_same::<Cuda>;
+    activations_in_16_bits_are_nearly_the_same: activations::of_16_bits_are_nearly_the_same::<Cuda>;
+    activations_in_16_bits_go_on_in_a_cache: activations::of_16_bits_go_on_in_a_cache::<Cuda>;
     tables_in_16_bits_are_their_values: consistency::tables_in_16_bits_are_their_values::<Cuda>;
     adamw_is_torchs: optimizers::adamw_is_torchs::<Cuda>;
     the_8_bit_state_is_nearly_that_of_bitsandbytes: |device| optimizers::eight_bit_is_bitsandbytes::<Cuda>(false, device);

@@ -6,12 +6,22 @@ use burn::tensor::DType;
 use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    AttentionKernels, Language, LowRank, Pass, Source, dropout_source, fetch_source, half_matmul_source,
+    AttentionKernels, Language, LowRank, Pass, SkinnyBlock, Source, dropout_source, fetch_source, half_matmul_source,
     half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source,
     nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
 };
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
+
+/// What kernels on tensor cores give, and take beside what they round.
+const RESULTS: [DType; 2] = [DType::F32, DType::BF16];
+/// Without a branch and with one, in both types of results.
+const BRANCHES: [(bool, DType); 4] =
+    [(false, DType::F32), (false, DType::BF16), (true, DType::F32), (true, DType::BF16)];
+
+fn with(branch: bool) -> &'static str {
+    if branch { ", branch" } else { "" }
+}
 
 /// Every kernel with every option, under a name of its own, with those for Hopper alone or without.
 fn kernels(hopper: bool) -> Vec<(String, Source)> {
@@ -30,45 +40,50 @@ fn kernels(hopper: bool) -> Vec<(String, Source)> {
                 .push((format!("nf4_skinny, {rows} rows{what}"), nf4_skinny_source(cuda, table, rows, true, branch)));
         }
     }
-    for eights in [1, 2] {
-        for (branch, what) in [(false, ""), (true, ", branch")] {
-            let name = format!("nf4_skinny_mma, {} rows{what}", 8 * eights);
-            kernels.push((name, nf4_skinny_mma_source(table, eights, branch)));
+    for block in [1, 2].into_iter().flat_map(SkinnyBlock::all) {
+        for branch in [false, true] {
+            let SkinnyBlock { eights, threads, stages } = block;
+            let name = format!("nf4_skinny_mma, {} rows by {threads} x {stages}{}", 8 * eights, with(branch));
+            kernels.push((name, nf4_skinny_mma_source(table, block, branch)));
         }
     }
     for gradient in [false, true] {
         let of = if gradient { "gradient" } else { "forward" };
         kernels.push((format!("nf4_matmul {of}"), nf4_matmul_source(cuda, table, DType::F32, gradient)));
-        for (branch, what) in [(false, ""), (true, ", branch")] {
-            kernels.push((format!("nf4_mma {of}{what}"), nf4_mma_source(table, gradient, branch)));
+        for (branch, result) in BRANCHES {
+            let name = format!("nf4_mma {of} in {result:?}{}", with(branch));
+            kernels.push((name, nf4_mma_source(table, gradient, branch, result)));
         }
         kernels.push((format!("half_matmul {of}"), half_matmul_source(gradient)));
         for rows in [128, 256].into_iter().filter(|_| hopper) {
-            for (branch, what) in [(false, ""), (true, ", branch")] {
-                let source = half_warpgroup_source(rows, gradient, branch);
-                kernels.push((format!("half_warpgroup {of}, {rows}{what}"), source));
+            for (branch, result) in BRANCHES {
+                let what = format!("{of}, {rows} in {result:?}{}", with(branch));
+                let source = half_warpgroup_source(rows, gradient, branch, result);
+                kernels.push((format!("half_warpgroup {what}"), source));
+                let source = nf4_warpgroup_source(table, rows, gradient, branch, result);
+                kernels.push((format!("nf4_warpgroup {what}"), source));
             }
-        }
-        for (rows, branch) in [128, 256].into_iter().flat_map(|rows| [(rows, false), (rows, true)]).filter(|_| hopper) {
-            let name = format!("nf4_warpgroup {of}, {rows}{}", if branch { ", branch" } else { "" });
-            kernels.push((name, nf4_warpgroup_source(table, rows, gradient, branch)));
         }
     }
     for (kernel, tile) in [(LowRank::Narrow, 16), (LowRank::Narrow, 32), (LowRank::Outer, 32)] {
         for (tiles, transposed) in [1, 2, 4, 8].into_iter().flat_map(|tiles| [(tiles, false), (tiles, true)]) {
-            let name =
-                format!("low rank {kernel:?}, {tile} x {}{}", 8 * tiles, if transposed { ", transposed" } else { "" });
-            kernels.push((name, low_rank_source(kernel, tile, tiles, transposed)));
+            for wide in RESULTS {
+                let across = if transposed { ", transposed" } else { "" };
+                let name = format!("low rank {kernel:?}, {tile} x {} in {wide:?}{across}", 8 * tiles);
+                kernels.push((name, low_rank_source(kernel, tile, tiles, transposed, wide)));
+            }
         }
     }
     for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [64, 80, 96, 128, 256].map(|width| (pass, width))) {
-        for (capped, what) in [(false, ""), (true, ", capped")] {
-            let source = AttentionKernels::Mma.source(pass, head_dim, capped);
-            kernels.push((format!("attention {pass:?}, {head_dim}{what}"), source));
-        }
-        if hopper && matches!(head_dim, 64 | 128) {
-            let source = AttentionKernels::Groups.source(pass, head_dim, false);
-            kernels.push((format!("attention {pass:?}, {head_dim}, groups"), source));
+        for result in RESULTS {
+            for (capped, what) in [(false, ""), (true, ", capped")] {
+                let source = AttentionKernels::Mma.source(pass, head_dim, capped, result);
+                kernels.push((format!("attention {pass:?}, {head_dim} in {result:?}{what}"), source));
+            }
+            if hopper && matches!(head_dim, 64 | 128) {
+                let source = AttentionKernels::Groups.source(pass, head_dim, false, result);
+                kernels.push((format!("attention {pass:?}, {head_dim} in {result:?}, groups"), source));
+            }
         }
     }
     kernels

@@ -1,7 +1,7 @@
 //! Operations and steps on the CPU: against plain formulas, and against themselves computed another way.
 
 use halfbyte::backends::Cpu;
-use halfbyte_tests::{attention, consistency, operations, stages};
+use halfbyte_tests::{activations, attention, consistency, operations, stages};
 
 #[test]
 fn kernels_conform() {
@@ -61,6 +61,16 @@ fn an_adapter_may_sit_on_the_upper_layer_alone() {
 #[test]
 fn products_in_16_bits_are_refused() {
     consistency::products_in_16_bits_are_nearly_the_same::<Cpu>(&Default::default());
+}
+
+#[test]
+fn activations_in_16_bits_are_nearly_the_same() {
+    activations::of_16_bits_are_nearly_the_same::<Cpu>(&Default::default());
+}
+
+#[test]
+fn activations_in_16_bits_go_on_in_a_cache() {
+    activations::of_16_bits_go_on_in_a_cache::<Cpu>(&Default::default());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
 use halfbyte::nf4::quantize;
 use halfbyte::ops::{ComputeDtype, Nf4Weight, Ops};
-use halfbyte_tests::{attention, consistency, memory, operations, optimizers, reference, shaders, stages};
+use halfbyte_tests::{activations, attention, consistency, memory, operations, optimizers, reference, shaders, stages};
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
 /// a GPU tests the same adapter.
@@ -98,6 +98,16 @@ fn an_adapter_may_sit_on_the_upper_layer_alone() {
 #[test]
 fn products_in_16_bits_are_nearly_the_same() {
     consistency::products_in_16_bits_are_nearly_the_same::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn activations_in_16_bits_are_nearly_the_same() {
+    activations::of_16_bits_are_nearly_the_same::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn activations_in_16_bits_go_on_in_a_cache() {
+    activations::of_16_bits_go_on_in_a_cache::<Wgpu>(&RASTERIZER);
 }
 
 #[test]

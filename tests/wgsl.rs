@@ -28,7 +28,7 @@ fn kernels() -> Vec<Source> {
         kernels.extend([DType::F32, DType::F16].map(|dtype| nf4_matmul_source(language, table, dtype, gradient)));
     }
     for head_dim in [5, 64, 96, 128, 256] {
-        kernels.extend(Pass::ALL.map(|pass| AttentionKernels::Wgsl.source(pass, head_dim, false)));
+        kernels.extend(Pass::ALL.map(|pass| AttentionKernels::Wgsl.source(pass, head_dim, false, DType::F32)));
     }
     kernels
 }

@@ -14,6 +14,7 @@ mod nf4_mma;
 mod nf4_quantize;
 mod nf4_skinny;
 mod nf4_warpgroup;
+mod results;
 mod source;
 mod trust;
 mod view;
@@ -24,8 +25,8 @@ pub use attention::{Heads, Kernels as AttentionKernels, Pass, attention, attenti
 pub use dropout::{dropout, source as dropout_source};
 pub use fetch::{Fetching, fetch, source as fetch_source};
 pub use fused::{
-    AdamRates, adam_advance, adam_apply, cross_entropy, gated, gated_backward, rms_norm, rms_norm_backward, rotate,
-    sum_of_squares,
+    AdamRates, adam_advance, adam_apply, cross_entropy, dots_of_rows, gated, gated_backward, rms_norm,
+    rms_norm_backward, rotate, sum_of_squares,
 };
 pub use half_matmul::{half_matmul, source as half_matmul_source, warpgroup_source as half_warpgroup_source};
 pub use low_rank::{LowRank, low_rank, low_rank_gradient, source as low_rank_source};
@@ -34,7 +35,7 @@ pub use nf4_dequantize::{dequantized_types, nf4_dequantize, source as nf4_dequan
 pub use nf4_matmul::{Product, Variant, nf4_matmul, source as nf4_matmul_source, variants};
 pub use nf4_mma::source as nf4_mma_source;
 pub use nf4_quantize::{nf4_quantize, source as nf4_quantize_source};
-pub use nf4_skinny::{mma_source as nf4_skinny_mma_source, nf4_skinny, source as nf4_skinny_source};
+pub use nf4_skinny::{SkinnyBlock, mma_source as nf4_skinny_mma_source, nf4_skinny, source as nf4_skinny_source};
 pub use nf4_warpgroup::source as nf4_warpgroup_source;
 pub use source::{Language, Source, SourceRuntime};
 pub use trust::{cuda_kernels, trust_cuda_kernels};

@@ -66,8 +66,12 @@ __device__ __forceinline__ void copy_word_async(void* to, const void* from, bool
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until all groups of copies but the last one have arrived.
-__device__ __forceinline__ void await_copies_but_one() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
+// Waits until all groups of copies but so many of the last ones have arrived.
+template <u32 LAST>
+__device__ __forceinline__ void await_copies_but() { asm volatile("cp.async.wait_group %0;" ::"n"(LAST) : "memory"); }
+
+// All but the last one.
+__device__ __forceinline__ void await_copies_but_one() { await_copies_but<1>(); }
 
 // Four matrices of 8 x 8; eight lanes each give the addresses of the rows of one.
 __device__ __forceinline__ void load_matrices(u32 (&to)[4], const bf16* row) {

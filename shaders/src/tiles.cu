@@ -1,5 +1,5 @@
 // Tiles of a product y[rows, columns] on tensor cores, 128 x 128 by 256 threads: what the kernels for its operands have in common.
-// Operands are bf16, sums and y f32. For sm_80 and up.
+// Operands are bf16, sums f32. For sm_80 and up; shaders/src/results.cu comes before this text.
 constexpr bool TRANSPOSED = {{ gradient }};
 constexpr u32 THREADS = {{ threads }};
 constexpr u32 TILE_ROWS = 128, TILE_COLUMNS = 128, TILE_DEPTH = 32, STAGES = 3;
@@ -54,9 +54,9 @@ __device__ __forceinline__ void multiply(const bf16* x_tile, const bf16* w_tile,
 }
 
 // Writes what a block has of y.
-__device__ __forceinline__ void store(float* y, const float (&sum)[4][4][4], u32 rows, u32 columns) {
+__device__ __forceinline__ void store(Result* y, const float (&sum)[4][4][4], u32 rows, u32 columns) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const bool vector = columns % 2 == 0 && (size_t)y % 8 == 0;
+    const bool vector = columns % 2 == 0 && (size_t)y % (2 * sizeof(Result)) == 0;
 #pragma unroll
     for (u32 i = 0; i < 8; i++) {
         const u32 row = blockIdx.y * TILE_ROWS + warp / 4 * 64 + i * 8 + lane / 4;
@@ -64,13 +64,13 @@ __device__ __forceinline__ void store(float* y, const float (&sum)[4][4][4], u32
 #pragma unroll
         for (u32 j = 0; j < 4; j++) {
             const u32 column = blockIdx.x * TILE_COLUMNS + warp % 4 * 32 + j * 8 + lane % 4 * 2;
-            float* to = y + (size_t)row * columns + column;
+            Result* to = y + (size_t)row * columns + column;
             const float low = sum[i / 2][j][i % 2 * 2], high = sum[i / 2][j][i % 2 * 2 + 1];
             if (vector) {
-                if (column < columns) *(float2*)to = make_float2(low, high);
+                if (column < columns) put_pair(to, low, high);
             } else {
-                if (column < columns) to[0] = low;
-                if (column + 1 < columns) to[1] = high;
+                if (column < columns) put(to, low);
+                if (column + 1 < columns) put(to + 1, high);
             }
         }
     }

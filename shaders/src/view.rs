@@ -71,26 +71,32 @@ fn add_elements(sum: &mut Array<f32>, more: &Array<f32>, factor: f32) {
 }
 
 #[cube(launch)]
-fn add_parts(parts: &Array<f32>, sum: &mut Array<f32>, #[comptime] count: u32) {
+fn add_parts<S: Float>(
+    parts: &Array<f32>,
+    sum: &mut Array<S>,
+    #[comptime] count: u32,
+    #[define(S)] _dtype: StorageType,
+) {
     if ABSOLUTE_POS < sum.len() {
         let mut total = parts[ABSOLUTE_POS];
         #[unroll]
         for part in 1..count {
             total += parts[part as usize * sum.len() + ABSOLUTE_POS];
         }
-        sum[ABSOLUTE_POS] = total;
+        sum[ABSOLUTE_POS] = S::cast_from(total);
     }
 }
 
-/// The sum of so many matrices that lie one after the other, in this order: `[count * rows, columns]` to `[rows, columns]`, f32.
-pub(crate) fn sum<R: SourceRuntime>(parts: CubeTensor<R>, count: usize) -> CubeTensor<R> {
+/// The sum of so many f32 matrices that lie one after the other, in this order, of another type: `[count * rows, columns]` to `[rows,
+/// columns]`. One may be of any type.
+pub(crate) fn sum<R: SourceRuntime>(parts: CubeTensor<R>, count: usize, into: DType) -> CubeTensor<R> {
     if count == 1 {
-        return parts;
+        return converted(parts, into);
     }
     let [rows, columns] = [parts.meta.shape()[0] / count, parts.meta.shape()[1]];
-    let sum = empty(&parts, [rows, columns], DType::F32);
+    let sum = empty(&parts, [rows, columns], into);
     let (grid, dim) = elementwise(&sum, rows * columns);
-    add_parts::launch::<R>(&sum.client, grid, dim, elements(&parts), elements(&sum), count as u32);
+    add_parts::launch::<R>(&sum.client, grid, dim, elements(&parts), elements(&sum), count as u32, into.into());
     sum
 }
 

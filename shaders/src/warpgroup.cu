@@ -1,5 +1,5 @@
 // Products y[rows, columns] on Hopper's tensor cores by groups of four warps, whose products run beside what the threads do next: what
-// the kernels for their operands have in common. Operands are bf16, sums and y f32. For sm_90a.
+// the kernels for their operands have in common. Operands are bf16, sums f32. For sm_90a.
 //
 // A block of 256 threads makes 128 columns of TILE_ROWS rows of y; two groups have 64 columns each. What they multiply is
 // yᵀ = W · xᵀ: the left operand of a group's products may come from registers, so that W can be made there; tiles of x, the right
@@ -7,7 +7,7 @@
 // four slices, and the products of a step's four slices are under way together: what the threads do between two of them, waiting for
 // each other included, costs no time as long as the queue does not run empty.
 //
-// shaders/src/wgmma.cu comes before this text; tests/cuda/warpgroup.h has a twin of each function between the #ifdef and its #endif for the
+// shaders/src/wgmma.cu and results.cu come before this text; tests/cuda/warpgroup.h has a twin of each function between the #ifdef and its #endif for the
 // host.
 constexpr u32 TILE_ROWS = {{ tile_rows }}, SUMS = TILE_ROWS / 2, TILE_COLUMNS = 128, DEPTH = 64, STAGES = 4;
 constexpr u32 THREADS = {{ threads }}, X_BYTES = TILE_ROWS * DEPTH * 2, SLICES = DEPTH / 16;
@@ -154,27 +154,27 @@ __device__ __forceinline__ void add_branch(float (&sum)[SUMS], const Place& at, 
 
 // sum[4 t + 2 i + e] is row 8 t + 2 (lane % 4) + e of the tile, column i of the thread's two.
 template <bool PAIRED, bool WHOLE>
-__device__ __forceinline__ void store_rows(float* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
+__device__ __forceinline__ void store_rows(Result* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
     const u32 column = at.left + column_of<PAIRED>(at, 0), other = at.left + column_of<PAIRED>(at, 1);
     const u32 first = at.top + at.lane % 4 * 2;
-    float* to = y + (size_t)first * columns;
+    Result* to = y + (size_t)first * columns;
 #pragma unroll
     for (u32 t = 0; t < TILE_ROWS / 8; t++, to += (size_t)8 * columns)
 #pragma unroll
         for (u32 e = 0; e < 2; e++) {
-            float* const row = to + (e == 0 ? 0 : columns);
+            Result* const row = to + (e == 0 ? 0 : columns);
             if (WHOLE && PAIRED) {
-                *(float2*)(row + column) = make_float2(sum[4 * t + e], sum[4 * t + 2 + e]);
+                put_pair(row + column, sum[4 * t + e], sum[4 * t + 2 + e]);
             } else if (WHOLE || first + 8 * t + e < rows) {
-                if (WHOLE || column < columns) row[column] = sum[4 * t + e];
-                if (WHOLE || other < columns) row[other] = sum[4 * t + 2 + e];
+                if (WHOLE || column < columns) put(row + column, sum[4 * t + e]);
+                if (WHOLE || other < columns) put(row + other, sum[4 * t + 2 + e]);
             }
         }
 }
 
 template <bool PAIRED>
-__device__ __forceinline__ void store(float* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
+__device__ __forceinline__ void store(Result* y, const float (&sum)[SUMS], const Place& at, u32 rows, u32 columns) {
     const bool whole = at.top + TILE_ROWS <= rows && at.left + TILE_COLUMNS <= columns;
-    if (whole && columns % 2 == 0 && (size_t)y % 8 == 0) store_rows<PAIRED, true>(y, sum, at, rows, columns);
+    if (whole && columns % 2 == 0 && (size_t)y % (2 * sizeof(Result)) == 0) store_rows<PAIRED, true>(y, sum, at, rows, columns);
     else store_rows<PAIRED, false>(y, sum, at, rows, columns);
 }

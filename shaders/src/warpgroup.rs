@@ -7,12 +7,14 @@ use cubecl::ir::features::Tma;
 use cubecl::prelude::*;
 use cubecl::server::TensorMapBinding;
 
+use crate::results::in_cuda;
 use crate::{Language, SourceRuntime};
 
 /// The instructions that they have in common.
 pub(crate) const WGMMA: &str = include_str!("wgmma.cu");
 /// These, and text that is put before each of those that multiply matrices.
-pub(crate) const WARPGROUP: &str = concat!(include_str!("wgmma.cu"), "\n", include_str!("warpgroup.cu"));
+pub(crate) const WARPGROUP: &str =
+    concat!(include_str!("results.cu"), "\n", include_str!("wgmma.cu"), "\n", include_str!("warpgroup.cu"));
 
 /// Threads of a block: two groups.
 pub(crate) const THREADS: u32 = 256;
@@ -39,7 +41,7 @@ pub(crate) fn tiled<R: SourceRuntime>(x: &CubeTensor<R>, tile_rows: usize) -> Te
 }
 
 /// The values of the text's placeholders.
-pub(crate) fn values(tile_rows: usize, gradient: bool, shared: usize) -> Vec<(&'static str, String)> {
+pub(crate) fn values(tile_rows: usize, gradient: bool, result: DType, shared: usize) -> Vec<(&'static str, String)> {
     let Operands { sums, sum_operands, a_and_b, both_described, .. } = operands(tile_rows);
     vec![
         ("tile_rows", tile_rows.to_string()),
@@ -47,6 +49,7 @@ pub(crate) fn values(tile_rows: usize, gradient: bool, shared: usize) -> Vec<(&'
         ("sum_operands", sum_operands),
         ("a_and_b", a_and_b),
         ("gradient", gradient.to_string()),
+        ("result", in_cuda(result).to_string()),
         ("transposed", u32::from(gradient).to_string()),
         ("both_described", both_described),
         ("shared", shared.to_string()),
@@ -94,6 +97,7 @@ pub(crate) fn tile<R: SourceRuntime>(client: &ComputeClient<R>, [rows, columns]:
 
 #[cfg(all(test, feature = "cuda"))]
 mod tests {
+    use burn_backend::DType;
     use cubecl::CubeTask;
     use cubecl::cuda::CudaRuntime;
     use cubecl::prelude::*;
@@ -104,7 +108,11 @@ mod tests {
     #[test]
     fn launches_ask_for_the_kernels_shared_memory() {
         let sources = TILE_ROWS.into_iter().flat_map(|rows| {
-            [nf4_warpgroup_source(&[0.0; 16], rows, false, true), half_warpgroup_source(rows, false, true)]
+            let result = DType::F32;
+            [
+                nf4_warpgroup_source(&[0.0; 16], rows, false, true, result),
+                half_warpgroup_source(rows, false, true, result),
+            ]
         });
         for source in sources {
             let compiled = CubeTask::<<CudaRuntime as Runtime>::Compiler>::compile(

@@ -58,7 +58,7 @@ impl<R: SourceRuntime> Nf4<R> {
 pub const PTX: &str = include_str!("ptx.cu");
 
 /// What kernels on tensor cores have in common.
-pub(crate) const TILES: &str = include_str!("tiles.cu");
+pub(crate) const TILES: &str = concat!(include_str!("results.cu"), "\n", include_str!("tiles.cu"));
 
 /// A kernel that reads a weight: what such kernels have in common is put before it.
 pub(crate) fn reader(

@@ -4,12 +4,13 @@
 #include <cmath>
 
 #include "memory.h"
+#include "ptx.h"
 
 // The largest error that is allowed, relative to the sum of the absolute values of all that is summed up.
 constexpr double TOLERANCE = 2e-6;
 
-// The largest error of a matrix. `terms(row, column, add)` calls `add` with all that an element is the sum of, `got(row, column)` is
-// what was computed.
+// The largest error of a matrix, but for what the rounding of a result to its type allows. `terms(row, column, add)` calls `add` with all
+// that an element is the sum of, `got(row, column)` is what was computed.
 template <class Terms, class Got>
 static double compare(const char* what, size_t rows, size_t columns, Terms terms, Got got) {
     double worst = 0;
@@ -20,7 +21,10 @@ static double compare(const char* what, size_t rows, size_t columns, Terms terms
                 sum += term;
                 magnitude += std::fabs(term);
             });
-            const double found = got(row, column), error = std::fabs(found - sum) / (magnitude + 1e-30);
+            const auto result = got(row, column);
+            const double found = device::value(result), off = std::fabs(found - sum);
+            const double allowed = device::rounding(result) * std::fabs(sum);
+            const double error = off <= allowed ? 0 : (off - allowed) / (magnitude + 1e-30);
             // Not the other way round: NaN must fail.
             if (!(error <= TOLERANCE)) device::fail("%s[%zu, %zu] is %g, not %g", what, row, column, found, sum);
             worst = std::max(worst, error);

@@ -300,6 +300,9 @@ static void launch(u32 columns, u32 rows, u32 threads, std::function<void()> bod
 // Between threads.
 static inline void __syncthreads() { device::pause(device::State::AtBarrier); }
 
+// Between the lanes of a warp.
+static inline void __syncwarp() { device::exchange("syncwarp", 0); }
+
 static inline void check_mask(u32 mask) {
     if (mask != 0xffffffff) device::fail("only whole warps are supported");
 }

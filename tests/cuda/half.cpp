@@ -42,7 +42,7 @@ static double run(const Case& c) {
     const Beside beside(c.rows, columns, c.rank);
     const device::Buffer<bf16> input(x, c.x_shift), weight(w, c.w_shift), low(beside.low);
     const device::Buffer<float> b(beside.b);
-    device::Buffer<float> y(c.rows * columns, c.y_shift);
+    device::Buffer<Result> y(c.rows * columns, c.y_shift);
     // Launched as shaders/src/half_matmul/mod.rs does it.
 #ifdef HALF_WARPGROUP
     const BranchInfo info = { { (u32)c.rows, (u32)c.out, (u32)c.in, 0 }, (u32)c.rank, beside.scaling };

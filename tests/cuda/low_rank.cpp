@@ -1,7 +1,7 @@
 // Compares the products with a low-rank matrix to those in f64 of operands rounded to bf16.
 //
-// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and the macro of its entry point: LOW_RANK_NARROW
-// or LOW_RANK_OUTER.
+// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, the macro of its entry point, LOW_RANK_NARROW or
+// LOW_RANK_OUTER, and -DBF16 where the wide operand is in bf16.
 #include "ptx.h"
 
 #include KERNEL
@@ -13,6 +13,14 @@ struct Case {
     // How many elements the wide operand begins after an aligned address.
     size_t shift = 0;
 };
+
+#ifdef BF16
+typedef bf16 Wide;
+static Wide wide_of(float value) { return device::to_bf16(value); }
+#else
+typedef float Wide;
+static Wide wide_of(float value) { return value; }
+#endif
 
 static double rounded(float value) { return device::from_bf16(device::to_bf16(value)); }
 
@@ -41,25 +49,39 @@ static double run(const Case& c) {
     const Info info = { (u32)rows, (u32)wide, (u32)rank, scaling };
     const u32 grid_y = u32((rank + WIDTH - 1) / WIDTH);
     const std::vector<float> big = make(rows * wide);
-    const device::Buffer<float> wide_operand(big, shift);
+    std::vector<Wide> as_given;
+    for (float value : big) as_given.push_back(wide_of(value));
+    const device::Buffer<Wide> wide_operand(as_given, shift);
 #if defined LOW_RANK_NARROW
     const std::vector<float> factor = make(wide * rank);
     const device::Buffer<float> f(factor);
-    device::Buffer<float> low(rows * rank);
+    device::Buffer<bf16> low(rows * rank);
+#ifndef BF16
     device::Buffer<bf16> x16(rows * wide, shift);
+#endif
     device::launch(u32((rows + TILE - 1) / TILE), grid_y, THREADS,
-                   [&] { low_rank_narrow(wide_operand.data, f.data, low.data, x16.data, info); });
+                   [&] {
+                       low_rank_narrow(wide_operand.data, f.data, low.data,
+#ifndef BF16
+                                       x16.data,
+#endif
+                                       info);
+                   });
     low.check_surroundings("low");
+#ifndef BF16
     x16.check_surroundings("x rounded");
     for (size_t i = 0; i < big.size(); i++)
         if (x16.data[i] != device::to_bf16(big[i])) device::fail("x[%zu] is not rounded right", i);
+#endif
     return compare_product(
         rows, rank, wide, scaling, [&](size_t row, size_t k) { return big[row * wide + k]; },
         [&](size_t k, size_t column) { return factor[TRANSPOSED ? k * rank + column : column * wide + k]; },
         [&](size_t row, size_t column) { return low.data[row * rank + column]; });
 #else
     const std::vector<float> narrow = make(rows * rank);
-    const device::Buffer<float> n(narrow);
+    std::vector<bf16> rounded_narrow;
+    for (float value : narrow) rounded_narrow.push_back(device::to_bf16(value));
+    const device::Buffer<bf16> n(rounded_narrow);
     device::Buffer<float> result(wide * rank);
     device::launch(u32((wide + TILE - 1) / TILE), grid_y, THREADS,
                    [&] { low_rank_outer(n.data, wide_operand.data, result.data, info); });

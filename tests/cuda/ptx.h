@@ -30,6 +30,12 @@ static bf16 to_bf16(float value) {
     return (bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// A result, whichever of both types it has, and what rounding to that type makes it wrong by at most, relative to itself.
+static double value(float result) { return result; }
+static double value(bf16 result) { return from_bf16(result); }
+static double rounding(float) { return 0; }
+static double rounding(bf16) { return 1.001 / 256; }
+
 static float element(u32 pair, u32 upper) { return from_bf16(upper ? pair >> 16 : pair & 0xffff); }
 
 template <u32 WORDS>
@@ -82,15 +88,18 @@ static void note_unfenced(const Copy& arrived) {
     if (std::none_of(unfenced.begin(), unfenced.end(), same)) unfenced.push_back(arrived);
 }
 
-static inline void await_copies_but_one() {
+template <u32 LAST>
+static inline void await_copies_but() {
     auto& groups = running->groups;
-    for (; groups.size() > 1; groups.pop_front())
+    for (; groups.size() > LAST; groups.pop_front())
         for (const Copy& copy : groups.front()) {
             note_unfenced(copy);
             if (copy.from) memcpy(copy.to, copy.from, copy.bytes);
             else memset(copy.to, 0, copy.bytes);
         }
 }
+
+static inline void await_copies_but_one() { await_copies_but<1>(); }
 
 // PTX ISA, ldmatrix: lanes 8 i to 8 i + 7 give the rows of matrix i. Of each matrix lane l gets the elements 2 (l % 4)
 // and 2 (l % 4) + 1 of row l / 4; of its transpose, with .trans.
@@ -131,5 +140,5 @@ static inline void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b_low, u
 }  // namespace device
 
 using device::load_codes, device::place_in_shared, device::load_word, device::power_of_two, device::pack_bf16, device::pack_f16, device::multiply_add;
-using device::copy_async, device::copy_word_async, device::commit_copies, device::await_copies_but_one;
+using device::copy_async, device::copy_word_async, device::commit_copies, device::await_copies_but, device::await_copies_but_one;
 using device::load_matrices, device::load_matrices_transposed;

@@ -43,7 +43,7 @@ static double run(const Case& c) {
     const device::Buffer<u32> codes(w.codes, c.codes_shift), absmax(w.absmax), header(w.header);
     const device::Buffer<bf16> input(x, c.x_shift), low(beside.low, c.x_shift);
     const device::Buffer<float> b(beside.b);
-    device::Buffer<float> y(c.rows * columns, c.y_shift);
+    device::Buffer<Result> y(c.rows * columns, c.y_shift);
     const BranchInfo info = { { (u32)c.rows, (u32)c.out, (u32)c.in, 0 }, (u32)c.rank, beside.scaling };
 #ifdef NF4_WARPGROUP
     const auto map = device::tile_map<TileMap>({ input.data, (u32)c.rows, (u32)depth, depth, TILE_ROWS, DEPTH });

@@ -1,5 +1,6 @@
 //! What the cross-crate tests share: the golden fixtures, and comparison by relative error.
 
+pub mod activations;
 pub mod attention;
 pub mod consistency;
 pub mod hub_server;

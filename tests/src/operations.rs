@@ -4,7 +4,7 @@
 //! differences, which f64 makes exact to about 1e-9.
 
 use burn::backend::Autodiff;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use halfbyte::lab::conformance;
 use halfbyte::nf4::{Absmax, Nf4Data, quantize};
 use halfbyte::ops::{
@@ -176,7 +176,7 @@ pub fn large_products_match<B: Ops>(device: &B::Device) {
         }
         let expected: Vec<f32> = expected.into_iter().map(|v| v as f32).collect();
         let x = Tensor::from_data(TensorData::new(x, [1, taken]), device);
-        let found = values(nf4_matmul_by(Variant::Decoded, x, &weight, product));
+        let found = values(nf4_matmul_by(Variant::Decoded, x, &weight, product, FloatDType::F32));
         assert_close(&format!("{product:?} with {shape:?}"), &found, &expected, 2e-5);
     }
 }
@@ -206,7 +206,7 @@ pub fn nf4_products_match<B: Ops>(device: &B::Device) {
             let x = Matrix::random(rows, taken, &mut random);
             let name = format!("{product:?} of {rows} rows with {shape:?}");
             let input = x.tensor::<Autodiff<B>>(device).require_grad();
-            let y = nf4_matmul(input.clone(), &held, product);
+            let y = nf4_matmul(input.clone(), &held, product, FloatDType::F32);
             assert_close(&name, &values(y.clone().inner()), &x.times(&matrix).to_f32(), 1e-5);
             // The product is linear: its gradient is the weighting times the other orientation.
             let weighting = Matrix::random(rows, given, &mut random);
@@ -230,7 +230,7 @@ pub fn elementwise_blocks_match<B: Ops>(device: &B::Device) {
         let case = Case::<B> {
             name: format!("rms_norm of [{rows}, {columns}]"),
             inputs: vec![x.clone(), Matrix::random(1, columns, &mut random)],
-            operation: &|x| rms_norm(x[0].clone(), x[1].clone(), 1e-5),
+            operation: &|x| rms_norm(x[0].clone(), x[1].clone(), 1e-5, FloatDType::F32),
             formula: &norm,
         };
         case.check(device, &mut random);
@@ -301,7 +301,8 @@ pub fn lora_linear_matches<B: Ops>(device: &B::Device) {
                 inputs: [[rows, input], [r, input], [out, r]].map(|[m, n]| Matrix::random(m, n, &mut random)).to_vec(),
                 operation: &|x| {
                     let dropped = mask.map(|_| dropped);
-                    lora_linear(x[0].clone(), frozen, Branch::new(x[1].clone(), x[2].clone(), dropped, 0.5))
+                    let branch = Branch::new(x[1].clone(), x[2].clone(), dropped, 0.5);
+                    lora_linear(x[0].clone(), frozen, branch, FloatDType::F32)
                 },
                 formula: &|x| {
                     let dropped = mask.map_or(x[0].clone(), |mask| x[0].with(mask, |a, b| a * b));

@@ -47,9 +47,10 @@ impl Walk<'_> {
     /// Goes through a layer, whose input the caller holds. The result is held as `result`; unless the input is kept or there
     /// is a graph, it has taken the input's place and nothing more is held.
     pub(crate) fn forward(&mut self, way: Forward, result: Component) {
-        let (hidden, inner) = (self.wide(self.model.hidden_size), self.wide(self.model.intermediate_size));
+        let (hidden, normed) = (self.wide(self.model.hidden_size), self.inner(self.model.hidden_size));
+        let inner = self.inner(self.model.intermediate_size);
         let (q, k) = self.heads();
-        let (q, k) = (self.wide(q), self.wide(k));
+        let (q, k) = (self.inner(q), self.inner(k));
         let graph = matches!(way, Forward::Graph(_));
         let tracked = self.tracked(way == Forward::Graph(true));
         let keeps = |yes: bool| graph && yes;
@@ -62,7 +63,7 @@ impl Walk<'_> {
         let middle_kept = keeps(tracked.middle);
 
         let normal = Self::place(normal_kept);
-        self.hold(normal, hidden);
+        self.hold(normal, normed);
         let heads = Self::place(heads_kept);
         for (linear, bytes) in [(Q, q), (K, k)] {
             self.linear(linear, graph, Component::Work);
@@ -71,7 +72,7 @@ impl Walk<'_> {
         }
         self.linear(V, graph, heads);
         if !normal_kept {
-            self.free(normal, hidden);
+            self.free(normal, normed);
         }
         let attention = Self::place(attention_kept);
         self.attention(heads_kept, attention);
@@ -88,12 +89,12 @@ impl Walk<'_> {
         }
         self.free(Component::Work, hidden);
         let second = Self::place(second_kept);
-        self.hold(second, hidden);
+        self.hold(second, normed);
         let gate = Self::place(gate_kept);
         self.linear(GATE, graph, gate);
         self.linear(UP, graph, gate);
         if !second_kept {
-            self.free(second, hidden);
+            self.free(second, normed);
         }
         let product = Self::place(product_kept);
         self.hold(product, inner);
@@ -114,9 +115,10 @@ impl Walk<'_> {
     /// afterwards the gradient of the input is held instead, where there is one, and the graph is gone but for input and
     /// output.
     pub(crate) fn backward(&mut self, below: bool) {
-        let (hidden, inner) = (self.wide(self.model.hidden_size), self.wide(self.model.intermediate_size));
+        let (hidden, normed) = (self.wide(self.model.hidden_size), self.inner(self.model.hidden_size));
+        let inner = self.inner(self.model.intermediate_size);
         let (q, k) = self.heads();
-        let (q, k) = (self.wide(q), self.wide(k));
+        let (q, k) = (self.inner(q), self.inner(k));
         let tracked = self.tracked(below);
         let flow = Component::Backward;
         if tracked.down {
@@ -138,11 +140,11 @@ impl Walk<'_> {
                 self.linear_backward(linear, tracked.middle);
                 self.free(flow, inner);
                 self.free(flow, of_second);
-                of_second = if tracked.middle { hidden } else { 0 };
+                of_second = if tracked.middle { normed } else { 0 };
             }
         }
         if self.keeps_input(GATE) || self.keeps_input(UP) {
-            self.free(Component::Graph, hidden);
+            self.free(Component::Graph, normed);
         }
         if !tracked.middle {
             return;
@@ -182,15 +184,15 @@ impl Walk<'_> {
             self.free(flow, bytes);
             if tracked.heads[linear] && tracked.input {
                 self.free(flow, of_normal);
-                of_normal = hidden;
+                of_normal = normed;
             }
         }
         if self.keeps_input(Q) || self.keeps_input(K) || self.keeps_input(V) {
-            self.free(Component::Graph, hidden);
+            self.free(Component::Graph, normed);
         }
         if tracked.input {
             self.hold(flow, hidden);
-            self.free_all(flow, &[hidden, hidden]);
+            self.free_all(flow, &[normed, hidden]);
         }
     }
 

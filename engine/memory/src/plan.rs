@@ -171,7 +171,12 @@ fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) ->
         Component::Inputs => format!("{tokens} tokens x {} x {bytes} B, per layer", model.hidden_size),
         Component::Graph => {
             let layers = if run.recompute { "a layer" } else { "each layer" };
-            format!("{tokens} tokens x {} features that {layers} keeps x {bytes} B", kept_features(model, run))
+            let [wide, inner] = kept_features(model, run);
+            let features = match run.compute_16bit {
+                true => format!("({wide} features x {bytes} B + {inner} x 2 B)"),
+                false => format!("{} features x {bytes} B", wide.saturating_add(inner)),
+            };
+            format!("{tokens} tokens x {features} that {layers} keeps")
         }
         Component::Backward => format!("{tokens} tokens x {bytes} B x the widths in between"),
         Component::Work => "results that are gone when their operation ends".into(),
@@ -197,10 +202,10 @@ fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) ->
     }
 }
 
-/// Features per token that a layer's graph keeps beside its input, where the input asks for a gradient: the sums in the
-/// middle and at the end, rotated queries and keys, values, gate and up, and the input and inner activations of every
-/// adapted layer, an input that several share once.
-fn kept_features(model: &ModelShape, run: &Run) -> u64 {
+/// Features per token that a layer's graph keeps beside its input, where the input asks for a gradient. In f32 the sums in the middle and at
+/// the end, and results as they were before DoRA scaled them; as activations between products rotated queries and keys, values, gate and up,
+/// and the input and inner activations of every adapted layer, an input that several share once.
+fn kept_features(model: &ModelShape, run: &Run) -> [u64; 2] {
     let trains = |name: &&str| run.method == Method::Full || run.adapts(name);
     let (hidden, inner) = (model.hidden_size, model.intermediate_size);
     let (q, k) = (model.heads * model.head(), model.kv() * model.head());
@@ -211,11 +216,10 @@ fn kept_features(model: &ModelShape, run: &Run) -> u64 {
         (&["down_proj"], inner),
     ];
     let inputs = inputs.into_iter().filter(|(names, _)| names.iter().any(trains)).map(|(_, width)| width);
-    let adapted = model.linears().into_iter().filter(|linear| run.adapts(linear.name));
-    // The branch's inner activations, and a result as it was before DoRA scaled it.
-    let branches = adapted.map(|linear| run.rank.saturating_add(if run.dora { linear.out } else { 0 }));
-    let fixed = 2 * hidden + q + 2 * k + 2 * inner;
-    inputs.chain(branches).fold(fixed, u64::saturating_add)
+    let adapted = || model.linears().into_iter().filter(|linear| run.adapts(linear.name));
+    let unscaled = adapted().filter(|_| run.dora).map(|linear| linear.out);
+    let wide = unscaled.fold(2 * hidden, u64::saturating_add);
+    [wide, inputs.chain(adapted().map(|_| run.rank)).fold(q + 2 * k + 2 * inner, u64::saturating_add)]
 }
 
 #[cfg(test)]

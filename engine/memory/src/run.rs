@@ -107,8 +107,8 @@ pub struct Run {
     pub file_bytes: u64,
     /// Bytes of an activation.
     pub activation_bytes: u64,
-    /// Products with 4-bit weights round their operands to 16 bits and take in what a branch adds: no result of the branch, but the operand
-    /// and the weight once more. Of QLoRA, on a GPU alone.
+    /// Products with 4-bit weights take their operands in 16 bits, in which activations between products are held, and take in what a
+    /// branch adds: no result of the branch, but the weight once more. Of QLoRA, on a GPU alone.
     pub compute_16bit: bool,
     /// Elements that share an NF4 scale.
     pub block_size: u64,

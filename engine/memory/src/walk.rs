@@ -20,6 +20,9 @@ const TILE_ROWS: u64 = 64;
 /// Inner dimension that `gemm` packs at a time.
 const DEPTH: u64 = 512;
 
+/// Up to so many tokens all activations are f32 (`model/mod.rs`).
+const FEW_TOKENS: u64 = 16;
+
 /// The linear layers of a decoder layer, by their place in [`ModelShape::linears`].
 pub(crate) const Q: usize = 0;
 pub(crate) const K: usize = 1;
@@ -58,6 +61,21 @@ impl<'a> Walk<'a> {
     /// Bytes of activations with this many features for every token.
     pub(crate) fn wide(&self, features: u64) -> u64 {
         product([self.tokens, features, self.run.activation_bytes])
+    }
+
+    /// Whether what lies between the products of a layer, and its gradients, are held in the 16 bits that products take.
+    fn narrow(&self) -> bool {
+        self.run.compute_16bit && !self.cpu() && self.tokens > FEW_TOKENS
+    }
+
+    /// Bytes of activations between the products of a layer with this many features for every token.
+    pub(crate) fn inner(&self, features: u64) -> u64 {
+        if self.narrow() { product([self.tokens, features, 2]) } else { self.wide(features) }
+    }
+
+    /// Whether a linear layer's result is added to the hidden states, which are wide.
+    fn joins(linear: usize) -> bool {
+        matches!(linear, O | DOWN)
     }
 
     /// Features of the queries, and of the keys or values.
@@ -126,12 +144,11 @@ impl<'a> Walk<'a> {
         product([depth, weight.saturating_add(rows), F32])
     }
 
-    /// A product with a frozen weight; its result is held as `result` (`ops/lora.rs`, `ops/cpu/nf4.rs`, and
+    /// A product with a frozen weight; its result, of so many bytes, is held as `result` (`ops/lora.rs`, `ops/cpu/nf4.rs`, and
     /// `nf4_matmul` of `halfbyte-shaders`).
-    fn frozen(&mut self, linear: usize, forward: bool, result: Component) {
+    fn frozen(&mut self, linear: usize, forward: bool, (result, bytes): (Component, u64)) {
         let LinearShape { out, input, .. } = self.linears[linear];
         let (inner, width) = if forward { (input, out) } else { (out, input) };
-        let bytes = self.wide(width);
         let quantized = self.run.method == Method::Qlora;
         let elements = product([out, input]);
         match self.run.device {
@@ -151,8 +168,9 @@ impl<'a> Walk<'a> {
             Device::Gpu { .. } => {
                 self.hold(result, bytes);
                 if self.run.compute_16bit {
-                    // Beside the weight in 16 bits, which Hopper multiplies many rows with.
-                    let rounded = product([self.tokens, inner, 2]);
+                    // Beside the weight in 16 bits, which Hopper multiplies many rows with, the operand, where it is wide.
+                    let narrow = self.narrow() && (forward || !Self::joins(linear));
+                    let rounded = if narrow { 0 } else { product([self.tokens, inner, 2]) };
                     self.hold(Component::Work, rounded);
                     self.touch(Component::Decoded, [product([elements, 2])]);
                     self.free(Component::Work, rounded);
@@ -171,13 +189,14 @@ impl<'a> Walk<'a> {
     /// A linear layer; its result is held as `result` (`model/linear.rs`, `lora/branch.rs`). With a graph its branch's inner
     /// activations are kept, and under DoRA's scale its result as it was before.
     pub(crate) fn linear(&mut self, linear: usize, graph: bool, result: Component) {
-        if !self.run.adapts(self.linears[linear].name) {
-            return self.frozen(linear, true, result);
+        let LinearShape { name, out, .. } = self.linears[linear];
+        let given = if Self::joins(linear) { self.wide(out) } else { self.inner(out) };
+        if !self.run.adapts(name) {
+            return self.frozen(linear, true, (result, given));
         }
         if !self.run.dora {
-            return self.adapted(linear, graph, result);
+            return self.adapted(linear, graph, (result, given));
         }
-        let LinearShape { out, .. } = self.linears[linear];
         let (bytes, small) = (self.wide(out), product([self.run.rank, out, F32]));
         // The weight by the rows of A, the rows of A by each other and by B, and what comes of these, under the rows' lengths.
         self.touch(Component::Work, [small; 4]);
@@ -185,8 +204,8 @@ impl<'a> Walk<'a> {
         // With dropout, the frozen layer's own product of what was dropped.
         let own = if self.run.dropout { bytes } else { 0 };
         self.hold(Component::Work, own);
-        self.adapted(linear, graph, before);
-        self.hold(result, bytes);
+        self.adapted(linear, graph, (before, bytes));
+        self.hold(result, given);
         self.free(Component::Work, own);
         if !graph {
             self.free(before, bytes);
@@ -194,11 +213,11 @@ impl<'a> Walk<'a> {
     }
 
     /// A frozen layer and its branch (`ops/lora.rs`, `ops/cpu/lora.rs`).
-    fn adapted(&mut self, linear: usize, graph: bool, result: Component) {
+    fn adapted(&mut self, linear: usize, graph: bool, result: (Component, u64)) {
         let LinearShape { out, input, .. } = self.linears[linear];
         let kept = if graph { Component::Graph } else { Component::Work };
-        let (low, dropped) = (self.wide(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
-        // What dropout leaves of the input; DoRA keeps it, and the branch alone drops it once more on the way back.
+        let (low, dropped) = (self.inner(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
+        // What dropout leaves of the input, in f32; DoRA keeps it, and the branch alone drops it once more on the way back.
         let of_dora = if self.run.dora { dropped } else { 0 };
         self.hold(kept, of_dora);
         self.hold(Component::Work, dropped);
@@ -217,13 +236,14 @@ impl<'a> Walk<'a> {
     /// The backward pass of a linear layer, whose result's gradient the caller holds: the adapter's gradients, and that
     /// of the input where it is asked for (`ops/lora.rs`, `ops/cpu/lora.rs`).
     pub(crate) fn linear_backward(&mut self, linear: usize, for_input: bool) {
-        if !self.run.adapts(self.linears[linear].name) {
+        let LinearShape { name, out, input, .. } = self.linears[linear];
+        let of_input = (Component::Backward, self.inner(input));
+        if !self.run.adapts(name) {
             if for_input {
-                self.frozen(linear, false, Component::Backward);
+                self.frozen(linear, false, of_input);
             }
             return;
         }
-        let LinearShape { out, input, .. } = self.linears[linear];
         let [a, b, lengths] = self.run.adapter(&self.linears[linear]);
         // The gradient under DoRA's scale, and that of the scale.
         let scaled = if self.run.dora { self.wide(out) } else { 0 };
@@ -231,7 +251,7 @@ impl<'a> Walk<'a> {
         self.hold(Component::Gradients, product([lengths, F32]));
         self.hold(Component::Work, scaled);
         self.free(Component::Graph, scaled);
-        let (low, dropped) = (self.wide(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
+        let (low, dropped) = (self.inner(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
         self.hold(Component::Work, low);
         if !self.cpu() {
             self.touch(Component::Work, [low]);
@@ -241,14 +261,14 @@ impl<'a> Walk<'a> {
         self.hold(Component::Gradients, product([a, F32]));
         if self.cpu() {
             if for_input {
-                self.frozen(linear, false, Component::Backward);
+                self.frozen(linear, false, of_input);
                 self.touch(Component::Work, [dropped]);
             }
             self.free(Component::Work, dropped);
         } else {
             self.free(Component::Work, dropped);
             if for_input {
-                self.frozen(linear, false, Component::Backward);
+                self.frozen(linear, false, of_input);
                 // What the branch adds, unless a kernel takes it into its sums.
                 if !self.run.compute_16bit || self.run.dropout {
                     self.touch(Component::Work, [self.wide(input), dropped]);
@@ -276,7 +296,7 @@ impl<'a> Walk<'a> {
     /// `halfbyte-shaders`). With a graph, what kernels give for the backward pass is kept.
     pub(crate) fn attention(&mut self, graph: bool, result: Component) {
         let (q, k) = self.heads();
-        let bytes = self.wide(q);
+        let bytes = self.inner(q);
         if self.cpu() {
             // The heads' results, then the tensor that they are put into.
             self.hold(Component::Work, bytes);
@@ -305,16 +325,15 @@ impl<'a> Walk<'a> {
     /// The backward pass of attention, whose result's gradient the caller holds: the gradients of queries, keys and values.
     pub(crate) fn attention_backward(&mut self) {
         let (q, k) = self.heads();
-        let gradients = [self.wide(q), self.wide(k), self.wide(k)];
+        let gradients = [self.inner(q), self.inner(k), self.inner(k)];
         if self.cpu() {
             self.hold_all(Component::Work, &gradients);
             self.hold_all(Component::Backward, &gradients);
             return self.free_all(Component::Work, &gradients);
         }
         if self.fused() {
-            // The gradient times the result, of which the sums over heads are taken.
-            let (along, logarithms) = (self.wide(q), self.logarithms());
-            self.touch(Component::Work, [along]);
+            // The sums over heads of the gradient times the result, and both lists in one.
+            let logarithms = self.logarithms();
             self.hold_all(Component::Work, &[logarithms, logarithms]);
             self.hold_all(Component::Backward, &gradients);
             return self.free_all(Component::Work, &[logarithms, logarithms]);

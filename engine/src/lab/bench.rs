@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use burn::tensor::{DType, Distribution, Tensor};
+use burn::tensor::{DType, Distribution, FloatDType, Tensor};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use web_time::Instant;
 
 use crate::Result;
 use crate::files::read;
-use crate::model::random_nf4;
+use crate::model::{in_type, random_nf4};
 use crate::nf4::Nf4Data;
 use crate::ops::{
     AttentionForm, AttentionShape, ComputeDtype, Masking, Nf4Weight, Ops, Product, Sequences, Variant,
@@ -145,8 +145,8 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
     let mut weight = || turn.next().expect("it goes on and on");
     let dense_fits = 4 * (out * input) as u64 <= B::largest_tensor(device);
     let mut measurements = Vec::new();
-    let mut add = |kernel: String, weight_bytes: usize, seconds: f64| {
-        let bytes = weight_bytes + 4 * rows * (out + input);
+    let mut add = |kernel: String, weight_bytes: usize, held: FloatDType, seconds: f64| {
+        let bytes = weight_bytes + DType::from(held).size() * rows * (out + input);
         let (bandwidth, arithmetic) = (bytes as f64 / seconds / 1e9, 2.0 * (rows * out * input) as f64 / seconds / 1e9);
         measurements.push(Measurement { kernel, shape, rows, seconds, bandwidth, arithmetic });
     };
@@ -154,13 +154,17 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
         let (taken, _) = product.widths(shape);
         let x = Tensor::<B, 2>::random([rows, taken], Distribution::Default, device);
         for variant in B::nf4_variants(device, shape, rows, product) {
-            let seconds = time::<B, _>(device, || nf4_matmul_by(variant, x.clone(), weight(), product)).await?;
+            // Activations are of the type that training holds them in.
+            let held = ComputeDtype::of(Some(variant)).activations();
+            let x = in_type(x.clone(), held);
+            let product_alone = || nf4_matmul_by(variant, x.clone(), weight(), product, held);
+            let seconds = time::<B, _>(device, product_alone).await?;
             let bytes = match variant {
                 // Read packed, written and read again as f32.
                 Variant::Decoded => data.byte_size() + 8 * out * input,
                 _ => data.byte_size(),
             };
-            add(format!("nf4_matmul {product:?} {variant:?}"), bytes, seconds);
+            add(format!("nf4_matmul {product:?} {variant:?}"), bytes, held, seconds);
             // What a branch beside the weight costs where a kernel has room for it.
             if matches!(
                 variant,
@@ -171,10 +175,12 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
                     | Variant::DecodedBf16
             ) {
                 let second = if product == Product::Forward { [out, RANK] } else { [RANK, input] };
-                let branch = [[rows, RANK], second].map(|of| Tensor::<B, 2>::random(of, Distribution::Default, device));
-                let both = || nf4_lora_by(variant, x.clone(), weight(), product, branch.clone(), 0.5);
+                let [low, b] =
+                    [[rows, RANK], second].map(|of| Tensor::<B, 2>::random(of, Distribution::Default, device));
+                let branch = [in_type(low, held), b];
+                let both = || nf4_lora_by(variant, x.clone(), weight(), product, (branch.clone(), 0.5), held);
                 let seconds = time::<B, _>(device, both).await?;
-                add(format!("nf4_lora {product:?} {variant:?}, rank {RANK}"), bytes, seconds);
+                add(format!("nf4_lora {product:?} {variant:?}, rank {RANK}"), bytes, held, seconds);
             }
         }
         if !dense_fits {
@@ -186,7 +192,7 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
             Product::InputGradient => matmul(x.clone(), dense.clone()),
         })
         .await?;
-        add(format!("matmul {product:?}, f32"), 4 * out * input, seconds);
+        add(format!("matmul {product:?}, f32"), 4 * out * input, FloatDType::F32, seconds);
     }
     Ok(measurements)
 }

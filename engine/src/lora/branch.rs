@@ -1,12 +1,12 @@
 //! The branch beside one linear layer: `scaling * B(A(dropout(x)))`, with DoRA's lengths where they are trained.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Dora;
-use crate::model::{Parameter, Shares, join};
+use crate::model::{Parameter, Shares, in_type, join};
 use crate::ops::{Branch, Dropped, Frozen, Ops, lora_linear, lora_linear_unseen};
 
 /// Where the randomness of dropout comes from: a function of the run's seed, the step, the micro-batch and the place in
@@ -39,27 +39,35 @@ pub struct LoraBranch<B: Backend> {
 }
 
 impl<B: Ops> LoraBranch<B> {
-    /// The frozen layer and its branch: `[tokens, in] -> [tokens, out]`, the layer's bias left out.
-    pub fn forward(&self, x: Tensor<B, 2>, weight: &Frozen<B>, dropout: Option<&Dropout>) -> Tensor<B, 2> {
+    /// The frozen layer and its branch: `[tokens, in] -> [tokens, out]` in the type `into`, the layer's bias left out.
+    pub fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        weight: &Frozen<B>,
+        dropout: Option<&Dropout>,
+        into: FloatDType,
+    ) -> Tensor<B, 2> {
         let dropped = self.drops(dropout);
-        let Some(dora) = &self.dora else { return lora_linear(x, weight, self.branch(dropped)) };
-        let scale = dora.scale(self, weight);
-        match dropped {
-            None => lora_linear(x, weight, self.branch(None)) * scale,
+        let Some(dora) = &self.dora else { return lora_linear(x, weight, self.branch(dropped), into) };
+        let (scale, wide) = (dora.scale(self, weight), FloatDType::F32);
+        let y = match dropped {
+            None => lora_linear(x, weight, self.branch(None), wide) * scale,
             // The frozen layer sees all of the input; what is scaled, the frozen weight's part of it included, sees what
             // was kept (PEFT, `DoraLinearVariant.forward`): `x W + (scale - 1) kept W + scale s kept A B`.
             Some(dropped) => {
+                let x = in_type(x, wide);
                 let kept = crate::ops::dropout(x.clone(), dropped);
-                weight.forward(x - kept.clone()) + lora_linear(kept, weight, self.branch(None)) * scale
+                weight.forward(x - kept.clone(), wide) + lora_linear(kept, weight, self.branch(None), wide) * scale
             }
-        }
+        };
+        in_type(y, into)
     }
 
-    /// [`forward`](Self::forward) for the gradients that go through it alone.
+    /// [`forward`](Self::forward) in f32 for the gradients that go through it alone.
     pub fn unseen(&self, x: Tensor<B, 2>, weight: &Frozen<B>, dropout: Option<&Dropout>) -> Tensor<B, 2> {
         // DoRA's lengths have gradients of what they scale.
         if self.dora.is_some() {
-            return self.forward(x, weight, dropout);
+            return self.forward(x, weight, dropout, FloatDType::F32);
         }
         lora_linear_unseen(x, weight, self.branch(self.drops(dropout)))
     }
@@ -136,7 +144,8 @@ mod tests {
             Weight::Dense(_) => unreachable!(),
         };
         let x_tensor = parameter(&x, [rows, input]).value;
-        let found: Vec<f32> = lora.forward(x_tensor, &frozen, Some(&key)).into_data().to_vec().unwrap();
+        let found: Vec<f32> =
+            lora.forward(x_tensor, &frozen, Some(&key), FloatDType::F32).into_data().to_vec().unwrap();
         assert!(mask.contains(&0.0));
         for (t, o) in (0..rows).flat_map(|t| (0..out).map(move |o| (t, o))) {
             let w = |i: usize| f64::from(decoded[o * input + i]);

@@ -1,8 +1,8 @@
 //! Weight-decomposed adaptation (DoRA, arXiv:2402.09353): the adapted weight's rows keep their direction, and their lengths
 //! are trained on their own.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 
 use super::LoraBranch;
 use crate::model::{Parameter, Shares, Weight, join};
@@ -49,10 +49,13 @@ impl<B: Ops> Dora<B> {
     /// one product with the `r` rows of `A`, in 4 bits where it is held so, and neither it nor `B A` is ever made.
     pub(super) fn scale(&self, lora: &LoraBranch<B>, weight: &Frozen<B>) -> Tensor<B, 2> {
         let (a, b) = (lora.a.value.clone().detach(), lora.b.value.clone().detach());
-        let with_weight = weight.forward(a.clone()).transpose();
-        let among = matmul(b.clone(), matmul(a.clone(), a.transpose()));
+        let (rank, device) = (a.dims()[0], a.device());
+        // Turned by a product: Burn 0.21's fusion reads tensors that are turned wrong, if others of other shapes are around (seen on Vulkan).
+        let b = matmul(Tensor::eye(rank, &device), b.transpose());
+        let with_weight = weight.forward(a.clone(), FloatDType::F32);
+        let among = matmul(matmul(a.clone(), a.transpose()), b.clone());
         let added = b * (with_weight * (2.0 * lora.scaling) + among * (lora.scaling * lora.scaling));
-        let squares = self.squares.value.clone() + added.sum_dim(1).transpose();
+        let squares = self.squares.value.clone() + matmul(Tensor::ones([1, rank], &device), added);
         self.magnitude.value.clone() / squares.clamp_min(1e-30).sqrt()
     }
 }
@@ -63,5 +66,7 @@ fn squares<B: Ops>(weight: &Weight<B>) -> Tensor<B, 2> {
         Weight::Dense(weight) => weight.value.clone(),
         Weight::Nf4(weight) => weight.dequantize(),
     };
-    (weight.clone() * weight).sum_dim(1).transpose()
+    let ([out, input], device) = (weight.dims(), weight.device());
+    // As a product: Burn 0.21's sums, turned, are zeros on Vulkan.
+    matmul(weight.clone() * weight, Tensor::ones([input, 1], &device)).reshape([1, out])
 }

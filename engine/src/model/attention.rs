@@ -1,10 +1,10 @@
 //! Causal self-attention with grouped key and value heads and rotary positions.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 
 use super::config::AttentionConfig;
-use super::linear::Linear;
+use super::linear::{Linear, in_type};
 use super::norm::RmsNorm;
 use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
@@ -34,7 +34,7 @@ pub struct Attention<B: Backend> {
 }
 
 impl<B: Ops> Attention<B> {
-    /// `[tokens, hidden] -> [tokens, hidden]`; with a cache, the pass's keys and values are appended to it.
+    /// `[tokens, hidden] -> [tokens, hidden]`, the result in f32; with a cache, the pass's keys and values are appended to it.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, cache: Option<&mut Option<LayerCache<B>>>) -> Tensor<B, 2> {
         let AttentionConfig { heads, kv_heads, head_dim, scale, softcap } = self.config;
         let view = &pass.views[self.kind];
@@ -50,7 +50,7 @@ impl<B: Ops> Attention<B> {
         };
         let sequences = view.sequences.clone();
         let shape = AttentionShape { sequences, window: view.window, heads, kv_heads, head_dim, scale, softcap };
-        self.o_proj.forward(causal_attention(q, k, v, &view.masking, &shape), pass)
+        self.o_proj.forward(causal_attention(q, k, v, &view.masking, &shape), pass, FloatDType::F32)
     }
 
     /// Rebuilds the block with `f(path, parameter)` in place of every parameter.
@@ -90,8 +90,8 @@ fn turn<B: Ops>(x: Tensor<B, 2>, rotation: &[Tensor<B, 4>; 2], head_dim: usize) 
     Tensor::cat(vec![first.reshape([tokens * heads, turned]), rest], 1).reshape([tokens, width])
 }
 
-/// Appends the keys and values of a pass over one sequence to its cache, and returns all of them. What no later token sees
-/// through the window is dropped from the cache.
+/// Appends the keys and values of a pass over one sequence to its cache, in the type of those in it, and returns all of them. What no
+/// later token sees through the window is dropped from the cache.
 fn append<B: Ops>(
     cache: &mut Option<LayerCache<B>>,
     k: Tensor<B, 2>,
@@ -99,7 +99,13 @@ fn append<B: Ops>(
     window: Option<usize>,
 ) -> (Tensor<B, 2>, Tensor<B, 2>) {
     let (keys, values) = match cache.take() {
-        Some(seen) => (Tensor::cat(vec![seen.keys, k], 0), Tensor::cat(vec![seen.values, v], 0)),
+        Some(seen) => {
+            let with = |seen: Tensor<B, 2>, x| {
+                let dtype = seen.dtype().into();
+                Tensor::cat(vec![seen, in_type(x, dtype)], 0)
+            };
+            (with(seen.keys, k), with(seen.values, v))
+        }
         None => (k, v),
     };
     let total = keys.dims()[0];

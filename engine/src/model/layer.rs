@@ -1,7 +1,7 @@
 //! One decoder layer: attention and MLP, each behind a norm and added to the residual stream.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 
 use super::attention::{Attention, LayerCache};
 use super::mlp::Mlp;
@@ -27,7 +27,7 @@ pub struct DecoderLayer<B: Backend> {
 }
 
 impl<B: Ops> DecoderLayer<B> {
-    /// `[tokens, hidden] -> [tokens, hidden]`.
+    /// `[tokens, hidden] -> [tokens, hidden]`, f32.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, cache: Option<&mut Option<LayerCache<B>>>) -> Tensor<B, 2> {
         self.compute(x, pass, cache, Mlp::forward)
     }
@@ -45,15 +45,16 @@ impl<B: Ops> DecoderLayer<B> {
         cache: Option<&mut Option<LayerCache<B>>>,
         last: impl FnOnce(&Mlp<B>, Tensor<B, 2>, &Pass<B>) -> Tensor<B, 2>,
     ) -> Tensor<B, 2> {
-        let attended = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, cache);
+        let inner = pass.activations;
+        let attended = self.self_attn.forward(self.input_layernorm.forward(x.clone(), inner), pass, cache);
         match &self.around_mlp {
             None => {
                 let x = x + attended;
-                x.clone() + last(&self.mlp, self.post_attention_layernorm.forward(x), pass)
+                x.clone() + last(&self.mlp, self.post_attention_layernorm.forward(x, inner), pass)
             }
             Some([before, after]) => {
-                let x = x + self.post_attention_layernorm.forward(attended);
-                x.clone() + after.forward(self.mlp.forward(before.forward(x), pass))
+                let x = x + self.post_attention_layernorm.forward(attended, FloatDType::F32);
+                x.clone() + after.forward(self.mlp.forward(before.forward(x, inner), pass), FloatDType::F32)
             }
         }
     }

@@ -1,12 +1,17 @@
 //! A linear layer `y = x Wᵀ + b`, its weight dense or in 4 bits, with an optional LoRA branch beside it.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 
 use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
 use crate::lora::LoraBranch;
-use crate::ops::{Frozen, Nf4Weight, Ops, Product, matmul, nf4_matmul};
+use crate::ops::{Frozen, Nf4Weight, Ops, Product, cast, matmul, nf4_matmul, primitive, tensor};
+
+/// Activations in another type; themselves where they have it.
+pub(crate) fn in_type<B: Ops>(x: Tensor<B, 2>, dtype: FloatDType) -> Tensor<B, 2> {
+    tensor(cast::<B>(primitive(x), dtype))
+}
 
 /// A weight of shape `[out, in]`.
 #[derive(Clone, Debug)]
@@ -42,11 +47,11 @@ impl<B: Ops> Weight<B> {
         }
     }
 
-    /// `[tokens, in] -> [tokens, out]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// `[tokens, in] -> [tokens, out]`, in the type `into`.
+    pub fn forward(&self, x: Tensor<B, 2>, into: FloatDType) -> Tensor<B, 2> {
         match self {
-            Self::Dense(weight) => matmul(x, weight.value.clone().transpose()),
-            Self::Nf4(weight) => nf4_matmul(x, weight, Product::Forward),
+            Self::Dense(weight) => in_type(matmul(in_type(x, FloatDType::F32), weight.value.clone().transpose()), into),
+            Self::Nf4(weight) => nf4_matmul(x, weight, Product::Forward, into),
         }
     }
 }
@@ -63,24 +68,24 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: Ops> Linear<B> {
-    /// `[tokens, in] -> [tokens, out]`.
-    pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
-        let y = match &self.lora {
-            Some(lora) => lora.forward(x, &self.weight.frozen(), pass.dropout.as_ref()),
-            None => self.weight.forward(x),
+    /// `[tokens, in] -> [tokens, out]`, in the type `into`.
+    pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, into: FloatDType) -> Tensor<B, 2> {
+        let product = |into| match &self.lora {
+            Some(lora) => lora.forward(x, &self.weight.frozen(), pass.dropout.as_ref(), into),
+            None => self.weight.forward(x, into),
         };
         match &self.bias {
-            Some(bias) => y + bias.value.clone(),
-            None => y,
+            Some(bias) => in_type(product(FloatDType::F32) + bias.value.clone(), into),
+            None => product(into),
         }
     }
 
-    /// [`forward`](Self::forward) for the gradients that go through it alone: where no one sees the result, an adapted layer leaves out the
-    /// product that costs the most.
+    /// [`forward`](Self::forward) in f32 for the gradients that go through it alone: where no one sees the result, an adapted layer leaves
+    /// out the product that costs the most.
     pub fn unseen(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
         match (&self.lora, &self.bias) {
             (Some(lora), None) => lora.unseen(x, &self.weight.frozen(), pass.dropout.as_ref()),
-            _ => self.forward(x, pass),
+            _ => self.forward(x, pass, FloatDType::F32),
         }
     }
 

@@ -310,7 +310,8 @@ pub(super) fn build<B: Ops>(
     let Base { linears: base_weights, compute, .. } = base;
     let head = Head { norm, weight, tied: config.tied, compute, softcap: config.final_logit_softcapping };
     let kinds = config.kinds.iter().map(|kind| Kind { window: kind.window, rope: Rope::new(&kind.rope) }).collect();
-    Ok(Transformer { config, embedding, layers, stages, head, kinds, base_weights, compute })
+    let activations = compute.activations();
+    Ok(Transformer { config, embedding, layers, stages, head, kinds, base_weights, compute, activations })
 }
 
 fn layer<B: Ops>(

@@ -1,7 +1,7 @@
 //! The gated MLP of a decoder layer (SwiGLU and GeGLU, arXiv:2002.05202).
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 
 use super::linear::Linear;
 use super::parameter::{Parameter, Shares, join};
@@ -21,9 +21,9 @@ pub struct Mlp<B: Backend> {
 }
 
 impl<B: Ops> Mlp<B> {
-    /// `[tokens, hidden] -> [tokens, hidden]`.
+    /// `[tokens, hidden] -> [tokens, hidden]`, the result in f32.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> Tensor<B, 2> {
-        self.down_proj.forward(self.inner(x, pass), pass)
+        self.down_proj.forward(self.inner(x, pass), pass, FloatDType::F32)
     }
 
     /// [`forward`](Self::forward) for the gradients that go through it alone.

@@ -26,6 +26,7 @@ pub use attention::{Attention, LayerCache};
 pub use config::{AttentionConfig, LayerKind, LinearConfig, ModelConfig};
 pub use family::{Biases, FAMILIES, Family, Windows};
 pub use layer::DecoderLayer;
+pub(crate) use linear::in_type;
 pub use linear::{Linear, Weight};
 pub use load::{Base, BaseWeights, Loading, load, load_from, load_mapped, random};
 pub use mlp::Mlp;
@@ -47,6 +48,9 @@ use crate::Result;
 use crate::files::check_device;
 use crate::lora::SQUARES;
 use crate::ops::{ComputeDtype, Ops, Product, Sequences, half_matmul, matmul};
+
+/// Up to so many tokens activations are f32: products of so few rows need not round them, and there is little to hold.
+pub const FEW_TOKENS: usize = 16;
 
 /// The path of the embedding, and of the tied head.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -70,6 +74,8 @@ pub struct Transformer<B: Backend> {
     pub base_weights: BaseWeights,
     /// What the operands of products are rounded to.
     pub compute: ComputeDtype,
+    /// The type in which activations of more than [`FEW_TOKENS`] are held between the products of a layer.
+    pub activations: FloatDType,
 }
 
 /// What turns the top layer's output into logits.
@@ -93,7 +99,7 @@ pub type Cache<B> = Vec<Option<LayerCache<B>>>;
 impl<B: Ops> Head<B> {
     /// `[tokens, hidden] -> [tokens, vocab]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let (x, weight) = (self.norm.forward(x), self.weight.value.clone());
+        let (x, weight) = (self.norm.forward(x, FloatDType::F32), self.weight.value.clone());
         let logits = match weight.dtype() {
             DType::F32 => matmul(x, weight.transpose()),
             _ => half_matmul(x, weight, Product::Forward, self.compute),
@@ -154,8 +160,10 @@ impl<B: Ops> Transformer<B> {
 
     /// A pass over sequences, on the device of every stage.
     pub fn passes(&self, sequences: &Sequences) -> Vec<Pass<B>> {
+        let activations = if sequences.tokens() > FEW_TOKENS { self.activations } else { FloatDType::F32 };
         let pass = |stage: &Stage<B>| {
-            Pass::new(&self.kinds, self.config.attention.heads, sequences.clone(), self.compute, &stage.device)
+            let heads = self.config.attention.heads;
+            Pass { activations, ..Pass::new(&self.kinds, heads, sequences.clone(), self.compute, &stage.device) }
         };
         self.stages.iter().map(pass).collect()
     }
@@ -199,8 +207,9 @@ impl<B: Ops> Transformer<B> {
         }
         let stage = |stage: &Stage<B>| Stage { device: stage.device.clone(), layers: stage.layers.clone() };
         let stages = self.stages.iter().map(stage).collect();
-        let (config, kinds, base_weights) = (self.config.clone(), self.kinds.clone(), self.base_weights);
-        Transformer { config, embedding, layers, stages, head, kinds, base_weights, compute: self.compute }
+        let (config, kinds) = (self.config.clone(), self.kinds.clone());
+        let (base_weights, compute, activations) = (self.base_weights, self.compute, self.activations);
+        Transformer { config, embedding, layers, stages, head, kinds, base_weights, compute, activations }
     }
 
     /// Calls `f(path, parameter)` for every parameter, the tied head left out.

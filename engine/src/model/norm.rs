@@ -1,7 +1,7 @@
 //! Root-mean-square layer normalisation (arXiv:1910.07467).
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 
 use super::parameter::{Parameter, Shares, join};
 use crate::ops::{Ops, rms_norm};
@@ -18,16 +18,16 @@ pub struct RmsNorm<B: Backend> {
 }
 
 impl<B: Ops> RmsNorm<B> {
-    /// `[tokens, hidden] -> [tokens, hidden]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// `[tokens, hidden] -> [tokens, hidden]`, in the type `into`.
+    pub fn forward(&self, x: Tensor<B, 2>, into: FloatDType) -> Tensor<B, 2> {
         let weight = self.weight.value.clone();
-        rms_norm(x, if self.offset == 0.0 { weight } else { weight + self.offset }, self.eps)
+        rms_norm(x, if self.offset == 0.0 { weight } else { weight + self.offset }, self.eps, into)
     }
 
-    /// The norm of every head alone, the weight as wide as one: `[tokens, heads * head_dim]`, shape kept.
+    /// The norm of every head alone, the weight as wide as one: `[tokens, heads * head_dim]`, shape and type kept.
     pub fn forward_heads(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let ([tokens, width], [_, head_dim]) = (x.dims(), self.weight.value.dims());
-        self.forward(x.reshape([tokens * (width / head_dim), head_dim])).reshape([tokens, width])
+        let ([tokens, width], [_, head_dim], dtype) = (x.dims(), self.weight.value.dims(), x.dtype());
+        self.forward(x.reshape([tokens * (width / head_dim), head_dim]), dtype.into()).reshape([tokens, width])
     }
 
     /// Rebuilds the norm with `f(path, parameter)` in place of its weight.

@@ -1,7 +1,7 @@
 //! What one pass through the decoder layers needs beside the hidden states: sequences, positions, masks, dropout.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, Tensor};
 use burn_autodiff::Autodiff;
 
 use super::rope::Rope;
@@ -22,6 +22,8 @@ pub struct Kind {
 pub struct Pass<B: Backend> {
     /// The pass as each kind of layer sees it.
     pub views: Vec<View<B>>,
+    /// The type of the activations between the products of a layer.
+    pub activations: FloatDType,
     /// LoRA dropout; training only.
     pub dropout: Option<Dropout>,
 }
@@ -40,7 +42,7 @@ pub struct View<B: Backend> {
 }
 
 impl<B: Ops> Pass<B> {
-    /// A pass without dropout through layers of this many query heads.
+    /// A pass in f32 without dropout through layers of this many query heads.
     pub fn new(kinds: &[Kind], heads: usize, sequences: Sequences, compute: ComputeDtype, device: &B::Device) -> Self {
         let views = kinds.iter().map(|kind| {
             let rotation = kind.rope.rotation(&sequences, device);
@@ -48,7 +50,7 @@ impl<B: Ops> Pass<B> {
             let masking = Masking::new(&held, kind.window, heads, compute, device);
             View { sequences: held, window: kind.window, rotation, masking }
         });
-        Self { views: views.collect(), dropout: None }
+        Self { views: views.collect(), activations: FloatDType::F32, dropout: None }
     }
 
     /// The same pass on the autodiff decoration of `B`.
@@ -59,7 +61,7 @@ impl<B: Ops> Pass<B> {
             rotation: view.rotation.clone().map(Tensor::from_inner),
             masking: view.masking.lift(),
         });
-        Pass { views: views.collect(), dropout: self.dropout.clone() }
+        Pass { views: views.collect(), activations: self.activations, dropout: self.dropout.clone() }
     }
 }
 

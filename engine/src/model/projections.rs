@@ -19,18 +19,18 @@ pub struct Projections<B: Backend, const N: usize> {
 }
 
 impl<B: Ops, const N: usize> Projections<B, N> {
-    /// `[tokens, hidden] -> [tokens, width]` for each width.
+    /// `[tokens, hidden] -> [tokens, width]` for each width, in the pass's type of activations.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>) -> [Tensor<B, 2>; N] {
         match self.linears.as_slice() {
             [(_, fused)] => {
-                let product = fused.forward(x, pass);
+                let product = fused.forward(x, pass, pass.activations);
                 let mut start = 0;
                 self.widths.map(|width| {
                     start += width;
                     product.clone().narrow(1, start - width, width)
                 })
             }
-            linears => std::array::from_fn(|i| linears[i].1.forward(x.clone(), pass)),
+            linears => std::array::from_fn(|i| linears[i].1.forward(x.clone(), pass, pass.activations)),
         }
     }
 

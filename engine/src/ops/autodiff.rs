@@ -3,16 +3,13 @@
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{FloatDType, Tensor, TensorMetadata};
+use burn::tensor::{FloatDType, TensorMetadata};
 use burn_autodiff::Autodiff;
-use burn_autodiff::checkpoint::{
-    base::Checkpointer,
-    strategy::{CheckpointStrategy, NoCheckpointing},
-};
+use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops as Step, OpsKind, unary};
 
-use super::fused::{primitive, tensor};
+use super::fused::{cast, dtype};
 use super::{
     Activation, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Dropped, Frozen, LoraGradients, Masking,
     Nf4Primitive, Ops, Product, Reading, Variant, lora,
@@ -44,16 +41,30 @@ impl<B: Ops> Backward<B, 2> for Matmul {
 struct Nf4Matmul;
 
 impl<B: Ops> Backward<B, 1> for Nf4Matmul {
-    type State = (Nf4Primitive<B>, Product, ComputeDtype);
+    /// And the type of its input.
+    type State = (Nf4Primitive<B>, Product, ComputeDtype, FloatDType);
 
     fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (weight, product, compute) = step.state;
+        let (weight, product, compute, of_x) = step.state;
         let product = product.flipped();
         unary::<B, _>(step.parents, step.node, grads, |grad| {
             let (device, rows) = (B::float_device(&grad), grad.shape()[0]);
             let variant = compute.variant::<B>(&device, weight.shape, rows, product);
-            B::nf4_matmul(grad, &weight, product, variant)
+            B::nf4_matmul(grad, &weight, product, variant, of_x)
         });
+    }
+}
+
+#[derive(Debug)]
+struct Cast;
+
+impl<B: Ops> Backward<B, 1> for Cast {
+    /// The type that it was cast from.
+    type State = FloatDType;
+
+    fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let of_x = step.state;
+        unary::<B, _>(step.parents, step.node, grads, |grad| cast::<B>(grad, of_x));
     }
 }
 
@@ -188,44 +199,6 @@ impl<B: Ops> Backward<B, 3> for Attention {
     }
 }
 
-/// The end of a graph whose gradient is known: it hands it to its parent.
-#[derive(Debug)]
-struct Known;
-
-impl<B: Backend> Backward<B, 1> for Known {
-    type State = FloatTensor<B>;
-
-    fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        unary::<B, _>(step.parents, step.node, grads, |_| step.state);
-    }
-}
-
-/// A tensor's value, and what is left of the tensor: its place in the graph, which [`backward_from`] asks for alone. Whoever then has the
-/// value may write over it.
-pub(crate) fn apart<B: Backend, const D: usize>(
-    output: Tensor<Autodiff<B>, D>,
-) -> (Tensor<B, D>, Tensor<Autodiff<B>, D>) {
-    let nothing = primitive(Tensor::<B, D>::zeros([1; D], &output.device()));
-    let mut place: FloatTensor<Autodiff<B>> = primitive(output);
-    let value = std::mem::replace(&mut place.primitive, nothing);
-    (tensor(value), tensor(place))
-}
-
-/// Backpropagates `d_output` through the graph of `output`. Burn's own `backward` starts from a gradient of ones; a product
-/// with `d_output` before it would cost two more tensors of the size of `output`.
-pub(crate) fn backward_from<B: Backend, const D: usize>(
-    output: Tensor<Autodiff<B>, D>,
-    d_output: Tensor<B, D>,
-) -> <Autodiff<B> as AutodiffBackend>::Gradients {
-    let nothing = primitive(Tensor::<B, 1>::zeros([1], &output.device()));
-    let output: FloatTensor<Autodiff<B>> = primitive(output);
-    let root = match Known.prepare::<NoCheckpointing>([output.node]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(primitive(d_output), nothing),
-        OpsKind::UnTracked(prep) => prep.finish(nothing),
-    };
-    <Autodiff<B> as AutodiffBackend>::backward(root)
-}
-
 fn frozen<B: Backend, C: CheckpointStrategy>(weight: &Frozen<Autodiff<B, C>>) -> Frozen<B> {
     match weight {
         Frozen::Dense(weight) => Frozen::Dense(weight.primitive.clone()),
@@ -250,6 +223,15 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
+    fn cast(x: FloatTensor<Self>, to: FloatDType) -> FloatTensor<Self> {
+        let of_x = dtype::<B>(&x.primitive);
+        let y = B::cast(x.primitive, to);
+        match Cast.prepare::<C>([x.node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(of_x, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
     fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2] {
         B::nf4_quantize(weights.primitive, block_size)
     }
@@ -263,11 +245,12 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         weight: &Nf4Primitive<Self>,
         product: Product,
         variant: Option<Variant>,
+        into: FloatDType,
     ) -> FloatTensor<Self> {
-        let weight = inner(weight);
-        let y = B::nf4_matmul(x.primitive, &weight, product, variant);
+        let (weight, of_x) = (inner(weight), dtype::<B>(&x.primitive));
+        let y = B::nf4_matmul(x.primitive, &weight, product, variant, into);
         match Nf4Matmul.prepare::<C>([x.node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((weight, product, ComputeDtype::of(variant)), y),
+            OpsKind::Tracked(prep) => prep.finish((weight, product, ComputeDtype::of(variant), of_x), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
@@ -302,8 +285,8 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         B::largest_tensor(device)
     }
 
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        let y = B::rms_norm(x.primitive.clone(), weight.primitive.clone(), eps);
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, into: FloatDType) -> FloatTensor<Self> {
+        let y = B::rms_norm(x.primitive.clone(), weight.primitive.clone(), eps, into);
         match RmsNorm.prepare::<C>([x.node.clone(), weight.node.clone()]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x.primitive, weight.primitive, eps), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
@@ -334,8 +317,13 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
-    fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
-        lora_linear::<B, C>(x, weight, branch, B::lora_linear)
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        weight: &Frozen<Self>,
+        branch: Branch<Self>,
+        into: FloatDType,
+    ) -> [FloatTensor<Self>; 2] {
+        lora_linear::<B, C>(x, weight, branch, |x, weight, branch| B::lora_linear(x, weight, branch, into))
     }
 
     /// What the backward pass takes is computed, and zeros stand for the result.

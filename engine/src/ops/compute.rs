@@ -1,5 +1,6 @@
 //! The type in which products are computed.
 
+use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
 use super::{Ops, Product, Variant};
@@ -7,8 +8,8 @@ use crate::{Error, Result};
 
 /// What the operands of large products are rounded to: those with 4-bit weights of more than a few rows, in bf16 of a few too, those of
 /// low-rank branches beside them, those of attention, and those with a head that is held in the same type. Sums are f32, and so is all that is
-/// not a product: activations between the layers, norms, softmax, loss, adapters and their gradients (as under `torch.autocast`;
-/// bitsandbytes, `bnb_4bit_compute_dtype`).
+/// not a product: norms, softmax, loss, adapters and their gradients (as under `torch.autocast`; bitsandbytes, `bnb_4bit_compute_dtype`). How
+/// activations are held is what [`activations`](Self::activations) says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeDtype {
@@ -52,6 +53,16 @@ impl ComputeDtype {
         }
         let can = B::nf4_variants(device, shape, rows, product);
         can.into_iter().find(|variant| *variant == Variant::Skinny || self.rounding().contains(variant))
+    }
+
+    /// The type in which the activations of many rows are held between the products of a layer, and their gradients. The hidden states from
+    /// layer to layer are always f32.
+    pub fn activations(self) -> FloatDType {
+        match self {
+            Self::Bf16 => FloatDType::BF16,
+            // A gradient is too small for f16.
+            Self::F32 | Self::F16 => FloatDType::F32,
+        }
     }
 
     /// Whether a device computes products in this type.

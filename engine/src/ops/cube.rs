@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use burn::tensor::backend::ExecutionError;
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
@@ -37,7 +37,7 @@ fn heads(shape: &AttentionShape) -> Heads {
     Heads { heads, kv_heads, head_dim, scale, softcap, seen }
 }
 
-/// Whether the kernels of blocks take these, which are f32's; other types are left to Burn's operations.
+/// Whether kernels for f32 alone take these; other types are left to Burn's operations.
 fn taken<R: SourceRuntime, const N: usize>(tensors: [&CubeTensor<R>; N]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype == DType::F32)
 }
@@ -122,12 +122,13 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         weight: &Nf4Primitive<Self>,
         product: Product,
         variant: Option<Variant>,
+        into: FloatDType,
     ) -> FloatTensor<Self> {
         let product = match product {
             Product::Forward => halfbyte_shaders::Product::Forward(None),
             Product::InputGradient => halfbyte_shaders::Product::InputGradient(None),
         };
-        halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into))
+        halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into), into.into())
     }
 
     fn nf4_lora(
@@ -136,13 +137,14 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         product: Product,
         Update { low, b, scaling }: Update<Self>,
         variant: Option<Variant>,
+        into: FloatDType,
     ) -> FloatTensor<Self> {
         let update = Some(Box::new(halfbyte_shaders::Update { low, b, scaling: scaling as f32 }));
         let product = match product {
             Product::Forward => halfbyte_shaders::Product::Forward(update),
             Product::InputGradient => halfbyte_shaders::Product::InputGradient(update),
         };
-        halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into))
+        halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into), into.into())
     }
 
     fn low_rank(
@@ -213,10 +215,9 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
             (Masking::Composed(composed), _) => attention::backward::<Self>(qkv, composed, grad, shape),
             (masking, attended) => {
                 let [y, lse] = attended.expect("the kernel's forward pass gave logarithms");
-                let size = [shape.sequences.tokens() * shape.heads, shape.head_dim];
-                let product = tensor::<Self, 2>(grad.clone()) * tensor(y);
-                let delta = product.reshape(size).sum_dim(1).reshape([1, size[0]]);
-                let sums = Tensor::cat(vec![tensor::<Self, 2>(lse).reshape([1, size[0]]), delta], 0);
+                let queries = shape.sequences.tokens() * shape.heads;
+                let delta = halfbyte_shaders::dots_of_rows(grad.clone(), y, shape.head_dim);
+                let sums = Tensor::cat(vec![tensor::<Self, 2>(lse).reshape([1, queries]), tensor(delta)], 0);
                 halfbyte_shaders::attention_backward(
                     qkv,
                     attention::bounds(masking),
@@ -228,12 +229,8 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         }
     }
 
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        if taken([&x, &weight]) {
-            halfbyte_shaders::rms_norm(x, weight, eps as f32)
-        } else {
-            fused::rms_norm::<Self>(x, weight, eps)
-        }
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, into: FloatDType) -> FloatTensor<Self> {
+        halfbyte_shaders::rms_norm(x, weight, eps as f32, into.into())
     }
 
     fn rms_norm_backward(
@@ -244,7 +241,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         for_weight: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
         // The weight of a norm is seldom trained.
-        if !for_weight && taken([&x, &weight, &grad]) {
+        if !for_weight {
             (halfbyte_shaders::rms_norm_backward(x, weight, grad, eps as f32), None)
         } else {
             fused::rms_norm_backward::<Self>(x, weight, grad, eps, for_weight)
@@ -252,11 +249,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     }
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        if taken([&gate, &up]) {
-            halfbyte_shaders::gated(gate, up, coefficients(activation))
-        } else {
-            fused::gated::<Self>(gate, up, activation)
-        }
+        halfbyte_shaders::gated(gate, up, coefficients(activation))
     }
 
     fn gated_backward(
@@ -265,19 +258,11 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         grad: FloatTensor<Self>,
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if taken([&gate, &up, &grad]) {
-            halfbyte_shaders::gated_backward(gate, up, grad, coefficients(activation)).into()
-        } else {
-            fused::gated_backward::<Self>(gate, up, grad, activation)
-        }
+        halfbyte_shaders::gated_backward(gate, up, grad, coefficients(activation)).into()
     }
 
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
-        if taken([&x, &cos, &sin]) {
-            halfbyte_shaders::rotate(x, cos, sin, back)
-        } else {
-            fused::rotate::<Self>(x, cos, sin, back)
-        }
+        halfbyte_shaders::rotate(x, cos, sin, back)
     }
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {

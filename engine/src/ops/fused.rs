@@ -6,7 +6,7 @@
 use burn::tensor::activation::sigmoid;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorPrimitive};
+use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, TensorMetadata, TensorPrimitive};
 
 use super::{Activation, Ops, matmul};
 
@@ -18,10 +18,30 @@ pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Flo
     tensor.into_primitive().tensor()
 }
 
+/// A tensor in another type; itself where it has it.
+pub(crate) fn cast<B: Ops>(x: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {
+    if x.dtype() == dtype.into() { x } else { B::cast(x, dtype) }
+}
+
+/// The type of a tensor.
+pub(super) fn dtype<B: Backend>(x: &FloatTensor<B>) -> FloatDType {
+    x.dtype().into()
+}
+
+/// A tensor in f32.
+pub(super) fn wide<B: Ops>(x: FloatTensor<B>) -> FloatTensor<B> {
+    cast::<B>(x, FloatDType::F32)
+}
+
 /// `x / sqrt(mean(x²) + eps) * weight`: `x` `[tokens, hidden]`, `weight` `[1, hidden]`.
-pub(super) fn rms_norm<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
-    let (x, weight) = (tensor::<B, 2>(x), tensor::<B, 2>(weight));
-    primitive(x.clone() * inverse_rms(x, eps) * weight)
+pub(super) fn rms_norm<B: Ops>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    eps: f64,
+    into: FloatDType,
+) -> FloatTensor<B> {
+    let (x, weight) = (tensor::<B, 2>(wide::<B>(x)), tensor::<B, 2>(weight));
+    cast::<B>(primitive(x.clone() * inverse_rms(x, eps) * weight), into)
 }
 
 fn inverse_rms<B: Backend>(x: Tensor<B, 2>, eps: f64) -> Tensor<B, 2> {
@@ -36,13 +56,14 @@ pub(super) fn rms_norm_backward<B: Ops>(
     eps: f64,
     for_weight: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
-    let (x, weight, grad) = (tensor::<B, 2>(x), tensor::<B, 2>(weight), tensor::<B, 2>(grad));
+    let of_x = dtype::<B>(&x);
+    let (x, weight, grad) = (tensor::<B, 2>(wide::<B>(x)), tensor::<B, 2>(weight), tensor::<B, 2>(wide::<B>(grad)));
     let inverse = inverse_rms(x.clone(), eps);
     let normal = x * inverse.clone();
     let d_weight = for_weight.then(|| primitive(sum_of_rows(grad.clone() * normal.clone())));
     let scaled = grad * weight;
     let along = (scaled.clone() * normal.clone()).mean_dim(1);
-    (primitive((scaled - normal * along) * inverse), d_weight)
+    (cast::<B>(primitive((scaled - normal * along) * inverse), of_x), d_weight)
 }
 
 /// The sum of `x`'s rows, `[1, columns]`. Burn 0.21's own forgets those from the 65,533rd on, seen on Vulkan.
@@ -62,20 +83,23 @@ fn inner<B: Backend>(x: Tensor<B, 2>, activation: Activation) -> (Tensor<B, 2>, 
 }
 
 /// `activation(gate) * up`, elementwise.
-pub(super) fn gated<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
-    let (gate, up) = (tensor::<B, 2>(gate), tensor::<B, 2>(up));
+pub(super) fn gated<B: Ops>(gate: FloatTensor<B>, up: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
+    let of_gate = dtype::<B>(&gate);
+    let (gate, up) = (tensor::<B, 2>(wide::<B>(gate)), tensor::<B, 2>(wide::<B>(up)));
     let (z, _) = inner(gate.clone(), activation);
-    primitive(gate * sigmoid(z) * up)
+    cast::<B>(primitive(gate * sigmoid(z) * up), of_gate)
 }
 
 /// The gradients of [`gated`] for `gate` and `up`.
-pub(super) fn gated_backward<B: Backend>(
+pub(super) fn gated_backward<B: Ops>(
     gate: FloatTensor<B>,
     up: FloatTensor<B>,
     grad: FloatTensor<B>,
     activation: Activation,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let (gate, up, grad) = (tensor::<B, 2>(gate), tensor::<B, 2>(up), tensor::<B, 2>(grad));
+    let types = [&gate, &up].map(dtype::<B>);
+    let (gate, up, grad) =
+        (tensor::<B, 2>(wide::<B>(gate)), tensor::<B, 2>(wide::<B>(up)), tensor::<B, 2>(wide::<B>(grad)));
     let (z, of_z) = inner(gate.clone(), activation);
     let sigma = sigmoid(z);
     let active = gate * sigma.clone();
@@ -84,24 +108,27 @@ pub(super) fn gated_backward<B: Backend>(
         Some(of_z) => through_z * of_z,
         None => through_z,
     };
-    (primitive(grad.clone() * up * (sigma + through_z)), primitive(grad * active))
+    let gradients = [grad.clone() * up * (sigma + through_z), grad * active];
+    let [d_gate, d_up] = gradients.map(primitive);
+    (cast::<B>(d_gate, types[0]), cast::<B>(d_up, types[1]))
 }
 
 /// Rotates the two halves of every head by the angles of its position: `x` `[tokens, heads * head_dim]`; `cos` and the
 /// signed `sin` `[tokens, 1, 2, head_dim / 2]`. Turned `back`, it is its own gradient.
-pub(super) fn rotate<B: Backend>(
+pub(super) fn rotate<B: Ops>(
     x: FloatTensor<B>,
     cos: FloatTensor<B>,
     sin: FloatTensor<B>,
     back: bool,
 ) -> FloatTensor<B> {
-    let (x, cos, sin) = (tensor::<B, 2>(x), tensor::<B, 4>(cos), tensor::<B, 4>(sin));
+    let of_x = dtype::<B>(&x);
+    let (x, cos, sin) = (tensor::<B, 2>(wide::<B>(x)), tensor::<B, 4>(cos), tensor::<B, 4>(sin));
     let ([tokens, width], [_, _, _, half]) = (x.dims(), cos.dims());
     let halves = x.reshape([tokens, width / (2 * half), 2, half]);
     let swapped = halves.clone().flip([2]) * sin;
     let turned = halves * cos;
     let rotated = if back { turned - swapped } else { turned + swapped };
-    primitive(rotated.reshape([tokens, width]))
+    cast::<B>(primitive(rotated.reshape([tokens, width])), of_x)
 }
 
 /// Cross entropy of `logits` `[n, vocab]` against the tokens `targets` `[n, 1]`: the sum of the losses `[1]`, and its

@@ -3,11 +3,11 @@
 //! One operation, because on its own each half reads the activations and writes the result once more, and because the
 //! gradient of the activations is the sum of both halves'.
 
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
+use burn::tensor::{FloatDType, Tensor};
 
-use super::fused::{primitive, tensor};
+use super::fused::{cast, dtype, primitive, tensor, wide};
 use super::{ComputeDtype, Dropped, Nf4Weight, Ops, Product, matmul};
 
 /// A weight `[out, in]` that is not trained.
@@ -37,9 +37,9 @@ impl<B: Ops> Frozen<B> {
         Self::Nf4(weight.clone())
     }
 
-    /// `x · Wᵀ`: `[rows, in] -> [rows, out]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        tensor(self.product(primitive(x), Product::Forward))
+    /// `x · Wᵀ` in the type `into`: `[rows, in] -> [rows, out]`.
+    pub fn forward(&self, x: Tensor<B, 2>, into: FloatDType) -> Tensor<B, 2> {
+        tensor(self.product(primitive(x), Product::Forward, into))
     }
 
     /// What a product of these rows with the weight rounds them to.
@@ -51,19 +51,24 @@ impl<B: Ops> Frozen<B> {
     }
 
     /// Either product with what a branch adds to it.
-    fn product_with(&self, x: FloatTensor<B>, product: Product, update: Update<B>) -> FloatTensor<B> {
+    fn product_with(&self, x: FloatTensor<B>, product: Product, update: Update<B>, into: FloatDType) -> FloatTensor<B> {
         match self {
-            Self::Nf4(weight) => weight.product_with(x, product, update, None),
-            Self::Dense(_) => update.added_to(self.product(x, product), product),
+            Self::Nf4(weight) => weight.product_with(x, product, update, None, into),
+            Self::Dense(_) => cast::<B>(update.added_to(self.product(x, product, FloatDType::F32), product), into),
         }
     }
 
     /// Either product of rows of activations with the weight.
-    fn product(&self, x: FloatTensor<B>, product: Product) -> FloatTensor<B> {
-        match (self, product) {
-            (Self::Nf4(weight), product) => weight.product(x, product, None),
-            (Self::Dense(weight), Product::Forward) => B::matmul(x, B::float_swap_dims(weight.clone(), 0, 1)),
-            (Self::Dense(weight), Product::InputGradient) => B::matmul(x, weight.clone()),
+    fn product(&self, x: FloatTensor<B>, product: Product, into: FloatDType) -> FloatTensor<B> {
+        match self {
+            Self::Nf4(weight) => weight.product(x, product, None, into),
+            Self::Dense(weight) => {
+                let weight = match product {
+                    Product::Forward => B::float_swap_dims(weight.clone(), 0, 1),
+                    Product::InputGradient => weight.clone(),
+                };
+                cast::<B>(B::matmul(wide::<B>(x), weight), into)
+            }
         }
     }
 }
@@ -93,9 +98,9 @@ pub struct Update<B: Backend> {
 }
 
 impl<B: Ops> Update<B> {
-    /// The sum with a product of the frozen layer, by operations of their own.
+    /// The sum with a product of the frozen layer, in f32, by operations of their own.
     pub(super) fn added_to(self, y: FloatTensor<B>, product: Product) -> FloatTensor<B> {
-        let (y, low, b) = (tensor::<B, 2>(y), tensor::<B, 2>(self.low), tensor::<B, 2>(self.b));
+        let (y, low, b) = (tensor::<B, 2>(y), tensor::<B, 2>(wide::<B>(self.low)), tensor::<B, 2>(self.b));
         // The scale is applied where the tensor is smallest.
         let b = if product == Product::Forward { b.transpose() } else { b };
         primitive(y + matmul(scaled(low, self.scaling), b))
@@ -119,17 +124,22 @@ pub(super) fn inner<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: &Bran
     match branch.dropped {
         None => through_a(x),
         Some(dropped) => {
-            let [low, _] = through_a(B::dropout(x.clone(), dropped));
+            let [low, _] = through_a(B::dropout(wide::<B>(x.clone()), dropped));
             [low, x]
         }
     }
 }
 
-/// `x · Wᵀ + scaling · dropout(x) · Aᵀ · Bᵀ`, and `dropout(x) · Aᵀ`, which the backward pass takes.
-pub(super) fn forward<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: Branch<B>) -> [FloatTensor<B>; 2] {
+/// `x · Wᵀ + scaling · dropout(x) · Aᵀ · Bᵀ` in the type `into`, and `dropout(x) · Aᵀ`, which the backward pass takes.
+pub(super) fn forward<B: Ops>(
+    x: FloatTensor<B>,
+    weight: &Frozen<B>,
+    branch: Branch<B>,
+    into: FloatDType,
+) -> [FloatTensor<B>; 2] {
     let [low, x] = inner::<B>(x, weight, &branch);
     let Branch { b, scaling, .. } = branch;
-    [weight.product_with(x, Product::Forward, Update { low: low.clone(), b, scaling }), low]
+    [weight.product_with(x, Product::Forward, Update { low: low.clone(), b, scaling }, into), low]
 }
 
 /// The gradients of [`forward`] from that of its first result.
@@ -142,18 +152,23 @@ pub(super) fn backward<B: Ops>(
 ) -> LoraGradients<B> {
     let Branch { a, b, dropped, scaling } = branch;
     let compute = weight.rounding(&grad, Product::InputGradient);
+    let of_x = dtype::<B>(&x);
     let kept = |x| match dropped {
-        Some(dropped) => B::dropout(x, dropped),
+        Some(dropped) => B::dropout(wide::<B>(x), dropped),
         None => x,
     };
-    let [d_low, rounded] = B::low_rank(grad.clone(), b, Product::InputGradient, scaling, compute);
-    let d_b = B::low_rank_gradient(grad, low, scaling, compute);
+    let [d_low, grad] = B::low_rank(grad, b, Product::InputGradient, scaling, compute);
+    let d_b = B::low_rank_gradient(grad.clone(), low, scaling, compute);
     let d_a = B::low_rank_gradient(d_low.clone(), kept(x), 1.0, compute);
     let d_x = for_x.then(|| match dropped {
-        None => weight.product_with(rounded, Product::InputGradient, Update { low: d_low, b: a, scaling: 1.0 }),
+        None => {
+            let update = Update { low: d_low, b: a, scaling: 1.0 };
+            weight.product_with(grad, Product::InputGradient, update, of_x)
+        }
         Some(_) => {
-            let of_branch = kept(B::matmul(d_low, a));
-            B::float_add(weight.product(rounded, Product::InputGradient), of_branch)
+            let of_branch = kept(B::matmul(wide::<B>(d_low), a));
+            let of_weight = weight.product(grad, Product::InputGradient, FloatDType::F32);
+            cast::<B>(B::float_add(of_weight, of_branch), of_x)
         }
     });
     LoraGradients { x: d_x, a: d_a, b: d_b }
@@ -172,12 +187,12 @@ pub(super) fn low_rank<B: Ops>(
 ) -> [FloatTensor<B>; 2] {
     let factor = tensor::<B, 2>(factor);
     let factor = if product == Product::Forward { factor.transpose() } else { factor };
-    [primitive(scaled(matmul(tensor(x.clone()), factor), scaling)), x]
+    [primitive(scaled(matmul(tensor(wide::<B>(x.clone())), factor), scaling)), x]
 }
 
 /// [`low_rank_gradient`](super::low_rank_gradient) by a dense product.
 pub(super) fn low_rank_gradient<B: Ops>(grad: FloatTensor<B>, x: FloatTensor<B>, scaling: f64) -> FloatTensor<B> {
-    let (grad, x) = (tensor::<B, 2>(grad), tensor::<B, 2>(x));
+    let [grad, x] = [grad, x].map(|x| tensor::<B, 2>(wide::<B>(x)));
     // The scale is applied where the tensor is smallest.
     let (grad, x) = match grad.dims()[1] < x.dims()[1] {
         true => (scaled(grad, scaling), x),

@@ -19,6 +19,7 @@ mod dropout;
 mod fused;
 #[cfg(feature = "gpu")]
 mod fusion;
+mod graph;
 mod half;
 mod lasting;
 mod lora;
@@ -27,16 +28,17 @@ mod weight;
 
 use std::pin::Pin;
 
+pub use burn::tensor::FloatDType;
 use burn::tensor::backend::{Backend, ExecutionError};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Tensor, TensorData};
 
 pub use adam::{AdamStep, AdamUpdate, DynamicTables, MOMENT_BLOCK, Moments};
 pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, Sequences, Span};
-pub(crate) use autodiff::{apart, backward_from};
 pub use compute::ComputeDtype;
 pub use dropout::Dropped;
-pub(crate) use fused::{primitive, tensor};
+pub(crate) use fused::{cast, primitive, tensor};
+pub(crate) use graph::{apart, backward_from};
 pub(crate) use lasting::lasting;
 pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
@@ -140,11 +142,18 @@ pub type Held = Option<Box<dyn std::any::Any + Send>>;
 /// The operations on 4-bit weights and the fused blocks of a decoder layer, for a backend.
 ///
 /// The functions of the same names in this module take [`Tensor`]s and say shapes; a `*_backward`
-/// gives the gradients of its namesake's tensors from that of its result.
+/// gives the gradients of its namesake's tensors from that of its result, each in its tensor's type.
+///
+/// Activations may be of any float type that the device has; what is computed with them is f32 unless it says otherwise.
 pub trait Ops: Backend {
     /// [`matmul`].
     fn matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(lhs, rhs)
+    }
+
+    /// A tensor in another type. An operation of its own to fusion, as those are that it stands between.
+    fn cast(x: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
+        Self::float_cast(x, dtype)
     }
 
     /// The whole weight, decoded: f32 `[out, in]`.
@@ -154,13 +163,14 @@ pub trait Ops: Backend {
     /// the bits of its f32 scale: NaN or infinite where a weight of the block is.
     fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2];
 
-    /// The product of rows of activations `[rows, taken]` with a weight that stays in 4 bits, by one of the
+    /// The product of rows of activations `[rows, taken]` with a weight that stays in 4 bits, in the type `into`, by one of the
     /// [`nf4_variants`](Self::nf4_variants), or by the one that the backend takes for the fastest in f32.
     fn nf4_matmul(
         x: FloatTensor<Self>,
         weight: &Nf4Primitive<Self>,
         product: Product,
         variant: Option<Variant>,
+        into: FloatDType,
     ) -> FloatTensor<Self>;
 
     /// [`nf4_matmul`](Self::nf4_matmul), and what a branch beside the weight adds to it.
@@ -170,8 +180,9 @@ pub trait Ops: Backend {
         product: Product,
         update: Update<Self>,
         variant: Option<Variant>,
+        into: FloatDType,
     ) -> FloatTensor<Self> {
-        update.added_to(Self::nf4_matmul(x, weight, product, variant), product)
+        cast::<Self>(update.added_to(Self::nf4_matmul(x, weight, product, variant, FloatDType::F32), product), into)
     }
 
     /// The variants by which a device can compute a product of `rows` rows with a weight of this shape; never none.
@@ -238,8 +249,8 @@ pub trait Ops: Backend {
     }
 
     /// [`rms_norm`].
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        fused::rms_norm::<Self>(x, weight, eps)
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, into: FloatDType) -> FloatTensor<Self> {
+        fused::rms_norm::<Self>(x, weight, eps, into)
     }
 
     /// For `x`, and for `weight` where asked for.
@@ -277,13 +288,18 @@ pub trait Ops: Backend {
     fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self>;
 
     /// [`lora_linear`], and the branch's inner activations `[tokens, r]`, which the backward pass takes.
-    fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
-        lora::forward::<Self>(x, weight, branch)
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        weight: &Frozen<Self>,
+        branch: Branch<Self>,
+        into: FloatDType,
+    ) -> [FloatTensor<Self>; 2] {
+        lora::forward::<Self>(x, weight, branch, into)
     }
 
     /// [`lora_linear_unseen`].
     fn lora_linear_unseen(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> FloatTensor<Self> {
-        let [y, _] = Self::lora_linear(x, weight, branch);
+        let [y, _] = Self::lora_linear(x, weight, branch, FloatDType::F32);
         y
     }
 

@@ -1,6 +1,6 @@
 //! The operations as model code calls them, on tensors.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{FloatDType, Int, Tensor};
 
 use super::fused::{primitive, tensor};
 use super::{
@@ -15,9 +15,9 @@ pub fn matmul<B: Ops, const D: usize>(lhs: Tensor<B, D>, rhs: Tensor<B, D>) -> T
     tensor(B::matmul(primitive(lhs), primitive(rhs)))
 }
 
-/// `x · Wᵀ`, `[rows, in] -> [rows, out]`, or `dy · W`, `[rows, out] -> [rows, in]`, with `W` in 4 bits.
-pub fn nf4_matmul<B: Ops>(x: Tensor<B, 2>, weight: &Nf4Weight<B>, product: Product) -> Tensor<B, 2> {
-    tensor(weight.product(primitive(x), product, None))
+/// `x · Wᵀ`, `[rows, in] -> [rows, out]`, or `dy · W`, `[rows, out] -> [rows, in]`, with `W` in 4 bits, in the type `into`.
+pub fn nf4_matmul<B: Ops>(x: Tensor<B, 2>, weight: &Nf4Weight<B>, product: Product, into: FloatDType) -> Tensor<B, 2> {
+    tensor(weight.product(primitive(x), product, None, into))
 }
 
 /// [`nf4_matmul`] by a variant of one's own choice, for tests and measurements.
@@ -26,8 +26,9 @@ pub fn nf4_matmul_by<B: Ops>(
     x: Tensor<B, 2>,
     weight: &Nf4Weight<B>,
     product: Product,
+    into: FloatDType,
 ) -> Tensor<B, 2> {
-    tensor(weight.product(primitive(x), product, Some(variant)))
+    tensor(weight.product(primitive(x), product, Some(variant), into))
 }
 
 /// `x · Wᵀ + scaling · low · Bᵀ`, a 4-bit product and what a branch adds to it, by a variant of one's own choice: `x` `[rows,
@@ -37,26 +38,27 @@ pub fn nf4_lora_by<B: Ops>(
     x: Tensor<B, 2>,
     weight: &Nf4Weight<B>,
     product: Product,
-    [low, b]: [Tensor<B, 2>; 2],
-    scaling: f64,
+    ([low, b], scaling): ([Tensor<B, 2>; 2], f64),
+    into: FloatDType,
 ) -> Tensor<B, 2> {
     let update = Update { low: primitive(low), b: primitive(b), scaling };
-    tensor(weight.product_with(primitive(x), product, update, Some(variant)))
+    tensor(weight.product_with(primitive(x), product, update, Some(variant), into))
 }
 
-/// Root-mean-square normalisation, `x / sqrt(mean(x²) + eps) * weight` (arXiv:1910.07467): `x` `[tokens, hidden]`,
-/// `weight` `[1, hidden]`.
-pub fn rms_norm<B: Ops>(x: Tensor<B, 2>, weight: Tensor<B, 2>, eps: f64) -> Tensor<B, 2> {
-    tensor(B::rms_norm(primitive(x), primitive(weight), eps))
+/// Root-mean-square normalisation, `x / sqrt(mean(x²) + eps) * weight` (arXiv:1910.07467), in the type `into`: `x` `[tokens, hidden]`,
+/// f32 `weight` `[1, hidden]`.
+pub fn rms_norm<B: Ops>(x: Tensor<B, 2>, weight: Tensor<B, 2>, eps: f64, into: FloatDType) -> Tensor<B, 2> {
+    tensor(B::rms_norm(primitive(x), primitive(weight), eps, into))
 }
 
-/// `activation(gate) * up`, elementwise (SwiGLU and GeGLU, arXiv:2002.05202): both `[tokens, intermediate]`.
+/// `activation(gate) * up`, elementwise (SwiGLU and GeGLU, arXiv:2002.05202): both `[tokens, intermediate]` and of one type, which the
+/// result has too.
 pub fn gated<B: Ops>(gate: Tensor<B, 2>, up: Tensor<B, 2>, activation: Activation) -> Tensor<B, 2> {
     tensor(B::gated(primitive(gate), primitive(up), activation))
 }
 
-/// Rotary position embedding (arXiv:2104.09864): turns the halves of every head of `x` `[tokens, heads * head_dim]`;
-/// `cos` and the signed `sin` are `[tokens, 1, 2, head_dim / 2]`.
+/// Rotary position embedding (arXiv:2104.09864): turns the halves of every head of `x` `[tokens, heads * head_dim]`, whose type the result
+/// has; f32 `cos` and signed `sin` are `[tokens, 1, 2, head_dim / 2]`.
 pub fn rotate<B: Ops>(x: Tensor<B, 2>, [cos, sin]: &[Tensor<B, 4>; 2]) -> Tensor<B, 2> {
     tensor(B::rotate(primitive(x), primitive(cos.clone()), primitive(sin.clone()), false))
 }
@@ -66,19 +68,19 @@ pub fn dropout<B: Ops>(x: Tensor<B, 2>, dropped: Dropped) -> Tensor<B, 2> {
     tensor(B::dropout(primitive(x), dropped))
 }
 
-/// A frozen linear layer with a LoRA branch beside it: `x · Wᵀ + scaling · dropout(x) · Aᵀ · Bᵀ`, `x` `[tokens, in]`.
-pub fn lora_linear<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B>) -> Tensor<B, 2> {
-    let [y, _] = B::lora_linear(primitive(x), weight, branch);
+/// A frozen linear layer with a LoRA branch beside it, `x · Wᵀ + scaling · dropout(x) · Aᵀ · Bᵀ`, in the type `into`: `x` `[tokens, in]`.
+pub fn lora_linear<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B>, into: FloatDType) -> Tensor<B, 2> {
+    let [y, _] = B::lora_linear(primitive(x), weight, branch, into);
     tensor(y)
 }
 
-/// [`lora_linear`] for the gradients that go through it alone: with a graph, what its values are is not said.
+/// [`lora_linear`] in f32 for the gradients that go through it alone: with a graph, what its values are is not said.
 pub fn lora_linear_unseen<B: Ops>(x: Tensor<B, 2>, weight: &Frozen<B>, branch: Branch<B>) -> Tensor<B, 2> {
     tensor(B::lora_linear_unseen(primitive(x), weight, branch))
 }
 
 /// `scaling · x · Fᵀ` with a matrix of a low-rank branch, `x` `[rows, in]` and `F` `[r, in]`, or the other product, `scaling · x · F`
-/// with `x` `[rows, out]` and `F` `[out, r]`; and `x` as a 4-bit product that is computed in `compute` takes it, which may be rounded.
+/// with `x` `[rows, out]` and `F` `[out, r]`; and `x` as a 4-bit product that is computed in `compute` takes it. Either may be rounded.
 pub fn low_rank<B: Ops>(
     x: Tensor<B, 2>,
     factor: Tensor<B, 2>,
@@ -101,7 +103,8 @@ pub fn low_rank_gradient<B: Ops>(
 }
 
 /// Causal attention with grouped heads: `q` `[tokens, heads * head_dim]`, `k` and `v` `[cached and new tokens, kv_heads *
-/// head_dim]`; a query sees the keys of its own sequence up to its own, or the last `window` of them. The result is shaped like `q`.
+/// head_dim]`; a query sees the keys of its own sequence up to its own, or the last `window` of them. The result is shaped like `q`, and of
+/// its type.
 pub fn causal_attention<B: Ops>(
     q: Tensor<B, 2>,
     k: Tensor<B, 2>,

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use burn::tensor::backend::{Backend, BackendTypes};
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{Int, Tensor, TensorData, TensorMetadata};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData, TensorMetadata};
 
-use super::fused::{primitive, tensor};
+use super::fused::{cast, primitive, tensor};
 use super::lasting::lasting_results;
 use super::{ComputeDtype, Nf4Primitive, Ops, Product, Update, Variant, lasting};
 use crate::files::read_words;
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// A frozen weight `[out, in]` in 4-bit NormalFloat on a device of backend `B`.
 ///
 /// ```no_run
-/// use burn::tensor::Tensor;
+/// use burn::tensor::{FloatDType, Tensor};
 /// use halfbyte::backends::Cpu;
 /// use halfbyte::nf4;
 /// use halfbyte::ops::{Frozen, Nf4Weight};
@@ -27,7 +27,7 @@ use crate::{Error, Result};
 /// let data = nf4::quantize(&vec![0.5; 256 * 128], [256, 128], 64, true)?;
 /// let weight = Nf4Weight::<Cpu>::upload(&data, &device)?;
 /// let x = Tensor::ones([3, 128], &device);
-/// let y = Frozen::nf4(&weight).forward(x);
+/// let y = Frozen::nf4(&weight).forward(x, FloatDType::F32);
 /// assert_eq!(y.dims(), [3, 256]);
 /// # Ok(())
 /// # }
@@ -119,20 +119,28 @@ impl<B: Ops> Nf4Weight<B> {
         tensor(self.joined(0, |part, _| B::nf4_dequantize(part)))
     }
 
-    /// Either product of rows of activations with the weight, by the given variant or by the fastest.
-    pub(super) fn product(&self, x: FloatTensor<B>, product: Product, variant: Option<Variant>) -> FloatTensor<B> {
-        let of_part = |x, part: &_| {
+    /// Either product of rows of activations with the weight in the type `into`, by the given variant or by the fastest.
+    pub(super) fn product(
+        &self,
+        x: FloatTensor<B>,
+        product: Product,
+        variant: Option<Variant>,
+        into: FloatDType,
+    ) -> FloatTensor<B> {
+        let of_part = |x, part: &_, into| {
             let variant = variant.or_else(|| self.variant(&x, part, product));
-            B::nf4_matmul(x, part, product, variant)
+            B::nf4_matmul(x, part, product, variant, into)
         };
-        match product {
-            Product::Forward => self.joined(1, |part, _| of_part(x.clone(), part)),
-            Product::InputGradient => {
+        match (product, self.parts.as_slice()) {
+            (_, [whole]) => of_part(x, whole, into),
+            (Product::Forward, _) => self.joined(1, |part, _| of_part(x.clone(), part, into)),
+            (Product::InputGradient, _) => {
                 let of_part = |(part, features): (&_, _)| {
-                    tensor::<B, 2>(of_part(narrowed::<B>(x.clone(), 1, (self.shape[0], features)), part))
+                    let x = narrowed::<B>(x.clone(), 1, (self.shape[0], features));
+                    tensor::<B, 2>(of_part(x, part, FloatDType::F32))
                 };
                 let sum = self.parts().map(of_part).reduce(|sum, more| sum + more);
-                primitive(sum.expect("a weight has a part"))
+                cast::<B>(primitive(sum.expect("a weight has a part")), into)
             }
         }
     }
@@ -144,10 +152,11 @@ impl<B: Ops> Nf4Weight<B> {
         product: Product,
         update: Update<B>,
         variant: Option<Variant>,
+        into: FloatDType,
     ) -> FloatTensor<B> {
         let of_part = |x, part: &_, update| {
             let variant = variant.or_else(|| self.variant(&x, part, product));
-            B::nf4_lora(x, part, product, update, variant)
+            B::nf4_lora(x, part, product, update, variant, into)
         };
         match (product, self.parts.as_slice()) {
             (Product::Forward, _) => self.joined(1, |part, features| {
@@ -157,7 +166,9 @@ impl<B: Ops> Nf4Weight<B> {
             }),
             (Product::InputGradient, [whole]) => of_part(x, whole, update),
             // The parts' products are summed up, and the branch's is one of them.
-            (Product::InputGradient, _) => update.added_to(self.product(x, product, variant), product),
+            (Product::InputGradient, _) => {
+                cast::<B>(update.added_to(self.product(x, product, variant, FloatDType::F32), product), into)
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! A run's ranks over TCP: rank 0 adds, in the order of the ranks, and gives each the sum.
 //!
 //! A star rather than a ring: the order of the additions is the same for every element, each rank knows the one that keeps
-//! it waiting by name, and adapters are small. What passes rank 0 grows with the number of ranks.
+//! it waiting by name, and adapters are small. What passes rank 0 grows with the number of ranks; sums go out while values still come in.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -11,10 +11,13 @@ use std::time::Duration;
 
 use super::Collective;
 use super::frame::{CHUNK, Frame, Kind, to_bytes, to_values};
-use super::link::{Link, Report};
+use super::link::{AHEAD, Link, Report};
 use super::rendezvous::{Identity, Member, Timing, follow, lead};
 use crate::Trouble;
 use crate::{Error, Result};
+
+/// Frames of values that a rank sends before it takes the first sum.
+const ON_THE_WAY: usize = AHEAD - 1;
 
 /// How often a rank that waits for one looks whether another is gone.
 const LOOK: Duration = Duration::from_millis(100);
@@ -147,38 +150,48 @@ impl Group {
         }
     }
 
-    fn send_values(link: &Link, begin: &[u8], values: &[f32]) -> Result<()> {
-        link.send(Kind::Begin, begin)?;
-        let mut bytes = Vec::new();
-        values.chunks(CHUNK).try_for_each(|chunk| {
-            to_bytes(chunk, &mut bytes);
-            link.send(Kind::Values, &bytes)
-        })
-    }
-
     fn sum(&self, values: &mut [f32]) -> Result<()> {
         let number = self.sums.fetch_add(1, Ordering::Relaxed);
         let begin = [number.to_le_bytes(), (values.len() as u64).to_le_bytes()].concat();
         if self.member.rank > 0 {
-            let Some(root) = self.links.first() else { return Ok(()) };
-            Self::send_values(root, &begin, values)?;
-            self.receive_begin(root, &begin)?;
-            return values.chunks_mut(CHUNK).try_for_each(|chunk| {
-                let bytes = self.receive_values(root, chunk.len())?;
-                chunk.iter_mut().zip(to_values(&bytes)).for_each(|(place, value)| *place = value);
-                Ok(())
-            });
+            return self.links.first().map_or(Ok(()), |root| self.contribute(root, &begin, values));
         }
-        // All of it is taken before any is given: a rank that still sends does not read.
-        for link in self.links.iter() {
-            self.receive_begin(link, &begin)?;
-            values.chunks_mut(CHUNK).try_for_each(|chunk| {
+        self.links.iter().try_for_each(|link| self.receive_begin(link, &begin))?;
+        self.links.iter().try_for_each(|link| link.send(Kind::Begin, &begin))?;
+        let mut sums = Vec::new();
+        values.chunks_mut(CHUNK).try_for_each(|chunk| {
+            for link in self.links.iter() {
                 let bytes = self.receive_values(link, chunk.len())?;
                 chunk.iter_mut().zip(to_values(&bytes)).for_each(|(place, value)| *place += value);
-                Ok::<(), Error>(())
-            })?;
+            }
+            to_bytes(chunk, &mut sums);
+            self.links.iter().try_for_each(|link| link.send(Kind::Values, &sums))
+        })
+    }
+
+    /// Another rank's part of a sum: values go to rank 0 while the sums of those before come back. Of no more of them than the other end
+    /// has room for, or both would wait for the other one to read.
+    fn contribute(&self, root: &Link, begin: &[u8], values: &mut [f32]) -> Result<()> {
+        let length = values.len();
+        let chunk = |nth: usize| (nth * CHUNK).min(length)..((nth + 1) * CHUNK).min(length);
+        root.send(Kind::Begin, begin)?;
+        let mut bytes = Vec::new();
+        let chunks = length.div_ceil(CHUNK);
+        for nth in 0..chunks + ON_THE_WAY {
+            if nth < chunks {
+                to_bytes(&values[chunk(nth)], &mut bytes);
+                root.send(Kind::Values, &bytes)?;
+            }
+            if nth == ON_THE_WAY.min(chunks) {
+                self.receive_begin(root, begin)?;
+            }
+            if let Some(sum) = nth.checked_sub(ON_THE_WAY) {
+                let places = &mut values[chunk(sum)];
+                let bytes = self.receive_values(root, places.len())?;
+                places.iter_mut().zip(to_values(&bytes)).for_each(|(place, value)| *place = value);
+            }
         }
-        self.links.iter().try_for_each(|link| Self::send_values(link, &begin, values))
+        Ok(())
     }
 
     fn compare(&self, what: &str, digest: [u8; 32]) -> Result<()> {

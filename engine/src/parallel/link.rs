@@ -13,7 +13,7 @@ use crate::Trouble;
 use crate::{Error, Result};
 
 /// Frames that wait to be taken; a rank that is ahead waits with the rest in its own hands.
-const AHEAD: usize = 4;
+pub(super) const AHEAD: usize = 4;
 /// How long a last word may take, and the reason for a failed write may be waited for.
 const PARTING: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);

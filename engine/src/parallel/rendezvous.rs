@@ -13,7 +13,7 @@ use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"halfbyte";
 /// Of what is said over a connection.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// Connections that may be introducing themselves at a time.
 const STRANGERS: usize = 64;
 /// How long a connection may take to introduce itself, without a byte.

@@ -67,7 +67,7 @@ fn values(rank: usize, count: usize) -> Vec<f32> {
 #[test]
 fn a_sum_is_the_plain_sum_in_the_order_of_the_ranks_to_the_bit_on_each() {
     for world_size in 1..=5 {
-        let counts = [0, 1, 2, 7, CHUNK - 1, CHUNK, CHUNK + 3];
+        let counts = [0, 1, 2, 7, CHUNK - 1, CHUNK, CHUNK + 3, 4 * CHUNK, 6 * CHUNK + 5];
         let found = ranks(world_size, |group| {
             counts.map(|count| {
                 let mut values = values(group.rank(), count);

@@ -1,4 +1,4 @@
-// Attention on tensor cores: operands are bf16, sums and results f32. What all of its kernels share.
+// Attention on tensor cores: operands are bf16, sums f32. What all of its kernels share.
 //
 // A warp takes 16 rows of a tile through tiles of columns: scores lie in its registers, as the tensor cores leave them, and are already
 // where they want them as the left operand of the next product (Dao, arXiv:2307.08691, section 3.3).
@@ -34,14 +34,14 @@ __device__ __forceinline__ float slope(const Info& info, float score) {
 __device__ __forceinline__ float exponential(float x) { return power_of_two(x * LOG2_E); }
 
 // Stores two neighbouring elements of a row of a head.
-__device__ __forceinline__ void store(float* head, size_t stride, u32 row, u32 rows, u32 column, float low, float high) {
+__device__ __forceinline__ void store(Result* head, size_t stride, u32 row, u32 rows, u32 column, float low, float high) {
     if (row >= rows) return;
-    float* to = head + row * stride + column;
+    Result* to = head + row * stride + column;
     if (HEAD_DIM % 2 == 0) {
-        if (column < HEAD_DIM) *(float2*)to = make_float2(low, high);
+        if (column < HEAD_DIM) put_pair(to, low, high);
     } else {
-        if (column < HEAD_DIM) to[0] = low;
-        if (column + 1 < HEAD_DIM) to[1] = high;
+        if (column < HEAD_DIM) put(to, low);
+        if (column + 1 < HEAD_DIM) put(to + 1, high);
     }
 }
 

@@ -1,6 +1,9 @@
 //! The kernels in CUDA C++, for a width of heads.
 
+use burn_backend::DType;
+
 use super::Pass;
+use crate::results::{RESULTS, in_cuda};
 use crate::source::Sources;
 use crate::warpgroup::{Operands, THREADS, WGMMA, operands};
 use crate::{Language, PTX, Source};
@@ -10,8 +13,8 @@ pub(super) const WIDTH: usize = 128;
 /// Tiles of columns of theirs that are in shared memory.
 const STAGES: usize = 2;
 
-static SOURCES: Sources<(Pass, usize, bool)> = Sources::new();
-static GROUPS_SOURCES: Sources<(Pass, usize)> = Sources::new();
+static SOURCES: Sources<(Pass, usize, bool, DType)> = Sources::new();
+static GROUPS_SOURCES: Sources<(Pass, usize, DType)> = Sources::new();
 
 /// Rows that a block takes, 16 a warp, and columns at a time: as many as fit the registers, and the 48 KiB of shared memory that
 /// need not be asked for, which [`Pass::Keys`] does.
@@ -40,9 +43,9 @@ fn shared(head_dim: usize, rows: usize, columns: usize) -> usize {
     2 * rows * line + 2 * (2 * columns * line + 4 * columns * 4)
 }
 
-/// The source of a kernel for heads of this width, and for scores with or without a cap.
-pub(super) fn source(pass: Pass, head_dim: usize, capped: bool) -> Source {
-    SOURCES.get((pass, head_dim, capped), |_| {
+/// The source of a kernel for heads of this width, and for scores with or without a cap, that gives f32 or bf16.
+pub(super) fn source(pass: Pass, head_dim: usize, capped: bool, result: DType) -> Source {
+    SOURCES.get((pass, head_dim, capped, result), |_| {
         let (name, kernel) = match pass {
             Pass::Forward => ("attention_forward", include_str!("forward.cu")),
             Pass::Queries => ("attention_d_queries", include_str!("d_queries.cu")),
@@ -51,13 +54,14 @@ pub(super) fn source(pass: Pass, head_dim: usize, capped: bool) -> Source {
         let tile = tile(pass, head_dim, capped);
         let shared = if pass == Pass::Keys { shared(head_dim, tile[0], tile[1]) } else { 0 };
         let kernel = format!("{}\n{kernel}", include_str!("mma.cu"));
-        fill(name, &kernel, head_dim, tile, shared, &[("capped", capped.to_string())])
+        let values = [("capped", capped.to_string()), ("result", in_cuda(result).to_string())];
+        fill(name, &kernel, head_dim, tile, shared, &values)
     })
 }
 
 /// That by groups of four warps, for `sm_90a`, heads of 64 or 128 and scores without a cap.
-pub(super) fn source_of_groups(pass: Pass, head_dim: usize) -> Source {
-    GROUPS_SOURCES.get((pass, head_dim), |_| {
+pub(super) fn source_of_groups(pass: Pass, head_dim: usize, result: DType) -> Source {
+    GROUPS_SOURCES.get((pass, head_dim, result), |_| {
         // What a block holds of its rows and of each stage's columns, each two tensors but where there are queries alone.
         let (name, kernel, of_rows, words) = match pass {
             Pass::Forward => ("attention_forward_groups", include_str!("warpgroup/forward.cu"), 1, 0),
@@ -72,6 +76,7 @@ pub(super) fn source_of_groups(pass: Pass, head_dim: usize) -> Source {
         let Operands { both_described, next, .. } = scores;
         let values = [
             ("capped", "false".into()),
+            ("result", in_cuda(result).into()),
             ("scores", scores.sums),
             ("score_operands", scores.sum_operands),
             ("both_described", both_described),
@@ -95,7 +100,7 @@ fn fill(
     let threads = rows * 2;
     let sizes = [("head_dim", head_dim), ("rows", rows), ("columns", columns), ("shared", shared)];
     let sizes = sizes.map(|(name, n)| (name, n.to_string()));
-    let template = format!("{PTX}\n{}\n{kernel}", include_str!("common.cu"));
+    let template = format!("{PTX}\n{RESULTS}\n{}\n{kernel}", include_str!("common.cu"));
     Source::fill(name, Language::Cuda, threads as u32, &template, &[&sizes, values].concat())
         .with_shared_memory(shared as u32)
 }

@@ -15,7 +15,7 @@ static_assert(4 * COLUMNS <= THREADS, "a thread copies a word of what is known")
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_d_keys(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
                  const bf16* __restrict__ grad, const float* __restrict__ known, const uint2* __restrict__ bounds,
-                 float* __restrict__ d_k, float* __restrict__ d_v, const __grid_constant__ Info info) {
+                 Result* __restrict__ d_k, Result* __restrict__ d_v, const __grid_constant__ Info info) {
     LAUNCHED_SHARED(shared, {{ shared }});
     bf16* const k_tile = (bf16*)shared;
     bf16* const v_tile = k_tile + ROWS * LINE;

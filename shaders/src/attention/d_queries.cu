@@ -5,7 +5,7 @@
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_d_queries(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
                     const bf16* __restrict__ grad, const float* __restrict__ known, const uint2* __restrict__ bounds,
-                    float* __restrict__ d_q, const __grid_constant__ Info info) {
+                    Result* __restrict__ d_q, const __grid_constant__ Info info) {
     __shared__ __align__(128) bf16 q_tile[ROWS * LINE];
     __shared__ __align__(128) bf16 grad_tile[ROWS * LINE];
     __shared__ __align__(128) bf16 k_tile[COLUMNS * LINE];

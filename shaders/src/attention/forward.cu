@@ -3,7 +3,7 @@
 // the keys that they see. Grid: heads, blocks of queries. Of `bounds`, x is the first key that a query sees, y the last.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_forward(const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
-                  const uint2* __restrict__ bounds, float* __restrict__ y, float* __restrict__ lse,
+                  const uint2* __restrict__ bounds, Result* __restrict__ y, float* __restrict__ lse,
                   const __grid_constant__ Info info) {
     __shared__ __align__(128) bf16 q_tile[ROWS * LINE];
     __shared__ __align__(128) bf16 k_tile[COLUMNS * LINE];

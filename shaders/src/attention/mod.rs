@@ -78,12 +78,12 @@ impl Kernels {
         }
     }
 
-    /// The source of a kernel for heads of this width, and for scores with or without a cap.
-    pub fn source(self, pass: Pass, head_dim: usize, capped: bool) -> Source {
+    /// The source of a kernel for heads of this width, and for scores with or without a cap, that gives f32 or, in CUDA C++, bf16.
+    pub fn source(self, pass: Pass, head_dim: usize, capped: bool, result: DType) -> Source {
         match self {
             Self::Wgsl => wgsl::source(pass, head_dim),
-            Self::Mma => cuda::source(pass, head_dim, capped),
-            Self::Groups => cuda::source_of_groups(pass, head_dim),
+            Self::Mma => cuda::source(pass, head_dim, capped, result),
+            Self::Groups => cuda::source_of_groups(pass, head_dim, result),
         }
     }
 
@@ -117,16 +117,25 @@ impl Kernels {
 
 /// Operands as the kernels take them.
 fn operand<R: SourceRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
-    match R::LANGUAGE {
-        Language::Wgsl => into_contiguous(x),
-        Language::Cuda => view::converted(x, DType::BF16),
+    let dtype = match R::LANGUAGE {
+        Language::Wgsl => DType::F32,
+        Language::Cuda => DType::BF16,
+    };
+    view::converted(x, dtype)
+}
+
+/// The type in which the kernels give what is wanted in one: bf16 where they can, else f32.
+fn given<R: SourceRuntime>(wanted: DType) -> DType {
+    match (R::LANGUAGE, wanted) {
+        (Language::Cuda, DType::BF16) => wanted,
+        _ => DType::F32,
     }
 }
 
 /// Launches a kernel on `q`, `k`, `v` and where it wants that the result's gradient, and on what comes after these; in WGSL once for each
 /// range of blocks, none of them long. `splits`: blocks that share a key head's queries out.
 fn launch<R: SourceRuntime>(
-    pass: Pass,
+    (pass, result): (Pass, DType),
     shape: &Heads,
     operands: &[&CubeTensor<R>],
     others: &[&CubeTensor<R>],
@@ -155,7 +164,7 @@ fn launch<R: SourceRuntime>(
         let info = [&words[..], &floats, &[first as u32, splits as u32]].concat();
         let across = splits * heads * kernels.parts(pass, shape.head_dim);
         let grid = [across as u32, at_once.min(blocks - first) as u32, 1];
-        let source = kernels.source(pass, shape.head_dim, shape.softcap.is_some());
+        let source = kernels.source(pass, shape.head_dim, shape.softcap.is_some(), result);
         if kernels == Kernels::Groups {
             // Rows of queries and their gradients, or of keys and values, come a tile at a time; of the others a block has its own.
             let of_queries = |i| matches!(i, 0 | 3);
@@ -180,8 +189,8 @@ fn splits<R: SourceRuntime>(k: &CubeTensor<R>, shape: &Heads) -> usize {
     (1..=shared_by).find(enough).unwrap_or(shared_by)
 }
 
-/// Attention of `q` `[tokens, heads * head_dim]` over `k` and `v` `[keys, kv_heads * head_dim]`, all f32: the result, shaped like `q`,
-/// and the logarithm of each query's sum of exponentials, `[tokens, heads]`. On CUDA the operands are rounded to bf16.
+/// Attention of `q` `[tokens, heads * head_dim]` over `k` and `v` `[keys, kv_heads * head_dim]`: the result, shaped like `q` and of its
+/// type, and the logarithm of each query's sum of exponentials, f32 `[tokens, heads]`. On CUDA the operands are taken in bf16, else in f32.
 ///
 /// `bounds` holds two `U32` per query: the first key that it sees and the last; neither falls from one query to the next, and the
 /// last one rises.
@@ -190,17 +199,20 @@ pub fn attention<R: SourceRuntime>(
     bounds: CubeTensor<R>,
     shape: &Heads,
 ) -> [CubeTensor<R>; 2] {
+    let wanted = qkv[0].dtype;
     let [q, k, v] = qkv.map(operand);
     let [tokens, width] = [q.meta.shape()[0], q.meta.shape()[1]];
-    let [y, lse] = [width, shape.heads].map(|columns| view::empty(&q, [tokens, columns], DType::F32));
+    let result = given::<R>(wanted);
+    let [y, lse] =
+        [(width, result), (shape.heads, DType::F32)].map(|(columns, dtype)| view::empty(&q, [tokens, columns], dtype));
     if tokens > 0 {
-        launch(Pass::Forward, shape, &[&q, &k, &v], &[&bounds, &y, &lse], 1);
+        launch((Pass::Forward, result), shape, &[&q, &k, &v], &[&bounds, &y, &lse], 1);
     }
-    [y, lse]
+    [view::converted(y, wanted), lse]
 }
 
-/// The gradients of `q`, `k` and `v` of [`attention`] from that of its result. `sums` `[2, tokens * heads]` holds the logarithms
-/// that it returned, then for each query and head the sum over its elements of the result times its gradient.
+/// The gradients of `q`, `k` and `v` of [`attention`], each of its tensor's type, from that of its result. `sums` `[2, tokens * heads]`
+/// holds the logarithms that it returned, then for each query and head the sum over its elements of the result times its gradient.
 pub fn attention_backward<R: SourceRuntime>(
     qkv: [CubeTensor<R>; 3],
     bounds: CubeTensor<R>,
@@ -208,15 +220,20 @@ pub fn attention_backward<R: SourceRuntime>(
     sums: CubeTensor<R>,
     shape: &Heads,
 ) -> [CubeTensor<R>; 3] {
+    let wanted = qkv.each_ref().map(|x| x.dtype);
     let [q, k, v] = qkv.map(operand);
     let (grad, sums) = (operand(grad), into_contiguous(sums));
     let splits = splits(&k, shape);
-    let [d_q, d_k, d_v] = [(&q, 1), (&k, splits), (&v, splits)]
-        .map(|(x, parts)| view::empty(x, [parts * x.meta.shape()[0], x.meta.shape()[1]], DType::F32));
+    // Parts are added up in f32.
+    let of_keys = if splits == 1 && wanted[1] == wanted[2] { given::<R>(wanted[1]) } else { DType::F32 };
+    let of_queries = given::<R>(wanted[0]);
+    let [d_q, d_k, d_v] = [(&q, 1, of_queries), (&k, splits, of_keys), (&v, splits, of_keys)]
+        .map(|(x, parts, dtype)| view::empty(x, [parts * x.meta.shape()[0], x.meta.shape()[1]], dtype));
     if q.meta.shape()[0] > 0 {
         let operands = [&q, &k, &v, &grad];
-        launch(Pass::Queries, shape, &operands, &[&sums, &bounds, &d_q], 1);
-        launch(Pass::Keys, shape, &operands, &[&sums, &bounds, &d_k, &d_v], splits);
+        launch((Pass::Queries, of_queries), shape, &operands, &[&sums, &bounds, &d_q], 1);
+        launch((Pass::Keys, of_keys), shape, &operands, &[&sums, &bounds, &d_k, &d_v], splits);
     }
-    [d_q, view::sum(d_k, splits), view::sum(d_v, splits)]
+    let d_k = view::sum(d_k, splits, wanted[1]);
+    [view::converted(d_q, wanted[0]), d_k, view::sum(d_v, splits, wanted[2])]
 }

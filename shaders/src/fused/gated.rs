@@ -1,10 +1,10 @@
-//! SwiGLU and GeGLU (arXiv:2002.05202): a function of one tensor times another.
+//! SwiGLU and GeGLU (arXiv:2002.05202): a function of one tensor times another. What is read and written may be of any float type; all
+//! that is computed in between is f32.
 
-use burn_backend::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{contiguous, elements, elementwise, empty, lanes};
+use super::{contiguous, elements, elementwise, empty, lanes, like};
 use crate::SourceRuntime;
 
 /// The largest exponent that is taken: far beyond it f32 has no number, of which shading languages say nothing.
@@ -19,71 +19,78 @@ fn sigmoid<N: Size>(z: Vector<f32, N>) -> Vector<f32, N> {
 }
 
 #[cube(launch)]
-fn forward<N: Size>(
-    gate: &Array<Vector<f32, N>>,
-    up: &Array<Vector<f32, N>>,
-    y: &mut Array<Vector<f32, N>>,
+fn forward<X: Float, N: Size>(
+    gate: &Array<Vector<X, N>>,
+    up: &Array<Vector<X, N>>,
+    y: &mut Array<Vector<X, N>>,
     linear: f32,
     cubic: f32,
+    #[define(X)] _dtype: StorageType,
 ) {
     if ABSOLUTE_POS < y.len() {
-        let x = gate[ABSOLUTE_POS];
+        let x = Vector::<f32, N>::cast_from(gate[ABSOLUTE_POS]);
         let z = x * (Vector::new(linear) + Vector::new(cubic) * x * x);
-        y[ABSOLUTE_POS] = x * sigmoid(z) * up[ABSOLUTE_POS];
+        y[ABSOLUTE_POS] = Vector::cast_from(x * sigmoid(z) * Vector::cast_from(up[ABSOLUTE_POS]));
     }
 }
 
 #[cube(launch)]
-fn backward<N: Size>(
-    gate: &Array<Vector<f32, N>>,
-    up: &Array<Vector<f32, N>>,
-    grad: &Array<Vector<f32, N>>,
-    d_gate: &mut Array<Vector<f32, N>>,
-    d_up: &mut Array<Vector<f32, N>>,
+fn backward<X: Float, N: Size>(
+    gate: &Array<Vector<X, N>>,
+    up: &Array<Vector<X, N>>,
+    grad: &Array<Vector<X, N>>,
+    d_gate: &mut Array<Vector<X, N>>,
+    d_up: &mut Array<Vector<X, N>>,
     linear: f32,
     cubic: f32,
+    #[define(X)] _dtype: StorageType,
 ) {
     if ABSOLUTE_POS < d_up.len() {
-        let x = gate[ABSOLUTE_POS];
-        let dy = grad[ABSOLUTE_POS];
+        let x = Vector::<f32, N>::cast_from(gate[ABSOLUTE_POS]);
+        let dy = Vector::<f32, N>::cast_from(grad[ABSOLUTE_POS]);
+        let up = Vector::<f32, N>::cast_from(up[ABSOLUTE_POS]);
         let one = Vector::<f32, N>::new(1.0);
         let square = x * x;
         let sigma = sigmoid(x * (Vector::new(linear) + Vector::new(cubic) * square));
         let slope = Vector::new(linear) + Vector::new(3.0 * cubic) * square;
-        d_gate[ABSOLUTE_POS] = dy * up[ABSOLUTE_POS] * sigma * (one + x * (one - sigma) * slope);
-        d_up[ABSOLUTE_POS] = dy * x * sigma;
+        d_gate[ABSOLUTE_POS] = Vector::cast_from(dy * up * sigma * (one + x * (one - sigma) * slope));
+        d_up[ABSOLUTE_POS] = Vector::cast_from(dy * x * sigma);
     }
 }
 
-/// `gate · sigmoid(gate · (a + b · gate²)) · up`, elementwise, for coefficients `[a, b]`: f32 tensors of one shape.
+/// `gate · sigmoid(gate · (a + b · gate²)) · up`, elementwise, for coefficients `[a, b]`: tensors of one shape, the result in the type of
+/// `gate`.
 pub fn gated<R: SourceRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, [a, b]: [f32; 2]) -> CubeTensor<R> {
+    let up = like(up, &gate);
     let [gate, up] = [gate, up].map(contiguous);
-    let y = empty(&gate, gate.meta.shape().clone(), DType::F32);
+    let y = empty(&gate, gate.meta.shape().clone(), gate.dtype);
     let count = y.meta.shape().num_elements();
     if count > 0 {
         let lanes = lanes(count);
         let (cubes, dim) = elementwise(&y, count / lanes);
         let [gate, up, of_y] = [&gate, &up, &y].map(elements);
-        forward::launch::<R>(&y.client, cubes, dim, lanes, gate, up, of_y, a, b);
+        forward::launch::<R>(&y.client, cubes, dim, lanes, gate, up, of_y, a, b, y.dtype.into());
     }
     y
 }
 
-/// The gradients of `gate` and `up` of [`gated`] from that of its result.
+/// The gradients of `gate` and `up` of [`gated`] from that of its result, all of one type.
 pub fn gated_backward<R: SourceRuntime>(
     gate: CubeTensor<R>,
     up: CubeTensor<R>,
     grad: CubeTensor<R>,
     [a, b]: [f32; 2],
 ) -> [CubeTensor<R>; 2] {
+    let [up, grad] = [up, grad].map(|x| like(x, &gate));
     let [gate, up, grad] = [gate, up, grad].map(contiguous);
-    let [d_gate, d_up] = [&gate, &up].map(|x| empty(x, x.meta.shape().clone(), DType::F32));
+    let [d_gate, d_up] = [&gate, &up].map(|x| empty(x, x.meta.shape().clone(), gate.dtype));
     let count = d_gate.meta.shape().num_elements();
     if count > 0 {
         let lanes = lanes(count);
         let (cubes, dim) = elementwise(&d_gate, count / lanes);
         let [gate, up, grad, of_gate, of_up] = [&gate, &up, &grad, &d_gate, &d_up].map(elements);
-        backward::launch::<R>(&d_gate.client, cubes, dim, lanes, gate, up, grad, of_gate, of_up, a, b);
+        let dtype = d_gate.dtype.into();
+        backward::launch::<R>(&d_gate.client, cubes, dim, lanes, gate, up, grad, of_gate, of_up, a, b, dtype);
     }
     [d_gate, d_up]
 }

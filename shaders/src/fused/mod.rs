@@ -3,18 +3,20 @@
 
 mod adam;
 mod cross_entropy;
+mod dots;
 mod gated;
 mod rms_norm;
 mod rotary;
 
 use burn_backend::DType;
-use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubecl::{CubeCount, CubeDim};
 
 pub use adam::{AdamRates, adam_advance, adam_apply, sum_of_squares};
 pub use cross_entropy::cross_entropy;
+pub use dots::dots_of_rows;
 pub use gated::{gated, gated_backward};
 pub use rms_norm::{rms_norm, rms_norm_backward};
 pub use rotary::rotate;
@@ -28,6 +30,14 @@ fn contiguous<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     match tensor.meta.shape().num_elements() {
         0 => tensor,
         _ => into_contiguous(tensor),
+    }
+}
+
+/// A tensor in the type of another one.
+fn like<R: SourceRuntime>(tensor: CubeTensor<R>, other: &CubeTensor<R>) -> CubeTensor<R> {
+    match tensor.meta.shape().num_elements() {
+        0 => tensor,
+        _ => cast(tensor, other.dtype),
     }
 }
 

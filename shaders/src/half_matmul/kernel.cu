@@ -52,7 +52,7 @@ __device__ __forceinline__ void accumulate(const bf16* x, const bf16* w, const I
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-half_matmul(const bf16* __restrict__ x, const bf16* __restrict__ w, float* __restrict__ y,
+half_matmul(const bf16* __restrict__ x, const bf16* __restrict__ w, Result* __restrict__ y,
             const __grid_constant__ Info info) {
     __shared__ __align__(128) bf16 x_tiles[STAGES * X_TILE];
     __shared__ __align__(128) bf16 w_tiles[STAGES * W_TILE];

@@ -6,6 +6,7 @@ use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::results::in_cuda;
 use crate::source::{Sources, tile_grid};
 use crate::trust::trusted;
 use crate::warpgroup::{self, THREADS, WARPGROUP};
@@ -18,22 +19,24 @@ const TILE: usize = 128;
 const HALF: usize = 64;
 
 static SOURCES: Sources<bool> = Sources::new();
-static WARPGROUP_SOURCES: Sources<(usize, bool, bool)> = Sources::new();
+static WARPGROUP_SOURCES: Sources<(usize, bool, bool, DType)> = Sources::new();
 
 /// The kernel's source, in CUDA C++: `x · Wᵀ`, or for the gradient of an input `x · W`.
 pub fn source(gradient: bool) -> Source {
     SOURCES.get(gradient, |_| {
         let template = format!("{PTX}\n{TILES}\n{}", include_str!("kernel.cu"));
-        Source::fill("half_matmul", Language::Cuda, 256, &template, &[("gradient", gradient.to_string())])
+        let values = [("gradient", gradient.to_string()), ("result", in_cuda(DType::F32).to_string())];
+        Source::fill("half_matmul", Language::Cuda, 256, &template, &values)
     })
 }
 
-/// That for `sm_90a`, by groups of four warps and tiles of 128 or 256 rows, with or without a branch beside the weight.
-pub fn warpgroup_source(tile_rows: usize, gradient: bool, branch: bool) -> Source {
-    WARPGROUP_SOURCES.get((tile_rows, gradient, branch), |_| {
+/// That for `sm_90a`, by groups of four warps and tiles of 128 or 256 rows, with or without a branch beside the weight, the result in f32
+/// or bf16.
+pub fn warpgroup_source(tile_rows: usize, gradient: bool, branch: bool, result: DType) -> Source {
+    WARPGROUP_SOURCES.get((tile_rows, gradient, branch, result), |_| {
         let template = format!("{PTX}\n{WARPGROUP}\n{}", include_str!("warpgroup.cu"));
         let shared = warpgroup::stages(tile_rows, warpgroup::TILE_COLUMNS * 64 * 2);
-        let mut values = warpgroup::values(tile_rows, gradient, shared);
+        let mut values = warpgroup::values(tile_rows, gradient, result, shared);
         values.push(("branch", u32::from(branch).to_string()));
         Source::fill("half_warpgroup", Language::Cuda, THREADS, &template, &values).with_shared_memory(shared as u32)
     })
@@ -70,7 +73,7 @@ pub fn half_matmul<R: SourceRuntime>(x: CubeTensor<R>, weight: CubeTensor<R>, gr
     y
 }
 
-/// That product, and what a branch beside the weight adds to it, into `y`, on a device that has groups of warps: `x` and the weight in
+/// That product, and what a branch beside the weight adds to it, into `y`, f32 or bf16, on a device that has groups of warps: `x` and the weight in
 /// bf16, all dimensions but `rows` and `out` multiples of 8, for a gradient that too.
 pub(crate) fn by_warpgroups<R: SourceRuntime>(
     x: &CubeTensor<R>,
@@ -84,6 +87,6 @@ pub(crate) fn by_warpgroups<R: SourceRuntime>(
     let mut buffers = vec![y];
     let info = told(rows, shape, update, &mut buffers);
     let maps = vec![warpgroup::tiled(x, tile[0]), warpgroup::tiled(weight, HALF)];
-    let source = warpgroup_source(tile[0], gradient, update.is_some());
+    let source = warpgroup_source(tile[0], gradient, update.is_some(), y.dtype);
     source.launch_with(maps, tile_grid(tile, [rows, columns]), &buffers, &info);
 }

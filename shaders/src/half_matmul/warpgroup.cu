@@ -22,7 +22,7 @@ __device__ __forceinline__ void start_w(char* tile, const TileMap& w, u32 left, 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-half_warpgroup(const __grid_constant__ TileMap x, const __grid_constant__ TileMap w, const bf16*, const bf16*, float* __restrict__ y,
+half_warpgroup(const __grid_constant__ TileMap x, const __grid_constant__ TileMap w, const bf16*, const bf16*, Result* __restrict__ y,
 #if {{ branch }}
                const bf16* __restrict__ low, const float* __restrict__ b,
 #endif

@@ -5,6 +5,7 @@ use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::results::in_cuda;
 use crate::source::Sources;
 use crate::{Language, PTX, Source, SourceRuntime, view};
 
@@ -16,23 +17,30 @@ const MANY: usize = 256;
 /// A kernel of this folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LowRank {
-    /// `x · Fᵀ`, `F` `[rank, wide]`, or transposed, `x · F`, `F` `[wide, rank]`; and `x` rounded to bf16.
+    /// `x · Fᵀ`, `F` `[rank, wide]`, or transposed, `x · F`, `F` `[wide, rank]`, rounded to bf16; and `x`, where it is not bf16.
     Narrow,
     /// `nᵀ · z`, `[rank, wide]`, or transposed.
     Outer,
 }
 
-static SOURCES: Sources<(LowRank, u32, u32, bool)> = Sources::new();
+static SOURCES: Sources<(LowRank, u32, u32, bool, DType)> = Sources::new();
 
-/// The kernel's source, in CUDA C++, with room for `8 * tiles` columns of the rank in a block of `tile` rows, 16 or 32, or 32 columns.
-pub fn source(kernel: LowRank, tile: u32, tiles: u32, transposed: bool) -> Source {
-    SOURCES.get((kernel, tile, tiles, transposed), |_| {
+/// The kernel's source, in CUDA C++, with room for `8 * tiles` columns of the rank in a block of `tile` rows, 16 or 32, or 32 columns, for
+/// a wide operand in f32 or bf16.
+pub fn source(kernel: LowRank, tile: u32, tiles: u32, transposed: bool, wide: DType) -> Source {
+    SOURCES.get((kernel, tile, tiles, transposed, wide), |_| {
         let (name, text) = match kernel {
             LowRank::Narrow => ("low_rank_narrow", include_str!("narrow.cu")),
             LowRank::Outer => ("low_rank_outer", include_str!("outer.cu")),
         };
         let template = format!("{PTX}\n{}\n{text}", include_str!("common.cu"));
-        let values = [("tile", tile.to_string()), ("tiles", tiles.to_string()), ("transposed", transposed.to_string())];
+        let values = [
+            ("tile", tile.to_string()),
+            ("tiles", tiles.to_string()),
+            ("transposed", transposed.to_string()),
+            ("input", in_cuda(wide).to_string()),
+            ("rounds", u32::from(wide == DType::F32).to_string()),
+        ];
         // Where there are registers for it, more threads keep more loads under way.
         let threads = if kernel == LowRank::Narrow && tiles <= 2 { 512 } else { 256 };
         Source::fill(name, Language::Cuda, threads, &template, &values)
@@ -41,8 +49,7 @@ pub fn source(kernel: LowRank, tile: u32, tiles: u32, transposed: bool) -> Sourc
 
 /// Launches a kernel by blocks of a part of `along`.
 fn launch<R: SourceRuntime>(
-    kernel: LowRank,
-    transposed: bool,
+    (kernel, transposed, dtype): (LowRank, bool, DType),
     buffers: &[&CubeTensor<R>],
     [rows, wide, rank]: [usize; 3],
     along: usize,
@@ -53,15 +60,15 @@ fn launch<R: SourceRuntime>(
     let tile = TILES[usize::from(few)];
     let grid = [along.div_ceil(tile) as u32, rank.div_ceil(8 * tiles) as u32, 1];
     let info = [rows as u32, wide as u32, rank as u32, scaling.to_bits()];
-    source(kernel, tile as u32, tiles as u32, transposed).launch(grid, buffers, &info);
+    source(kernel, tile as u32, tiles as u32, transposed, dtype).launch(grid, buffers, &info);
 }
 
 fn dims<R: SourceRuntime>(tensor: &CubeTensor<R>) -> [usize; 2] {
     [tensor.meta.shape()[0], tensor.meta.shape()[1]]
 }
 
-/// `scaling · x · Fᵀ` of f32 rows `[rows, wide]` with an f32 factor `[rank, wide]`, or `transposed` `scaling · x · F` with
-/// `[wide, rank]`: f32 `[rows, rank]`, and `x` rounded to bf16. A CUDA device's alone.
+/// `scaling · x · Fᵀ` of rows `[rows, wide]`, f32 or bf16, with an f32 factor `[rank, wide]`, or `transposed` `scaling · x · F` with
+/// `[wide, rank]`: `[rows, rank]`, and `x`, both in bf16. A CUDA device's alone.
 ///
 /// # Panics
 /// When the shapes do not fit.
@@ -76,17 +83,21 @@ pub fn low_rank<R: SourceRuntime>(
     let (rank, taken) = if transposed { (second, first) } else { (first, second) };
     assert!(R::LANGUAGE == Language::Cuda && taken == wide, "low_rank: x {:?} x {:?}", x.meta, factor.meta);
     if rows * wide * rank == 0 {
-        let zeros = |columns, dtype| view::zeros(&x, [rows, columns].into(), dtype);
-        return [zeros(rank, DType::F32), zeros(wide, DType::BF16)];
+        return [rank, wide].map(|columns| view::zeros(&x, [rows, columns].into(), DType::BF16));
     }
-    let results = [view::empty(&x, [rows, rank], DType::F32), view::empty(&x, [rows, wide], DType::BF16)];
-    let buffers = [&x, &factor, &results[0], &results[1]];
-    launch(LowRank::Narrow, transposed, &buffers, [rows, wide, rank], rows, scaling);
-    results
+    let low = view::empty(&x, [rows, rank], DType::BF16);
+    let kernel = (LowRank::Narrow, transposed, x.dtype);
+    if x.dtype == DType::BF16 {
+        launch(kernel, &[&x, &factor, &low], [rows, wide, rank], rows, scaling);
+        return [low, x];
+    }
+    let rounded = view::empty(&x, [rows, wide], DType::BF16);
+    launch(kernel, &[&x, &factor, &low, &rounded], [rows, wide, rank], rows, scaling);
+    [low, rounded]
 }
 
-/// The gradient of a low-rank matrix: `scaling · dyᵀ · x` of f32 `[rows, out]` and `[rows, in]`, one of which is narrow: f32
-/// `[out, in]`, its operands rounded to bf16. A CUDA device's alone.
+/// The gradient of a low-rank matrix: `scaling · dyᵀ · x` of `[rows, out]` and `[rows, in]`, one of which is narrow, each f32 or bf16:
+/// f32 `[out, in]`, its operands rounded to bf16. A CUDA device's alone.
 ///
 /// # Panics
 /// When they have not as many rows.
@@ -100,10 +111,9 @@ pub fn low_rank_gradient<R: SourceRuntime>(dy: CubeTensor<R>, x: CubeTensor<R>, 
     let y = view::empty(&x, [out, input], DType::F32);
     // What is narrow comes first, and the result is transposed where that is the right operand.
     let transposed = out > input;
-    let (buffers, wide, rank) = match transposed {
-        false => ([&dy, &x, &y], input, out),
-        true => ([&x, &dy, &y], out, input),
-    };
-    launch(LowRank::Outer, transposed, &buffers, [rows, wide, rank], wide, scaling);
+    let (narrow, across, wide, rank) = if transposed { (x, dy, out, input) } else { (dy, x, input, out) };
+    let narrow = view::converted(narrow, DType::BF16);
+    let kernel = (LowRank::Outer, transposed, across.dtype);
+    launch(kernel, &[&narrow, &across, &y], [rows, wide, rank], wide, scaling);
     y
 }

@@ -1,5 +1,5 @@
-// low[rows, rank] = scaling · x[rows, wide] · Fᵀ, F[rank, wide], or transposed, scaling · x · F, F[wide, rank]; and x rounded to
-// bf16, for the product with a 4-bit weight that comes next.
+// low[rows, rank] = scaling · x[rows, wide] · Fᵀ, F[rank, wide], or transposed, scaling · x · F, F[wide, rank], rounded to bf16; and x
+// where it comes in f32, for the product with a 4-bit weight that comes next.
 //
 // Grid: x = ceil(rows / TILE), y = ceil(rank / WIDTH). shaders/src/low_rank/common.cu comes before this text.
 // Columns that a warp takes at once, in slices of 16: as many bytes are under way for a tile of any height.
@@ -16,24 +16,25 @@ __device__ __forceinline__ float4 load_factor(const float* f, const Info& info, 
 
 // A row's four neighbours in bf16, as they are written.
 template <bool ALIGNED>
-__device__ __forceinline__ void store_rounded(bf16* row, u32 first, u32 end, u32 low, u32 high) {
+__device__ __forceinline__ void store_rounded(bf16* row, u32 first, u32 end, uint2 four) {
     if (ALIGNED) {
-        if (first < end) *(uint2*)(row + first) = make_uint2(low, high);
+        if (first < end) *(uint2*)(row + first) = four;
         return;
     }
-    const u32 pairs[2] = { low, high };
+    const u32 pairs[2] = { four.x, four.y };
 #pragma unroll
     for (u32 i = 0; i < 4; i++)
         if (first + i < end) row[first + i] = (bf16)(pairs[i / 2] >> i % 2 * 16);
 }
 
 template <bool ALIGNED>
-__device__ __forceinline__ void accumulate(const float* x, const float* f, bf16* rounded, const Info& info,
+__device__ __forceinline__ void accumulate(const Input* x, const float* f, bf16* rounded, const Info& info,
                                            float (&sum)[PIECES][TILES][4]) {
     const u32 top = blockIdx.x * TILE, left = blockIdx.y * WIDTH, group = lane() / 4, quad = lane() % 4 * 4;
     for (u32 start = threadIdx.x / 32 * DEPTH; start < info.wide; start += WARPS * DEPTH) {
         // Everything is asked for before anything is used.
-        float4 loaded[SLICES][2 * PIECES], factor[SLICES][TILES];
+        Loaded loaded[SLICES][2 * PIECES];
+        float4 factor[SLICES][TILES];
 #pragma unroll
         for (u32 s = 0; s < SLICES; s++)
 #pragma unroll
@@ -52,36 +53,41 @@ __device__ __forceinline__ void accumulate(const float* x, const float* f, bf16*
             u32 a[PIECES][4];
 #pragma unroll
             for (u32 i = 0; i < 2 * PIECES; i++) {
-                const float4 four = loaded[s][i];
-                const u32 low = pack_bf16(four.x, four.y), high = pack_bf16(four.z, four.w);
-                a[i / 2][i % 2] = low, a[i / 2][2 + i % 2] = high;
+                const uint2 four = rounded_four(loaded[s][i]);
+                a[i / 2][i % 2] = four.x, a[i / 2][2 + i % 2] = four.y;
                 const u32 row = top + 8 * i + group;
-                if (blockIdx.y == 0 && row < info.rows)
-                    store_rounded<ALIGNED>(rounded + (size_t)row * info.wide, k, info.wide, low, high);
+                if (sizeof(Input) == 4 && blockIdx.y == 0 && row < info.rows)
+                    store_rounded<ALIGNED>(rounded + (size_t)row * info.wide, k, info.wide, four);
             }
 #pragma unroll
             for (u32 j = 0; j < TILES; j++) {
-                const float4 four = factor[s][j];
-                const u32 low = pack_bf16(four.x, four.y), high = pack_bf16(four.z, four.w);
+                const uint2 four = rounded_four(factor[s][j]);
 #pragma unroll
-                for (u32 t = 0; t < PIECES; t++) multiply_add(sum[t][j], a[t], low, high);
+                for (u32 t = 0; t < PIECES; t++) multiply_add(sum[t][j], a[t], four.x, four.y);
             }
         }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-low_rank_narrow(const float* __restrict__ x, const float* __restrict__ f, float* __restrict__ low,
-                bf16* __restrict__ rounded, const __grid_constant__ Info info) {
+low_rank_narrow(const Input* __restrict__ x, const float* __restrict__ f, bf16* __restrict__ low,
+#if {{ rounds }}
+                bf16* __restrict__ rounded,
+#endif
+                const __grid_constant__ Info info) {
+#if !{{ rounds }}
+    bf16* const rounded = nullptr;
+#endif
     __shared__ float total[TILE][WIDTH + 1];
     float sum[PIECES][TILES][4] = {};
-    const bool aligned = info.wide % 4 == 0 && ((size_t)x | (size_t)f) % 16 == 0 && (size_t)rounded % 8 == 0;
+    const bool aligned =
+        info.wide % 4 == 0 && (size_t)x % (4 * sizeof(Input)) == 0 && (size_t)f % 16 == 0 && (size_t)rounded % 8 == 0;
     if (aligned) accumulate<true>(x, f, rounded, info, sum);
     else accumulate<false>(x, f, rounded, info, sum);
     add_up(total, sum);
     for (u32 i = threadIdx.x; i < TILE * WIDTH; i += THREADS) {
         const u32 row = blockIdx.x * TILE + i / WIDTH, column = blockIdx.y * WIDTH + i % WIDTH;
         if (row < info.rows && column < info.rank)
-            low[(size_t)row * info.rank + column] = total[i / WIDTH][i % WIDTH] * info.scaling;
+            low[(size_t)row * info.rank + column] = (bf16)pack_bf16(total[i / WIDTH][i % WIDTH] * info.scaling, 0);
     }
 }

@@ -25,7 +25,7 @@ struct ProductKey {
 
 fn key<R: SourceRuntime>(operands: &Operands<R>) -> ProductKey {
     let [out, input] = operands.weight.shape;
-    let rank = operands.update().map_or(0, |update| update.low.meta.shape()[1]);
+    let rank = operands.product.update().map_or(0, |update| update.low.meta.shape()[1]);
     ProductKey::new(operands.gradient(), out, input, rank, operands.rows())
 }
 

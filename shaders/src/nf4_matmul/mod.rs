@@ -60,6 +60,11 @@ impl Variant {
             Self::SkinnyBf16 | Self::TiledF16 | Self::TiledBf16 | Self::WarpgroupBf16 | Self::DecodedBf16 => true,
         }
     }
+
+    /// Whether many rows go through CUDA's tensor cores, by kernels that take a branch's inner activations in bf16 and can give bf16.
+    fn on_tensor_cores(self) -> bool {
+        matches!(self, Self::TiledBf16 | Self::WarpgroupBf16 | Self::DecodedBf16)
+    }
 }
 
 /// The variants by which a device can compute a product of `rows` rows; never none. Of those that round alike, the one to prefer
@@ -78,7 +83,7 @@ pub fn variants<R: SourceRuntime>(
     let trusted = trusted::<R>();
     let warpgroup = nf4_warpgroup::can(client, [out, input], gradient);
     let many = rows >= DECODED_ROWS;
-    let skinny_bf16 = skinny && cuda && can_mma([out, input]);
+    let skinny_bf16 = skinny && cuda && can_mma(client, [out, input]);
     // One or two rows are no faster by it: measured on an H200.
     let several = rows > 2;
     let all = [
@@ -108,11 +113,17 @@ pub enum Product<R: SourceRuntime> {
 }
 
 impl<R: SourceRuntime> Product<R> {
-    fn contiguous(self) -> Self {
+    fn update(&self) -> Option<&Update<R>> {
+        let (Self::Forward(update) | Self::InputGradient(update)) = self;
+        update.as_deref()
+    }
+
+    /// With a branch's inner activations in a type.
+    fn contiguous(self, inner: DType) -> Self {
         let update = |update: Option<Box<Update<R>>>| {
             update.map(|update| {
                 let Update { low, b, scaling } = *update;
-                Box::new(Update { low: into_contiguous(low), b: into_contiguous(b), scaling })
+                Box::new(Update { low: view::converted(low, inner), b: into_contiguous(b), scaling })
             })
         };
         match self {
@@ -122,8 +133,13 @@ impl<R: SourceRuntime> Product<R> {
     }
 }
 
-/// The product of `x` with a weight, by the given variant, or by the fastest f32 one on this device. `x` is f32, or what a variant
-/// would round it to.
+/// Whether a variant on tensor cores takes a branch into its sums: groups of warps take the inner activations in whole pieces of 16 bytes.
+fn inside<R: SourceRuntime>(update: &Update<R>, variant: Variant) -> bool {
+    variant == Variant::TiledBf16 || update.low.meta.shape()[1].is_multiple_of(8)
+}
+
+/// The product of `x` with a weight in the type `into`, f32 or another float type, by the given variant, or by the fastest f32 one on this
+/// device. `x` and a branch's inner activations may be of another type than the variant takes: they are converted.
 ///
 /// # Panics
 /// When the shapes do not fit, or the variant can't compute them: see [`variants`].
@@ -132,6 +148,7 @@ pub fn nf4_matmul<R: SourceRuntime>(
     weight: Nf4<R>,
     product: Product<R>,
     variant: Option<Variant>,
+    into: DType,
 ) -> CubeTensor<R> {
     let [out, input] = weight.shape;
     let (width, columns) = match product {
@@ -142,11 +159,16 @@ pub fn nf4_matmul<R: SourceRuntime>(
     assert_eq!(x.meta.shape()[1], width, "nf4_matmul: x has rows of another width than the weight takes");
     let shape = [rows, columns].into();
     if rows * columns == 0 || width == 0 {
-        return view::zeros(&x, shape, DType::F32);
+        return view::zeros(&x, shape, into);
     }
     let x = if variant.is_some_and(Variant::rounds) { into_contiguous(x) } else { view::converted(x, DType::F32) };
-    let y = view::empty(&x, shape, DType::F32);
-    let operands = Operands { x, weight, y: y.clone(), product: product.contiguous() };
+    let on_tensor_cores = variant.filter(|variant| variant.on_tensor_cores());
+    let inner = if on_tensor_cores.is_some() { DType::BF16 } else { DType::F32 };
+    // What is not in the sums yet is added to them in f32.
+    let whole = |variant| product.update().is_none_or(|update| inside(update, variant));
+    let given = if into == DType::BF16 && on_tensor_cores.is_some_and(whole) { into } else { DType::F32 };
+    let y = view::empty(&x, shape, given);
+    let operands = Operands { x, weight, y: y.clone(), product: product.contiguous(inner) };
     match (variant, trusted::<R>()) {
         (Some(variant), _) => {
             assert!(operands.variants().contains(&variant), "nf4_matmul: {variant:?} can't compute this product");
@@ -155,7 +177,7 @@ pub fn nf4_matmul<R: SourceRuntime>(
         (None, true) => operands.run_fastest(),
         (None, false) => operands.run(Variant::Decoded),
     }
-    y
+    view::converted(y, into)
 }
 
 /// What a product takes and where it goes.
@@ -174,11 +196,6 @@ impl<R: SourceRuntime> Operands<R> {
 
     fn gradient(&self) -> bool {
         matches!(self.product, Product::InputGradient(_))
-    }
-
-    fn update(&self) -> Option<&Update<R>> {
-        let (Product::Forward(update) | Product::InputGradient(update)) = &self.product;
-        update.as_deref()
     }
 
     fn variants(&self) -> Vec<Variant> {
@@ -210,25 +227,25 @@ impl<R: SourceRuntime> Operands<R> {
             Variant::TiledF16 => self.run_tiled(DType::F16),
             Variant::TiledBf16 | Variant::WarpgroupBf16 | Variant::DecodedBf16 => self.run_on_tensor_cores(variant),
         };
-        if let Some(Update { low, b, scaling }) = self.update().filter(|_| !with_branch) {
-            let mut b = b.clone();
+        if let Some(Update { low, b, scaling }) = self.product.update().filter(|_| !with_branch) {
+            let (low, mut b) = (view::converted(low.clone(), DType::F32), b.clone());
             if !self.gradient() {
                 b.meta.swap(0, 1);
             }
-            view::add(&self.y, &matmul(low.clone(), b), *scaling);
+            view::add(&self.y, &matmul(low, b), *scaling);
         }
     }
 
     // Each of these says whether what a branch adds is in the result.
 
     fn run_skinny(&self, subgroups: bool) -> bool {
-        nf4_skinny(&self.x, &self.weight, self.update(), &self.y, subgroups);
+        nf4_skinny(&self.x, &self.weight, self.product.update(), &self.y, subgroups);
         true
     }
 
     fn run_skinny_bf16(&self) -> bool {
         let x = view::converted(self.x.clone(), DType::BF16);
-        nf4_skinny_mma(&x, &self.weight, self.update(), &self.y);
+        nf4_skinny_mma(&x, &self.weight, self.product.update(), &self.y);
         true
     }
 
@@ -240,30 +257,26 @@ impl<R: SourceRuntime> Operands<R> {
     /// By CUDA's tensor cores, in bf16.
     fn run_on_tensor_cores(&self, variant: Variant) -> bool {
         let [rows, columns] = [0, 1].map(|i| self.y.meta.shape()[i]);
-        // Groups of warps take the inner activations in whole pieces of 16 bytes.
-        let any_rank = variant == Variant::TiledBf16;
-        let update = self.update().filter(|update| any_rank || update.low.meta.shape()[1].is_multiple_of(8));
+        let update = self.product.update().filter(|update| inside(update, variant));
         let x = view::converted(self.x.clone(), DType::BF16);
-        let update =
-            update.map(|update| Update { low: view::converted(update.low.clone(), DType::BF16), ..update.clone() });
         if variant == Variant::DecodedBf16 {
             let dense = nf4_dequantize(&self.weight, 0..self.weight.shape[0], DType::BF16);
-            by_warpgroups(&x, &dense, update.as_ref(), &self.y, self.gradient());
+            by_warpgroups(&x, &dense, update, &self.y, self.gradient());
             return update.is_some();
         }
         let warpgroups = variant == Variant::WarpgroupBf16;
         // Groups of warps copy tiles of x by what describes it.
         let mut buffers = self.weight.buffers(&[&x, &self.y][usize::from(warpgroups)..]);
-        let info = told(rows, self.weight.shape, update.as_ref(), &mut buffers);
-        let (table, gradient, branch) = (self.weight.table, self.gradient(), update.is_some());
+        let info = told(rows, self.weight.shape, update, &mut buffers);
+        let (table, gradient, branch, result) = (self.weight.table, self.gradient(), update.is_some(), self.y.dtype);
         if warpgroups {
             let tile = warpgroup::tile(&x.client, [rows, columns]);
-            let source = nf4_warpgroup_source(table, tile[0], gradient, branch);
+            let source = nf4_warpgroup_source(table, tile[0], gradient, branch, result);
             let maps = vec![warpgroup::tiled(&x, tile[0])];
             source.launch_with(maps, tile_grid(tile, [rows, columns]), &buffers, &info);
         } else {
             let grid = tile_grid([nf4_mma::TILE; 2], [rows, columns]);
-            nf4_mma_source(table, gradient, branch).launch(grid, &buffers, &info);
+            nf4_mma_source(table, gradient, branch, result).launch(grid, &buffers, &info);
         }
         branch
     }

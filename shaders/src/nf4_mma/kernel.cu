@@ -1,5 +1,5 @@
 // A product with an NF4 weight W[out, in] on tensor cores: y[rows, out] = x[rows, in] · Wᵀ, or transposed, as the
-// gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16 once per tile, sums and y are f32. With a
+// gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16 once per tile, sums are f32. With a
 // branch: more by a low-rank product, scaling · low[rows, rank] · bᵀ, b[out, rank], or scaling · low · b, b[rank, in]; both are
 // rounded to bf16.
 //
@@ -131,7 +131,7 @@ __device__ __forceinline__ void add_branch(const bf16* low, const float* b, cons
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 nf4_mma(const u32* __restrict__ codes, const u32* __restrict__ absmax, const u32* __restrict__ header,
-        const bf16* __restrict__ x, float* __restrict__ y,
+        const bf16* __restrict__ x, Result* __restrict__ y,
 #if {{ branch }}
         const bf16* __restrict__ low, const float* __restrict__ b,
 #endif

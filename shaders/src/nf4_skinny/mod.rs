@@ -2,6 +2,7 @@
 //! low-rank branch beside the weight adds is worked into the same sums. In f32, or in bf16 on CUDA's tensor cores.
 
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::ComputeClient;
 
 use crate::source::{Sources, grid};
 use crate::weight::{reader, told};
@@ -80,28 +81,59 @@ const SPAN: usize = 256;
 /// Output features of its block.
 const FEATURES: usize = 16;
 
-/// Its blocks on a multiprocessor at a time, as many as there are registers for what they hold.
-const fn blocks(eights: u32) -> u32 {
-    if eights == 1 { 2 } else { 1 }
+/// The block of the kernel on tensor cores, of which a multiprocessor has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SkinnyBlock {
+    /// Rows that there is room for, in eights.
+    pub eights: u32,
+    /// Threads.
+    pub threads: u32,
+    /// Spans of a warp that are in shared memory or on their way there.
+    pub stages: u32,
 }
 
-static MMA_SOURCES: Sources<(u32, bool)> = Sources::new();
+impl SkinnyBlock {
+    /// For so many times eight rows, with as many bytes on their way as a GPU's memory needs to be busy; then for GPUs that have less
+    /// shared memory, and whose memory is slower. More threads have not the registers for 16 rows.
+    pub const fn all(eights: u32) -> [Self; 2] {
+        let [threads, stages] = if eights == 1 { [512, 3] } else { [256, 5] };
+        [Self { eights, threads, stages }, Self { eights, threads: 256, stages: 3 }]
+    }
 
-/// The source of the kernel on tensor cores, in CUDA C++, for at most so many times eight rows; with or without a branch.
-pub fn mma_source(table: &[f32; 16], eights: u32, branch: bool) -> Source {
-    MMA_SOURCES.get((eights, branch), |_| {
+    /// The one that a device has shared memory for.
+    fn on<R: SourceRuntime>(client: &ComputeClient<R>, eights: u32) -> Option<Self> {
+        let most = client.properties().hardware.max_shared_memory_size;
+        Self::all(eights).into_iter().find(|block| block.shared() as usize <= most)
+    }
+
+    /// Bytes of shared memory: the pairs of levels, the scales' map, the warps' sums, and their spans with a word of scales for each feature.
+    const fn shared(self) -> u32 {
+        let (warps, features) = (self.threads / 32, FEATURES as u32);
+        let (sums, stage) = (8 * self.eights * features * 4, features * (SPAN as u32 / 2 + 4));
+        256 * 32 * 4 + 256 * 4 + warps * (sums + self.stages * stage)
+    }
+}
+
+static MMA_SOURCES: Sources<(SkinnyBlock, bool)> = Sources::new();
+
+/// The source of the kernel on tensor cores, in CUDA C++, with or without a branch.
+pub fn mma_source(table: &[f32; 16], block: SkinnyBlock, branch: bool) -> Source {
+    MMA_SOURCES.get((block, branch), |_| {
+        let (SkinnyBlock { eights, threads, stages }, shared) = (block, block.shared());
         let values = [
             ("eights", eights.to_string()),
             ("branch", u32::from(branch).to_string()),
-            ("blocks", blocks(eights).to_string()),
+            ("stages", stages.to_string()),
+            ("shared", shared.to_string()),
         ];
-        reader("nf4_skinny_mma", Language::Cuda, 256, ["", include_str!("tensor_cores.cu")], table, &values)
+        let texts = ["", include_str!("tensor_cores.cu")];
+        reader("nf4_skinny_mma", Language::Cuda, threads, texts, table, &values).with_shared_memory(shared)
     })
 }
 
-/// Whether a weight is for the kernel on tensor cores.
-pub(crate) fn can_mma([_, input]: [usize; 2]) -> bool {
-    input > 0 && input.is_multiple_of(SPAN)
+/// Whether a device and a weight are for the kernel on tensor cores.
+pub(crate) fn can_mma<R: SourceRuntime>(client: &ComputeClient<R>, [_, input]: [usize; 2]) -> bool {
+    input > 0 && input.is_multiple_of(SPAN) && SkinnyBlock::on(client, 2).is_some()
 }
 
 /// [`nf4_skinny`] on CUDA's tensor cores: `x` is bf16, and so are the levels.
@@ -113,10 +145,11 @@ pub(crate) fn nf4_skinny_mma<R: SourceRuntime>(
 ) {
     let rows = x.meta.shape()[0];
     let eights = rows.div_ceil(8) as u32;
-    let source = mma_source(weight.table, eights, update.is_some());
+    let block = SkinnyBlock::on(&x.client, eights).expect("a device that can");
+    let source = mma_source(weight.table, block, update.is_some());
     let mut buffers = weight.buffers(&[x, y]);
     let info = told(rows, weight.shape, update, &mut buffers);
-    let at_once = x.client.properties().hardware.num_streaming_multiprocessors.map_or(u32::MAX, |n| n * blocks(eights));
+    let at_once = x.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(u32::MAX);
     let groups = weight.shape[0].div_ceil(FEATURES) as u32;
     source.launch([groups.min(at_once), 1, 1], &buffers, &info);
 }

@@ -1,5 +1,5 @@
 // A product with an NF4 weight W[out, in] on Hopper's tensor cores: y[rows, out] = x[rows, in] · Wᵀ, or transposed, as the
-// gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16, sums and y are f32. With a branch: more by a
+// gradient needs it, y[rows, in] = x[rows, out] · W. x is bf16, W is decoded to bf16, sums are f32. With a branch: more by a
 // low-rank product, scaling · low[rows, rank] · bᵀ, b[out, rank], or scaling · low · b, b[rank, in]; both are rounded to bf16.
 //
 // Grid: x = ceil(columns of y / 128), y = ceil(rows / TILE_ROWS). W is decoded in registers and never goes through shared memory as
@@ -124,7 +124,7 @@ __device__ __forceinline__ void add_weight(float (&sum)[SUMS], const Place& at, 
 
 extern "C" __global__ void __launch_bounds__(THREADS, {{ blocks }})
 nf4_warpgroup(const __grid_constant__ TileMap x, const bf16*, const u32* __restrict__ codes, const u32* __restrict__ absmax,
-              const u32* __restrict__ header, float* __restrict__ y,
+              const u32* __restrict__ header, Result* __restrict__ y,
 #if {{ branch }}
               const bf16* __restrict__ low, const float* __restrict__ b,
 #endif

@@ -1,6 +1,7 @@
 //! Products of many rows with an NF4 weight on Hopper's tensor cores, which multiply in groups of four warps while the threads
 //! decode what comes next. What a low-rank branch beside the weight adds is worked into the same sums.
 
+use burn_backend::DType;
 use cubecl::client::ComputeClient;
 
 use crate::source::Sources;
@@ -15,14 +16,14 @@ const fn shared(tile_rows: usize) -> usize {
     stages(tile_rows, 128 * (64 / 2 + 16)) + 2 * 1024 * 4 + 256 * 4
 }
 
-static SOURCES: Sources<(usize, bool, bool)> = Sources::new();
+static SOURCES: Sources<(usize, bool, bool, DType)> = Sources::new();
 
 /// The kernel's source, in CUDA C++ for `sm_90a`: `x · Wᵀ`, or for the gradient of an input `x · W`, with or without a branch, by
-/// tiles of 128 or 256 rows.
-pub fn source(table: &[f32; 16], tile_rows: usize, gradient: bool, branch: bool) -> Source {
-    SOURCES.get((tile_rows, gradient, branch), |_| {
+/// tiles of 128 or 256 rows, the result in f32 or bf16.
+pub fn source(table: &[f32; 16], tile_rows: usize, gradient: bool, branch: bool, result: DType) -> Source {
+    SOURCES.get((tile_rows, gradient, branch, result), |_| {
         let kernel = format!("{WARPGROUP}\n{}", include_str!("kernel.cu"));
-        let mut values = values(tile_rows, gradient, shared(tile_rows));
+        let mut values = values(tile_rows, gradient, result, shared(tile_rows));
         values.push(("branch", u32::from(branch).to_string()));
         values.push(("blocks", if tile_rows == 256 { "1" } else { "2" }.to_string()));
         let source = reader("nf4_warpgroup", Language::Cuda, THREADS, ["", &kernel], table, &values);

@@ -3,7 +3,7 @@
 use halfbyte::files::read;
 use halfbyte::lab::judged_error;
 use halfbyte::nf4::{self, Nf4Data, check_block_size, checked_count, quantize_blocks};
-use halfbyte::ops::{Branch, Frozen, Nf4Weight, Ops, lora_linear};
+use halfbyte::ops::{Branch, FloatDType, Frozen, Nf4Weight, Ops, lora_linear};
 use halfbyte_protocol::{Comparison, Event, Kind, LowRank, Matrix, Part};
 
 use crate::error::{Error, Result};
@@ -46,7 +46,7 @@ pub(crate) async fn on<B: Ops>(device: &B::Device, matrix: &Matrix, parts: &Part
     let on_device = Nf4Weight::<B>::upload(&x, device)?.dequantize();
     let mut y = times(&x.dequantize(), &dense, input);
     let frozen = Frozen::nf4(&weight);
-    let found = read(frozen.forward(on_device.clone())).await?;
+    let found = read(frozen.forward(on_device.clone(), FloatDType::F32)).await?;
     let product_error = distance(&found, &y);
 
     let adapter_error = match &matrix.adapter {
@@ -65,7 +65,7 @@ pub(crate) async fn on<B: Ops>(device: &B::Device, matrix: &Matrix, parts: &Part
                 dropped: None,
                 scaling: *scaling,
             };
-            let found = read(lora_linear(on_device, &frozen, branch)).await?;
+            let found = read(lora_linear(on_device, &frozen, branch, FloatDType::F32)).await?;
             let low: Vec<f32> = times(&x.dequantize(), &a, input).into_iter().map(|v| v as f32).collect();
             for (y, added) in y.iter_mut().zip(times(&low, &b, *rank)) {
                 *y += scaling * added;

@@ -1,7 +1,10 @@
 //! Attention in every form of a backend, and its gradients, against plain loops in f64.
 
+use burn::tensor::FloatDType;
+
 use super::{Case, HALF_TOLERANCE, Matrix, Suite, TOLERANCE};
 use crate::Result;
+use crate::model::in_type;
 use crate::ops::{AttentionForm, AttentionShape, Masking, Ops, Sequences, attention_with_gradients};
 
 /// Heads of queries and of keys, and how wide they are: single elements, no multiple of four, tiles of the kernels and more than one.
@@ -51,20 +54,25 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             "{heads} heads over {kv_heads} of {head_dim}, tokens {:?} after {}, window {window:?}, cap {softcap:?}",
             sequences.lengths, sequences.cached
         );
-        for form in B::ATTENTION_FORMS {
+        let types = self.types();
+        // In the kernels' own type or in one that they convert, and in f32.
+        for (form, (held, rounding)) in
+            B::ATTENTION_FORMS.iter().flat_map(|form| types.iter().map(move |of| (form, *of)))
+        {
             let masking = Masking::of(*form, sequences, *window, &self.device);
             for matrix in [&q, &k, &v] {
                 self.poison(matrix.values.len()).await?;
             }
-            let qkv = [&q, &k, &v].map(|matrix| self.upload(matrix));
-            let (y, [d_q, d_k, d_v]) = attention_with_gradients(qkv, self.upload(&grad), &masking, &shape);
+            let [q, k, v, grad] = [&q, &k, &v, &grad].map(|matrix| in_type(self.upload(matrix), held));
+            let (y, [d_q, d_k, d_v]) = attention_with_gradients([q, k, v], grad, &masking, &shape);
             for (what, found, expected) in [
                 ("", y, &expected[0]),
                 (" dq", d_q, &expected[1]),
                 (" dk", d_k, &expected[2]),
                 (" dv", d_v, &expected[3]),
             ] {
-                let kernel = (format!("attention {form:?}{what}"), tolerance(*form));
+                let of = if held == FloatDType::F32 { String::new() } else { format!(" of {held:?}") };
+                let kernel = (format!("attention {form:?}{what}{of}"), tolerance(*form).max(rounding));
                 // Of a query that sees one key only, the gradient is zero, and what is found is rounding.
                 if expected.iter().any(|value| value.abs() > 1e-9) {
                     self.compare(kernel, about.clone(), found, expected).await?;

@@ -1,11 +1,12 @@
 //! What a decoder layer and the loss compute elementwise or by rows, and its gradients, against plain loops in f64.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use rand::RngExt;
 
 use super::{Case, Matrix, Suite, TOLERANCE, cancellation, norm};
 use crate::Result;
+use crate::model::in_type;
 use crate::ops::{Activation, Ops, backward_from, cross_entropy, gated, rms_norm, rotate};
 
 /// Rows and columns: none, single elements, primes, more than a workgroup, more rows than a dispatch has workgroups in one dimension.
@@ -39,19 +40,21 @@ fn wide(values: &[f32]) -> impl Iterator<Item = f64> {
 
 impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     pub(super) async fn layers(&mut self) -> Result<()> {
-        for [rows, columns] in SHAPES {
-            for (activation, largest) in
-                [(Activation::Silu, 6.0), (Activation::GeluTanh, 6.0), (Activation::Silu, 200.0)]
-            {
-                self.gates([rows, columns], activation, largest).await?;
+        for held in self.types() {
+            for [rows, columns] in SHAPES {
+                for (activation, largest) in
+                    [(Activation::Silu, 6.0), (Activation::GeluTanh, 6.0), (Activation::Silu, 200.0)]
+                {
+                    self.gates([rows, columns], activation, largest, held).await?;
+                }
+                // What is composed for the gradient of a norm's weight launches nothings, which CUDA refuses.
+                if rows > 0 {
+                    self.norms([rows, columns], held).await?;
+                }
             }
-            // What is composed for the gradient of a norm's weight launches nothings, which CUDA refuses.
-            if rows > 0 {
-                self.norms([rows, columns]).await?;
+            for shape in HEADS {
+                self.rotations(shape, held).await?;
             }
-        }
-        for shape in HEADS {
-            self.rotations(shape).await?;
         }
         for shape in LOGITS {
             self.losses(shape, 1.0).await?;
@@ -60,9 +63,10 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         Ok(())
     }
 
-    /// A matrix as the columns of a larger one, which is how a layer that was joined with another gives its results.
-    fn within(&self, matrix: &Matrix) -> Tensor<B, 2> {
-        let (x, columns) = (self.upload(matrix), matrix.columns);
+    /// A matrix in a type that holds its elements, as the columns of a larger one, which is how a layer that was joined with another gives
+    /// its results.
+    fn within(&self, matrix: &Matrix, dtype: FloatDType) -> Tensor<B, 2> {
+        let (x, columns) = (in_type(self.upload(matrix), dtype), matrix.columns);
         if matrix.values.is_empty() {
             return x;
         }
@@ -82,16 +86,24 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     ) -> Result<()> {
         for (kernel, found, expected) in compared {
             let found = found.unwrap_or_else(|| Tensor::zeros([0, 1], &self.device));
+            let kernel = if found.dtype() == DType::F32 { kernel } else { format!("{kernel} in {:?}", found.dtype()) };
             self.compare((kernel, tolerance), about.to_string(), found, &expected).await?;
         }
         Ok(())
     }
 
-    async fn gates(&mut self, [rows, columns]: [usize; 2], activation: Activation, largest: f32) -> Result<()> {
-        let [mut gate, up, grad] = std::array::from_fn(|_| self.random(rows, columns));
+    async fn gates(
+        &mut self,
+        [rows, columns]: [usize; 2],
+        activation: Activation,
+        largest: f32,
+        (held, tolerance): (FloatDType, f64),
+    ) -> Result<()> {
+        let [mut gate, up, grad] = std::array::from_fn(|_| self.random(rows, columns).rounded(held));
         gate.values.iter_mut().for_each(|value| *value *= largest);
         // One that is open, or there may be nothing but numbers too small for f32.
         gate.values.iter_mut().take(1).for_each(|value| *value = value.abs());
+        let gate = gate.rounded(held);
         let (mut expected, mut d_gate, mut d_up) = (Vec::new(), Vec::new(), Vec::new());
         for ((x, up), grad) in wide(&gate.values).zip(wide(&up.values)).zip(wide(&grad.values)) {
             let [active, slope] = activated(activation, x);
@@ -99,8 +111,8 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             d_gate.push(grad * up * slope);
             d_up.push(grad * active);
         }
-        let [gate, up] = [Self::tracked(self.upload(&gate)), Self::tracked(self.within(&up))];
-        let grad = self.within(&grad);
+        let gate = Self::tracked(in_type(self.upload(&gate), held));
+        let (up, grad) = (Self::tracked(self.within(&up, held)), self.within(&grad, held));
         for _ in 0..3 {
             self.poison(rows * columns).await?;
         }
@@ -112,11 +124,11 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             (format!("{name} d_gate"), gate.grad(&grads), d_gate),
             (format!("{name} d_up"), up.grad(&grads), d_up),
         ];
-        self.compare_all((&format!("[{rows}, {columns}], gates up to {largest}"), TOLERANCE), compared).await
+        self.compare_all((&format!("[{rows}, {columns}], gates up to {largest}"), tolerance), compared).await
     }
 
-    async fn norms(&mut self, [rows, columns]: [usize; 2]) -> Result<()> {
-        let [x, grad] = std::array::from_fn(|_| self.random(rows, columns));
+    async fn norms(&mut self, [rows, columns]: [usize; 2], (held, tolerance): (FloatDType, f64)) -> Result<()> {
+        let [x, grad] = std::array::from_fn(|_| self.random(rows, columns).rounded(held));
         let weight = self.random(1, columns);
         let (mut expected, mut d_x, mut d_weight) = (Vec::new(), Vec::new(), vec![0.0; columns]);
         let mut parts = Vec::new();
@@ -132,20 +144,20 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             d_weight.iter_mut().zip(of_row).for_each(|(sum, value)| *sum += value);
         }
         // Of a single column hardly anything is left.
-        let allowed = TOLERANCE * cancellation(norm(&parts), &d_x);
+        let allowed = tolerance.max(TOLERANCE * cancellation(norm(&parts), &d_x));
         // Frozen, as norms are beside adapters, and trained: then on some rows, over which Burn sums.
         for trained in [false, true].into_iter().take(1 + rows.min(1)) {
-            let (x, grad) = (Self::tracked(self.within(&x)), self.upload(&grad));
+            let (x, grad) = (Self::tracked(self.within(&x, held)), in_type(self.upload(&grad), held));
             let weight = Tensor::from_inner(self.upload(&weight));
             let weight = if trained { weight.require_grad() } else { weight };
             for _ in 0..2 {
                 self.poison(rows * columns).await?;
             }
-            let y = rms_norm(x.clone(), weight.clone(), EPS);
+            let y = rms_norm(x.clone(), weight.clone(), EPS, held);
             let grads = backward_from(y.clone(), grad);
             let about = format!("[{rows}, {columns}], trained {trained}");
             let y = vec![("rms_norm".to_string(), Some(y.inner()), expected.clone())];
-            self.compare_all((&about, TOLERANCE), y).await?;
+            self.compare_all((&about, tolerance), y).await?;
             let d_x = vec![("rms_norm d_x".to_string(), x.grad(&grads), d_x.clone())];
             self.compare_all((&about, allowed), d_x).await?;
             if trained {
@@ -158,8 +170,12 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         Ok(())
     }
 
-    async fn rotations(&mut self, [tokens, heads, half]: [usize; 3]) -> Result<()> {
-        let [x, grad] = std::array::from_fn(|_| self.random(tokens, heads * 2 * half));
+    async fn rotations(
+        &mut self,
+        [tokens, heads, half]: [usize; 3],
+        (held, tolerance): (FloatDType, f64),
+    ) -> Result<()> {
+        let [x, grad] = std::array::from_fn(|_| self.random(tokens, heads * 2 * half).rounded(held));
         let [cos, sin] = std::array::from_fn(|_| self.random(tokens, half));
         let turned = |x: &Matrix, sign: f64| -> Vec<f64> {
             let element = |i: usize| {
@@ -178,14 +194,14 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             Tensor::<Autodiff<B>, 4>::from_data(TensorData::new(values, [tokens, 1, 2, half]), &self.device)
         };
         let rotation = [table(&cos.values, [1.0, 1.0]), table(&sin.values, [-1.0, 1.0])];
-        let (x, grad) = (Self::tracked(self.within(&x)), self.upload(&grad));
+        let (x, grad) = (Self::tracked(self.within(&x, held)), in_type(self.upload(&grad), held));
         for _ in 0..2 {
             self.poison(expected.len()).await?;
         }
         let y = rotate(x.clone(), &rotation);
         let grads = backward_from(y.clone(), grad);
         let compared = vec![("rotate".into(), Some(y.inner()), expected), ("rotate back".into(), x.grad(&grads), d_x)];
-        self.compare_all((&format!("{heads} heads of {}, {tokens} tokens", 2 * half), TOLERANCE), compared).await
+        self.compare_all((&format!("{heads} heads of {}, {tokens} tokens", 2 * half), tolerance), compared).await
     }
 
     async fn losses(&mut self, [rows, vocab]: [usize; 2], largest: f32) -> Result<()> {
@@ -208,7 +224,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         }
         let targets: Vec<i32> = targets.into_iter().map(|target| target as i32).collect();
         let targets = Tensor::<B, 2, Int>::from_data(TensorData::new(targets, [rows, 1]), &self.device);
-        let logits = self.within(&logits);
+        let logits = self.within(&logits, FloatDType::F32);
         self.poison(rows * vocab).await?;
         let (found_loss, found) = cross_entropy(logits, targets);
         let found_loss = found_loss.reshape([1, 1]);

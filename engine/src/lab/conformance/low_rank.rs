@@ -5,6 +5,7 @@ use burn::tensor::FloatDType;
 use super::{HALF_TOLERANCE, Suite, TOLERANCE};
 use crate::Result;
 use crate::lab::Case;
+use crate::model::in_type;
 use crate::ops::{ComputeDtype, Ops, Product, low_rank, low_rank_gradient};
 
 /// Rows, the wide dimension and the rank: single elements, tiles and their remainders, nothing aligned.
@@ -17,10 +18,13 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             if compute.check::<B>(&self.device).is_err() {
                 continue;
             }
-            for shape in SHAPES {
-                for product in [Product::Forward, Product::InputGradient] {
-                    self.through_low_rank(shape, product, compute).await?;
-                    self.low_rank_gradients(shape, product, compute).await?;
+            let halves = (compute == ComputeDtype::Bf16).then_some(FloatDType::BF16);
+            for held in [FloatDType::F32].into_iter().chain(halves) {
+                for shape in SHAPES {
+                    for product in [Product::Forward, Product::InputGradient] {
+                        self.through_low_rank(shape, product, compute, held).await?;
+                        self.low_rank_gradients(shape, product, compute, held).await?;
+                    }
                 }
             }
         }
@@ -32,18 +36,18 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         [rows, wide, rank]: [usize; 3],
         product: Product,
         compute: ComputeDtype,
+        held: FloatDType,
     ) -> Result<()> {
         let (forward, scaling) = (product == Product::Forward, 0.7);
         let (x, factor) =
             (self.random(rows, wide), if forward { self.random(rank, wide) } else { self.random(wide, rank) });
         let expected: Vec<f64> = x.times(&factor, forward).into_iter().map(|sum| sum * scaling).collect();
         self.poison(rows * (wide + rank)).await?;
-        let [low, rounded] = low_rank(self.upload(&x), self.upload(&factor), product, scaling, compute);
+        let [low, rounded] = low_rank(in_type(self.upload(&x), held), self.upload(&factor), product, scaling, compute);
         let about = format!("{rows} rows of {wide}, rank {rank}");
-        let name = format!("low_rank {product:?} in {compute:?}");
+        let name = format!("low_rank {product:?} of {held:?} in {compute:?}");
         self.compare((name.clone(), tolerance(compute)), about.clone(), low, &expected).await?;
         let expected: Vec<f64> = x.values.iter().map(|x| f64::from(*x)).collect();
-        let rounded = rounded.cast(FloatDType::F32);
         self.compare((format!("{name}, its input"), tolerance(compute)), about, rounded, &expected).await
     }
 
@@ -52,15 +56,16 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         [rows, wide, rank]: [usize; 3],
         product: Product,
         compute: ComputeDtype,
+        held: FloatDType,
     ) -> Result<()> {
         // Of the first matrix, `[rank, wide]`, or of the second one, `[wide, rank]`.
         let [out, input] = if product == Product::Forward { [rank, wide] } else { [wide, rank] };
         let ([grad, x], scaling) = ([self.random(out, rows), self.random(rows, input)], 0.7);
         let expected: Vec<f64> = grad.times(&x, false).into_iter().map(|sum| sum * scaling).collect();
-        let grad = self.upload(&grad).transpose();
+        let grad = in_type(self.upload(&grad).transpose(), held);
         self.poison(out * input).await?;
-        let found = low_rank_gradient(grad, self.upload(&x), scaling, compute);
-        let kernel = (format!("low_rank_gradient in {compute:?}"), tolerance(compute));
+        let found = low_rank_gradient(grad, in_type(self.upload(&x), held), scaling, compute);
+        let kernel = (format!("low_rank_gradient of {held:?} in {compute:?}"), tolerance(compute));
         self.compare(kernel, format!("[{out}, {input}] of {rows} rows"), found, &expected).await
     }
 }

@@ -6,7 +6,8 @@ mod half;
 mod layers;
 mod low_rank;
 
-use burn::tensor::{Tensor, TensorData};
+use ::half::{bf16, f16};
+use burn::tensor::{FloatDType, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::files::read;
 use crate::lab::judged_error;
+use crate::model::in_type;
 use crate::nf4::quantize;
 use crate::ops::{
     ComputeDtype, Dropped, Nf4Weight, Ops, Product, Variant, dropout, matmul, nf4_lora_by, nf4_matmul_by,
@@ -145,6 +147,11 @@ fn tolerance(variant: Variant) -> f64 {
     }
 }
 
+/// The type of the activations around a product.
+fn held(variant: Variant) -> FloatDType {
+    ComputeDtype::of(Some(variant)).activations()
+}
+
 /// The Euclidean norm.
 fn norm(values: &[f64]) -> f64 {
     values.iter().map(|value| value * value).sum::<f64>().sqrt()
@@ -170,6 +177,17 @@ struct Matrix {
 }
 
 impl Matrix {
+    /// With elements that a type holds.
+    fn rounded(mut self, dtype: FloatDType) -> Self {
+        let round = match dtype {
+            FloatDType::F16 => |value| f16::from_f32(value).to_f32(),
+            FloatDType::BF16 => |value| bf16::from_f32(value).to_f32(),
+            _ => |value| value,
+        };
+        self.values.iter_mut().for_each(|value| *value = round(*value));
+        self
+    }
+
     /// `self · other` in f64, `other` transposed or not.
     fn times(&self, other: &Self, transposed: bool) -> Vec<f64> {
         let columns = if transposed { other.values.len() / other.columns } else { other.columns };
@@ -198,6 +216,12 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         Tensor::from_data(TensorData::new(matrix.values.clone(), [rows, matrix.columns]), &self.device)
     }
 
+    /// The types that activations may have on the device, each with what results in it may be off by.
+    fn types(&self) -> Vec<(FloatDType, f64)> {
+        let all = [(FloatDType::F32, TOLERANCE), (FloatDType::BF16, HALF_TOLERANCE), (FloatDType::F16, HALF_TOLERANCE)];
+        all.into_iter().filter(|(dtype, _)| B::supports_dtype(&self.device, (*dtype).into())).collect()
+    }
+
     /// Fills memory with NaN and gives it back, so that a result which is not written whole is not right by chance.
     async fn poison(&self, length: usize) -> Result<()> {
         let poison = Tensor::<B, 1>::full([length.max(1)], f32::NAN, &self.device);
@@ -211,7 +235,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         found: Tensor<B, 2>,
         expected: &[f64],
     ) -> Result<()> {
-        let error = judged_error(&read(found).await?, expected);
+        let error = judged_error(&read(in_type(found, FloatDType::F32)).await?, expected);
         let case = Case { kernel, shapes, error, tolerance };
         (self.progress)(&case).await;
         self.report.cases.push(case);
@@ -285,9 +309,17 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
                         }
                     };
                     self.poison(rows * given).await?;
-                    let found = nf4_matmul_by(variant, operand, &weight, product);
+                    let found = nf4_matmul_by(variant, operand, &weight, product, FloatDType::F32);
                     let kernel = (format!("nf4_matmul {product:?} {variant:?}"), allowed * tolerance(variant));
                     self.compare(kernel, format!("{rows} rows{layout}, {about}"), found, &expected).await?;
+                }
+                // As activations are held beside the products that round them.
+                let (held, x) = (held(variant), self.upload(&x));
+                if held != FloatDType::F32 {
+                    self.poison(rows * given).await?;
+                    let found = nf4_matmul_by(variant, in_type(x, held), &weight, product, held);
+                    let kernel = (format!("nf4_matmul {product:?} {variant:?} of {held:?}"), allowed * HALF_TOLERANCE);
+                    self.compare(kernel, format!("{rows} rows, {about}"), found, &expected).await?;
                 }
             }
             if rows <= BRANCH_ROWS {
@@ -313,7 +345,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             let (expected, terms) = (x.times(&dense, forward), x.terms(&dense, forward));
             for variant in B::nf4_variants(&self.device, shape, rows, product) {
                 let kernel = (format!("nf4_matmul {product:?} {variant:?}"), tolerance(variant));
-                let found = nf4_matmul_by(variant, self.upload(&x), &weight, product);
+                let found = nf4_matmul_by(variant, self.upload(&x), &weight, product, FloatDType::F32);
                 self.compare(kernel, format!("{rows} rows, {about}"), found, &expected).await?;
             }
             self.branch((&x, expected, terms), (&weight, product), about).await?;
@@ -337,11 +369,16 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         let expected: Vec<f64> = expected.iter().zip(added).map(|(y, added)| y + scaling * added).collect();
         let allowed = cancellation(terms.hypot(scaling * low.terms(&b, forward)), &expected);
         for variant in B::nf4_variants(&self.device, [out, input], rows, product) {
-            self.poison(expected.len()).await?;
-            let found =
-                nf4_lora_by(variant, self.upload(x), weight, product, [self.upload(&low), self.upload(&b)], scaling);
-            let kernel = (format!("nf4_lora {product:?} {variant:?}"), allowed * tolerance(variant));
-            self.compare(kernel, format!("{rows} rows, rank {rank}, {about}"), found, &expected).await?;
+            for held in
+                [FloatDType::F32, held(variant)].into_iter().take(1 + usize::from(held(variant) != FloatDType::F32))
+            {
+                self.poison(expected.len()).await?;
+                let [x, low, b] = [x, &low, &b].map(|matrix| self.upload(matrix));
+                let branch = ([in_type(low, held), b], scaling);
+                let found = nf4_lora_by(variant, in_type(x, held), weight, product, branch, held);
+                let kernel = (format!("nf4_lora {product:?} {variant:?} of {held:?}"), allowed * tolerance(variant));
+                self.compare(kernel, format!("{rows} rows, rank {rank}, {about}"), found, &expected).await?;
+            }
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use burn::tensor::ops::FloatTensor;
 
 use super::masking::Composed;
 use super::{Attended, AttentionShape};
-use crate::ops::fused::{primitive, tensor};
+use crate::ops::fused::{cast, dtype, primitive, tensor, wide};
 use crate::ops::{Ops, matmul};
 
 /// Queries, keys or values as `[rows, heads, tokens, head_dim]`.
@@ -48,9 +48,10 @@ fn weights<B: Ops>([q, k, v]: [FloatTensor<B>; 3], masking: &Composed<B>, shape:
     let AttentionShape { sequences, heads, kv_heads, head_dim, .. } = shape;
     let (rows, longest) = (sequences.lengths.len(), sequences.longest());
     let total = sequences.cached + longest;
-    let q = grouped(masking.pad(tensor(q)), shape);
-    let k = split(masking.pad(tensor(k)), rows, *kv_heads, *head_dim);
-    let v = split(masking.pad(tensor(v)), rows, *kv_heads, *head_dim);
+    let [q, k, v] = [q, k, v].map(|x| tensor(wide::<B>(x)));
+    let q = grouped(masking.pad(q), shape);
+    let k = split(masking.pad(k), rows, *kv_heads, *head_dim);
+    let v = split(masking.pad(v), rows, *kv_heads, *head_dim);
     let mut scores = matmul(q.clone(), k.clone().swap_dims(2, 3)) * shape.scale;
     let tanh = shape.softcap.map(|cap| (scores.clone() / cap).tanh());
     if let (Some(cap), Some(tanh)) = (shape.softcap, &tanh) {
@@ -65,25 +66,28 @@ fn weights<B: Ops>([q, k, v]: [FloatTensor<B>; 3], masking: &Composed<B>, shape:
 }
 
 /// Causal attention: `q` `[tokens, heads * head_dim]`, `k` and `v` `[cached and new tokens, kv_heads * head_dim]`; the
-/// result is shaped like `q`.
+/// result is shaped like `q` and of its type.
 pub(in crate::ops) fn forward<B: Ops>(
     qkv: [FloatTensor<B>; 3],
     masking: &Composed<B>,
     shape: &AttentionShape,
 ) -> Attended<B> {
+    let of_q = dtype::<B>(&qkv[0]);
     let Weights { v, weights, .. } = weights::<B>(qkv, masking, shape);
-    Attended { y: primitive(masking.unpad(ungrouped(matmul(weights, v), shape))), lse: None }
+    let y = primitive(masking.unpad(ungrouped(matmul(weights, v), shape)));
+    Attended { y: cast::<B>(y, of_q), lse: None }
 }
 
-/// The gradients of [`forward`] for `q`, `k` and `v`; the weights are computed again.
+/// The gradients of [`forward`] for `q`, `k` and `v`, each in its tensor's type; the weights are computed again.
 pub(in crate::ops) fn backward<B: Ops>(
     qkv: [FloatTensor<B>; 3],
     masking: &Composed<B>,
     grad: FloatTensor<B>,
     shape: &AttentionShape,
 ) -> [FloatTensor<B>; 3] {
+    let [of_q, of_k, of_v] = qkv.each_ref().map(dtype::<B>);
     let Weights { q, k, v, weights, tanh } = weights::<B>(qkv, masking, shape);
-    let grad = grouped(masking.pad_with_zeros(tensor(grad)), shape);
+    let grad = grouped(masking.pad_with_zeros(tensor(wide::<B>(grad))), shape);
     let d_v = matmul(weights.clone().swap_dims(2, 3), grad.clone());
     let d_weights = matmul(grad, v.swap_dims(2, 3));
     let along = (d_weights.clone() * weights.clone()).sum_dim(3);
@@ -93,5 +97,6 @@ pub(in crate::ops) fn backward<B: Ops>(
     }
     let d_k = matmul(d_scores.clone().swap_dims(2, 3), q);
     let d_q = matmul(d_scores, k);
-    [ungrouped(d_q, shape), join(d_k), join(d_v)].map(|gradient| primitive(masking.unpad(gradient)))
+    [(ungrouped(d_q, shape), of_q), (join(d_k), of_k), (join(d_v), of_v)]
+        .map(|(gradient, dtype)| cast::<B>(primitive(masking.unpad(gradient)), dtype))
 }

@@ -1,6 +1,7 @@
 //! A frozen linear layer with a low-rank branch beside it. Every product adds into the result of the one before, so that
 //! nothing but the results and two tensors of width `r` is written.
 
+use burn::tensor::FloatDType;
 use burn_flex::Flex;
 use rayon::prelude::*;
 
@@ -39,7 +40,8 @@ fn frozen(x: &[f32], weight: &Frozen<Flex>, [out, input]: [usize; 2], side: Prod
                 (Some((whole, _)), None) => nf4::matmul(x, whole, side, None),
                 _ => {
                     let (width, _) = side.widths(weight.shape());
-                    let y = weight.product(write(x.to_vec(), [x.len() / width, width]), side, None);
+                    let x = write(x.to_vec(), [x.len() / width, width]);
+                    let y = weight.product(x, side, None, FloatDType::F32);
                     floats(&y.to_contiguous()).to_vec()
                 }
             }

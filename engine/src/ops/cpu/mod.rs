@@ -11,10 +11,10 @@ mod nf4;
 mod rows;
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{TensorData, TensorMetadata};
+use burn::tensor::{FloatDType, TensorData, TensorMetadata};
 use burn_flex::{Flex, FlexTensor};
 
-use super::fused::{primitive, tensor};
+use super::fused::{cast, dtype, primitive, tensor, wide};
 use super::{
     Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, Branch, Dropped, Frozen, LoraGradients, Masking,
     Moments, Nf4Primitive, Ops, Product, Variant,
@@ -26,9 +26,9 @@ fn floats(tensor: &FlexTensor) -> &[f32] {
     &tensor.storage::<f32>()[tensor.layout().start_offset()..]
 }
 
-/// Calls `f` with the floats of every tensor.
+/// Calls `f` with the floats of every tensor, which may be of any float type.
 fn read<const N: usize, T>(tensors: [FlexTensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> T {
-    let tensors = tensors.map(|tensor| tensor.to_contiguous());
+    let tensors = tensors.map(|tensor| wide::<Flex>(tensor).to_contiguous());
     f(tensors.each_ref().map(floats))
 }
 
@@ -48,6 +48,11 @@ fn number(tensor: FlexTensor) -> f32 {
 
 fn write(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+/// [`write`] in a type.
+fn write_as(values: Vec<f32>, shape: impl Into<Vec<usize>>, dtype: FloatDType) -> FlexTensor {
+    cast::<Flex>(write(values, shape), dtype)
 }
 
 /// Calls `f` with the operands of a LoRA branch on the host.
@@ -76,9 +81,10 @@ impl Ops for Flex {
         weight: &Nf4Primitive<Self>,
         product: Product,
         variant: Option<Variant>,
+        into: FloatDType,
     ) -> FloatTensor<Self> {
         let shape = [x.shape()[0], product.widths(weight.shape).1];
-        write(read([x], |[x]| nf4::matmul(x, weight, product, variant)), shape)
+        write_as(read([x], |[x]| nf4::matmul(x, weight, product, variant)), shape, into)
     }
 
     fn nf4_variants(_: &Self::Device, _: [usize; 2], _: usize, product: Product) -> Vec<Variant> {
@@ -88,9 +94,9 @@ impl Ops for Flex {
         }
     }
 
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, into: FloatDType) -> FloatTensor<Self> {
         let shape = x.shape().to_vec();
-        write(read([x, weight], |[x, weight]| rows::rms_norm(x, weight, eps)), shape)
+        write_as(read([x, weight], |[x, weight]| rows::rms_norm(x, weight, eps)), shape, into)
     }
 
     fn rms_norm_backward(
@@ -100,15 +106,15 @@ impl Ops for Flex {
         eps: f64,
         for_weight: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        let (shape, weight_shape) = (x.shape().to_vec(), weight.shape().to_vec());
+        let (shape, weight_shape, of_x) = (x.shape().to_vec(), weight.shape().to_vec(), dtype::<Self>(&x));
         let (d_x, d_weight) =
             read([x, weight, grad], |[x, weight, grad]| rows::rms_norm_backward(x, weight, grad, eps, for_weight));
-        (write(d_x, shape), d_weight.map(|d| write(d, weight_shape)))
+        (write_as(d_x, shape, of_x), d_weight.map(|d| write(d, weight_shape)))
     }
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
-        let shape = gate.shape().to_vec();
-        write(read([gate, up], |[gate, up]| rows::gated(gate, up, activation)), shape)
+        let (shape, of_gate) = (gate.shape().to_vec(), dtype::<Self>(&gate));
+        write_as(read([gate, up], |[gate, up]| rows::gated(gate, up, activation)), shape, of_gate)
     }
 
     fn gated_backward(
@@ -117,17 +123,18 @@ impl Ops for Flex {
         grad: FloatTensor<Self>,
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let shape = gate.shape().to_vec();
+        let (shape, types) = (gate.shape().to_vec(), [&gate, &up].map(dtype::<Self>));
         let (d_gate, d_up) =
             read([gate, up, grad], |[gate, up, grad]| rows::gated_backward(gate, up, grad, activation));
-        (write(d_gate, shape.clone()), write(d_up, shape))
+        (write_as(d_gate, shape.clone(), types[0]), write_as(d_up, shape, types[1]))
     }
 
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, back: bool) -> FloatTensor<Self> {
-        let shape = x.shape().to_vec();
+        let (shape, of_x) = (x.shape().to_vec(), dtype::<Self>(&x));
         let width = shape[1];
         let head_dim = 2 * cos.shape().to_vec()[3];
-        write(read([x, cos, sin], |[x, cos, sin]| rows::rotate(x, cos, sin, width, head_dim, back)), shape)
+        let y = read([x, cos, sin], |[x, cos, sin]| rows::rotate(x, cos, sin, width, head_dim, back));
+        write_as(y, shape, of_x)
     }
 
     fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self> {
@@ -135,11 +142,16 @@ impl Ops for Flex {
         write(read([x], |[x]| lora::dropout(x.to_vec(), dropped)), shape)
     }
 
-    fn lora_linear(x: FloatTensor<Self>, weight: &Frozen<Self>, branch: Branch<Self>) -> [FloatTensor<Self>; 2] {
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        weight: &Frozen<Self>,
+        branch: Branch<Self>,
+        into: FloatDType,
+    ) -> [FloatTensor<Self>; 2] {
         let tokens = x.shape()[0];
         let (out, rank) = (branch.b.shape()[0], branch.b.shape()[1]);
         let [y, low] = read([x], |[x]| with_branch(branch, |branch| lora::forward(x, weight, branch)));
-        [write(y, [tokens, out]), write(low, [tokens, rank])]
+        [write_as(y, [tokens, out], into), write(low, [tokens, rank])]
     }
 
     fn lora_linear_backward(
@@ -149,21 +161,22 @@ impl Ops for Flex {
         grad: FloatTensor<Self>,
         for_x: bool,
     ) -> LoraGradients<Self> {
-        let of_x = inputs[0].shape().to_vec();
+        let (of_x, type_of_x) = (inputs[0].shape().to_vec(), dtype::<Self>(&inputs[0]));
         let (of_a, of_b) = (branch.a.shape().to_vec(), branch.b.shape().to_vec());
         let [x, low] = inputs;
         let (d_x, d_a, d_b) = read([x, low, grad], |[x, low, grad]| {
             with_branch(branch, |branch| lora::backward([x, low], weight, branch, grad, for_x))
         });
-        LoraGradients { x: d_x.map(|d_x| write(d_x, of_x)), a: write(d_a, of_a), b: write(d_b, of_b) }
+        let d_x = d_x.map(|d_x| write_as(d_x, of_x, type_of_x));
+        LoraGradients { x: d_x, a: write(d_a, of_a), b: write(d_b, of_b) }
     }
 
     const ATTENTION_FORMS: &'static [AttentionForm] = &[AttentionForm::Fused];
     const BOUNDED_ATTENTION: bool = false;
 
     fn causal_attention(qkv: [FloatTensor<Self>; 3], _: &Masking<Self>, shape: &AttentionShape) -> Attended<Self> {
-        let dims = qkv[0].shape().to_vec();
-        Attended { y: write(read(qkv, |[q, k, v]| attention::forward(q, k, v, shape)), dims), lse: None }
+        let (dims, of_q) = (qkv[0].shape().to_vec(), dtype::<Self>(&qkv[0]));
+        Attended { y: write_as(read(qkv, |[q, k, v]| attention::forward(q, k, v, shape)), dims, of_q), lse: None }
     }
 
     fn causal_attention_backward(
@@ -173,11 +186,10 @@ impl Ops for Flex {
         grad: FloatTensor<Self>,
         shape: &AttentionShape,
     ) -> [FloatTensor<Self>; 3] {
-        let dims = qkv.each_ref().map(|x| x.shape().to_vec());
+        let [of_q, of_k, of_v] = qkv.each_ref().map(|x| (x.shape().to_vec(), dtype::<Self>(x)));
         let [q, k, v] = qkv;
-        let gradients = read([q, k, v, grad], |[q, k, v, grad]| attention::backward(q, k, v, grad, shape));
-        let mut dims = dims.into_iter();
-        gradients.map(|values| write(values, dims.next().unwrap_or_default()))
+        let [d_q, d_k, d_v] = read([q, k, v, grad], |[q, k, v, grad]| attention::backward(q, k, v, grad, shape));
+        [(d_q, of_q), (d_k, of_k), (d_v, of_v)].map(|(values, (dims, dtype))| write_as(values, dims, dtype))
     }
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {

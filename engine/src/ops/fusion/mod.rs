@@ -4,11 +4,11 @@ mod adam_of_many;
 mod waiting;
 
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
-use burn::tensor::{DType, Tensor, TensorData, TensorMetadata};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData, TensorMetadata};
 use burn_fusion::{Fusion, FusionBackend, get_client};
 use burn_ir::TensorIr;
 
-use waiting::{Handles, alike, alike_any, arrived, enqueue, register};
+use waiting::{Handles, alike, alike_any, arrived, enqueue, register, register_as};
 
 use super::attention::{self, bounds};
 use super::{
@@ -30,6 +30,11 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
             let lhs = handles.get_float_tensor::<B>(lhs);
             B::matmul(lhs, handles.get_float_tensor::<B>(rhs))
         })
+    }
+
+    fn cast(x: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
+        let result = (x.shape(), dtype.into());
+        register_as::<B, 1>("cast", [x], result, move |handles, [x]| B::cast(handles.get_float_tensor::<B>(x), dtype))
     }
 
     fn half_matmul(
@@ -69,12 +74,13 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         weight: &Nf4Primitive<Self>,
         product: Product,
         variant: Option<Variant>,
+        into: FloatDType,
     ) -> FloatTensor<Self> {
         let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
-        let result = [x.shape()[0], product.widths(shape).1].into();
-        register::<B, 4>("nf4_matmul", [x, codes, absmax, header], result, move |handles, [x, buffers @ ..]| {
+        let result = ([x.shape()[0], product.widths(shape).1].into(), into.into());
+        register_as::<B, 4>("nf4_matmul", [x, codes, absmax, header], result, move |handles, [x, buffers @ ..]| {
             let x = handles.get_float_tensor::<B>(x);
-            B::nf4_matmul(x, &self::weight::<B>(handles, buffers.each_ref(), shape), product, variant)
+            B::nf4_matmul(x, &self::weight::<B>(handles, buffers.each_ref(), shape), product, variant, into)
         })
     }
 
@@ -84,21 +90,23 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         product: Product,
         update: Update<Self>,
         variant: Option<Variant>,
+        into: FloatDType,
     ) -> FloatTensor<Self> {
         let Nf4Primitive { codes, absmax, header, shape } = weight.clone();
         let (rows, device) = (x.shape()[0], Self::float_device(&x));
         // One kernel for few rows; what is added to many is fused with what follows.
         if variant.is_none() && !Self::nf4_variants(&device, shape, rows, product).contains(&Variant::Skinny) {
-            return update.added_to(Self::nf4_matmul(x, weight, product, None), product);
+            let y = Self::nf4_matmul(x, weight, product, None, FloatDType::F32);
+            return fused::cast::<Self>(update.added_to(y, product), into);
         }
         let Update { low, b, scaling } = update;
         let inputs = [x, low, b, codes, absmax, header];
-        let result = [rows, product.widths(shape).1].into();
-        register::<B, 6>("nf4_lora", inputs, result, move |handles, inputs| {
+        let result = ([rows, product.widths(shape).1].into(), into.into());
+        register_as::<B, 6>("nf4_lora", inputs, result, move |handles, inputs| {
             let [x, low, b, buffers @ ..] = inputs;
             let [x, low, b] = [x, low, b].map(|input| handles.get_float_tensor::<B>(input));
             let weight = self::weight::<B>(handles, buffers.each_ref(), shape);
-            B::nf4_lora(x, &weight, product, Update { low, b, scaling }, variant)
+            B::nf4_lora(x, &weight, product, Update { low, b, scaling }, variant, into)
         })
     }
 
@@ -114,10 +122,21 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         }
         let ([rows, wide], [first, second]) = (x.shape().dims(), factor.shape().dims());
         let rank = if product == Product::Forward { first } else { second };
-        let results = [([rows, rank].into(), DType::F32), ([rows, wide].into(), DType::BF16)];
-        enqueue::<B, 2, 2>("low_rank", [x, factor], results, move |handles, [x, factor], outputs| {
+        let run = move |handles: &mut Handles<B>, [x, factor]: &[TensorIr; 2]| {
             let [x, factor] = [x, factor].map(|input| handles.get_float_tensor::<B>(input));
-            for (out, result) in outputs.iter().zip(B::low_rank(x, factor, product, scaling, compute)) {
+            B::low_rank(x, factor, product, scaling, compute)
+        };
+        let low = ([rows, rank].into(), DType::BF16);
+        if x.dtype == DType::BF16 {
+            let low = register_as::<B, 2>("low_rank", [x.clone(), factor], low, move |handles, inputs| {
+                let [low, _] = run(handles, inputs);
+                low
+            });
+            return [low, x];
+        }
+        let results = [low, ([rows, wide].into(), DType::BF16)];
+        enqueue::<B, 2, 2>("low_rank", [x, factor], results, move |handles, inputs, outputs| {
+            for (out, result) in outputs.iter().zip(run(handles, inputs)) {
                 handles.register_float_tensor::<B>(&out.id, result);
             }
         })
@@ -153,9 +172,12 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         (arrived::<B>(tensor, device), held)
     }
 
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        let [y] = alike::<B, 2, 1>("rms_norm", [x, weight], move |[x, weight]| [B::rms_norm(x, weight, eps)]);
-        y
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, into: FloatDType) -> FloatTensor<Self> {
+        let result = (x.shape(), into.into());
+        register_as::<B, 2>("rms_norm", [x, weight], result, move |handles, inputs| {
+            let [x, weight] = inputs.each_ref().map(|input| handles.get_float_tensor::<B>(input));
+            B::rms_norm(x, weight, eps, into)
+        })
     }
 
     fn rms_norm_backward(
@@ -246,7 +268,8 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
             Masking::Composed(composed) => return attention::forward::<Self>(qkv, composed, shape),
             masking => bounds(masking),
         };
-        let results = [qkv[0].shape(), [shape.sequences.tokens(), shape.heads].into()].map(|shape| (shape, DType::F32));
+        let of_queries = [shape.sequences.tokens(), shape.heads].into();
+        let results = [(qkv[0].shape(), qkv[0].dtype), (of_queries, DType::F32)];
         let ([q, k, v], shape) = (qkv, shape.clone());
         let run = move |handles: &mut Handles<B>, inputs: &[TensorIr; 4], outputs: &[TensorIr; 2]| {
             let [qkv @ .., bounds] = inputs;
@@ -274,7 +297,7 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
             masking => bounds(masking),
         };
         let [y, lse] = attended.expect("a kernel gave logarithms of sums");
-        let results = qkv.each_ref().map(|x| (x.shape(), DType::F32));
+        let results = qkv.each_ref().map(|x| (x.shape(), x.dtype));
         let ([q, k, v], shape) = (qkv, shape.clone());
         let run = move |handles: &mut Handles<B>, inputs: &[TensorIr; 7], outputs: &[TensorIr; 3]| {
             let [tensors @ .., bounds] = inputs;

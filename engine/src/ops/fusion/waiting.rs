@@ -87,7 +87,17 @@ pub(super) fn register<B: FusionBackend, const N: usize>(
     shape: Shape,
     run: impl Fn(&mut Handles<B>, &[TensorIr; N]) -> FloatTensor<B> + Send + Sync + 'static,
 ) -> FloatTensor<Fusion<B>> {
-    let [out] = enqueue::<B, N, 1>(name, inputs, [(shape, DType::F32)], move |handles, inputs, [out]| {
+    register_as::<B, N>(name, inputs, (shape, DType::F32), run)
+}
+
+/// [`enqueue`] with one result.
+pub(super) fn register_as<B: FusionBackend, const N: usize>(
+    name: &'static str,
+    inputs: [FusionTensor<B::FusionRuntime>; N],
+    result: (Shape, DType),
+    run: impl Fn(&mut Handles<B>, &[TensorIr; N]) -> FloatTensor<B> + Send + Sync + 'static,
+) -> FloatTensor<Fusion<B>> {
+    let [out] = enqueue::<B, N, 1>(name, inputs, [result], move |handles, inputs, [out]| {
         let result = run(handles, inputs);
         handles.register_float_tensor::<B>(&out.id, result);
     });

@@ -133,7 +133,7 @@ __device__ __forceinline__ void hide(float (&scores)[COLUMNS / 2], const uint2 (
 }
 
 // Stores what a thread has of 64 rows of a head.
-__device__ __forceinline__ void store_rows(float* head, size_t stride, u32 first, u32 rows, const float (&sums)[HALVES][32],
+__device__ __forceinline__ void store_rows(Result* head, size_t stride, u32 first, u32 rows, const float (&sums)[HALVES][32],
                                            float factor, float other) {
 #pragma unroll
     for (u32 half = 0; half < HALVES; half++)

@@ -9,8 +9,8 @@ static_assert(4 * COLUMNS <= THREADS, "a thread copies a word of what is known")
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_d_keys_groups(const __grid_constant__ TileMap q, const __grid_constant__ TileMap k, const __grid_constant__ TileMap v,
                         const __grid_constant__ TileMap grad, const bf16*, const bf16*, const bf16*, const bf16*,
-                        const float* __restrict__ known, const uint2* __restrict__ bounds, float* __restrict__ d_k,
-                        float* __restrict__ d_v, const __grid_constant__ Info info) {
+                        const float* __restrict__ known, const uint2* __restrict__ bounds, Result* __restrict__ d_k,
+                        Result* __restrict__ d_v, const __grid_constant__ Info info) {
     LAUNCHED_SHARED(shared, {{ shared }});
     u64* const barriers = (u64*)(shared + BARRIERS_AT);
     const u32 kv_head = blockIdx.x % info.kv_heads, split = blockIdx.x / info.kv_heads;

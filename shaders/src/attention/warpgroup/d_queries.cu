@@ -4,7 +4,7 @@ static_assert(2 * ROWS_BYTES + STAGES * 2 * COLUMNS_BYTES <= BARRIERS_AT, "what 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_d_queries_groups(const __grid_constant__ TileMap q, const __grid_constant__ TileMap k, const __grid_constant__ TileMap v,
                            const __grid_constant__ TileMap grad, const bf16*, const bf16*, const bf16*, const bf16*,
-                           const float* __restrict__ known, const uint2* __restrict__ bounds, float* __restrict__ d_q,
+                           const float* __restrict__ known, const uint2* __restrict__ bounds, Result* __restrict__ d_q,
                            const __grid_constant__ Info info) {
     LAUNCHED_SHARED(shared, {{ shared }});
     u64* const barriers = (u64*)(shared + BARRIERS_AT);

@@ -3,7 +3,7 @@ static_assert(ROWS_BYTES + STAGES * 2 * COLUMNS_BYTES <= BARRIERS_AT, "what the 
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_forward_groups(const __grid_constant__ TileMap q, const __grid_constant__ TileMap k, const __grid_constant__ TileMap v,
-                         const bf16*, const bf16*, const bf16*, const uint2* __restrict__ bounds, float* __restrict__ y,
+                         const bf16*, const bf16*, const bf16*, const uint2* __restrict__ bounds, Result* __restrict__ y,
                          float* __restrict__ lse, const __grid_constant__ Info info) {
     LAUNCHED_SHARED(shared, {{ shared }});
     u64* const barriers = (u64*)(shared + BARRIERS_AT);
