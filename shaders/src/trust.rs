@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Language, SourceRuntime};
 
 /// The text of every kernel in CUDA C++.
-const TEXTS: [&str; 28] = [
+const TEXTS: [&str; 29] = [
     include_str!("attention/common.cu"),
     include_str!("attention/d_keys.cu"),
     include_str!("attention/d_queries.cu"),
@@ -32,6 +32,7 @@ const TEXTS: [&str; 28] = [
     include_str!("nf4_skinny/tensor_cores.cu"),
     include_str!("nf4_warpgroup/kernel.cu"),
     include_str!("ptx.cu"),
+    include_str!("results.cu"),
     include_str!("tiles.cu"),
     include_str!("warpgroup.cu"),
     include_str!("weight.cu"),
