@@ -198,8 +198,9 @@ impl<'a> Walk<'a> {
             return self.adapted(linear, graph, (result, given));
         }
         let (bytes, small) = (self.wide(out), product([self.run.rank, out, F32]));
-        // The weight by the rows of A, the rows of A by each other and by B, and what comes of these, under the rows' lengths.
-        self.touch(Component::Work, [small; 4]);
+        // B turned, the weight by the rows of A, the rows of A by each other and by B, what comes of these under the rows' lengths, and what the
+        // products pack (`lora/dora.rs`).
+        self.touch(Component::Work, [small; 14]);
         let before = if graph { Component::Graph } else { Component::Work };
         // With dropout, the frozen layer's own product of what was dropped.
         let own = if self.run.dropout { bytes } else { 0 };

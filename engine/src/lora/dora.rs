@@ -48,7 +48,8 @@ impl<B: Ops> Dora<B> {
     /// `‖w + s b A‖² = ‖w‖² + 2 s b · (A w) + s² b (A Aᵀ) bᵀ` for a row `w` of `W` and `b` of `B`, so that `W` is read by
     /// one product with the `r` rows of `A`, in 4 bits where it is held so, and neither it nor `B A` is ever made.
     pub(super) fn scale(&self, lora: &LoraBranch<B>, weight: &Frozen<B>) -> Tensor<B, 2> {
-        let (a, b) = (lora.a.value.clone().detach(), lora.b.value.clone().detach());
+        // Burn's `detach` leaves a tensor that wants a gradient, of which nothing would come but a graph.
+        let [a, b] = [&lora.a, &lora.b].map(|factor| factor.value.clone().detach().set_require_grad(false));
         let (rank, device) = (a.dims()[0], a.device());
         // Turned by a product: Burn 0.21's fusion reads tensors that are turned wrong, if others of other shapes are around (seen on Vulkan).
         let b = matmul(Tensor::eye(rank, &device), b.transpose());
