@@ -2,7 +2,7 @@
 
 use burn::tensor::FloatDType;
 
-use super::{HALF_TOLERANCE, Suite, TOLERANCE};
+use super::{HALF_TOLERANCE, Suite, TOLERANCE, held};
 use crate::Result;
 use crate::lab::Case;
 use crate::model::in_type;
@@ -18,8 +18,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             if compute.check::<B>(&self.device).is_err() {
                 continue;
             }
-            let halves = (compute == ComputeDtype::Bf16).then_some(FloatDType::BF16);
-            for held in [FloatDType::F32].into_iter().chain(halves) {
+            for held in held(compute) {
                 for shape in SHAPES {
                     for product in [Product::Forward, Product::InputGradient] {
                         self.through_low_rank(shape, product, compute, held).await?;

@@ -147,9 +147,10 @@ fn tolerance(variant: Variant) -> f64 {
     }
 }
 
-/// The type of the activations around a product.
-fn held(variant: Variant) -> FloatDType {
-    ComputeDtype::of(Some(variant)).activations()
+/// The types that activations around products in a type come in: f32, and the one that they are held in where that is another.
+fn held(compute: ComputeDtype) -> impl Iterator<Item = FloatDType> {
+    let other = Some(compute.activations()).filter(|held| *held != FloatDType::F32);
+    [FloatDType::F32].into_iter().chain(other)
 }
 
 /// The Euclidean norm.
@@ -314,10 +315,9 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
                     self.compare(kernel, format!("{rows} rows{layout}, {about}"), found, &expected).await?;
                 }
                 // As activations are held beside the products that round them.
-                let (held, x) = (held(variant), self.upload(&x));
-                if held != FloatDType::F32 {
+                for held in held(ComputeDtype::of(Some(variant))).skip(1) {
                     self.poison(rows * given).await?;
-                    let found = nf4_matmul_by(variant, in_type(x, held), &weight, product, held);
+                    let found = nf4_matmul_by(variant, in_type(self.upload(&x), held), &weight, product, held);
                     let kernel = (format!("nf4_matmul {product:?} {variant:?} of {held:?}"), allowed * HALF_TOLERANCE);
                     self.compare(kernel, format!("{rows} rows, {about}"), found, &expected).await?;
                 }
@@ -369,9 +369,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         let expected: Vec<f64> = expected.iter().zip(added).map(|(y, added)| y + scaling * added).collect();
         let allowed = cancellation(terms.hypot(scaling * low.terms(&b, forward)), &expected);
         for variant in B::nf4_variants(&self.device, [out, input], rows, product) {
-            for held in
-                [FloatDType::F32, held(variant)].into_iter().take(1 + usize::from(held(variant) != FloatDType::F32))
-            {
+            for held in held(ComputeDtype::of(Some(variant))) {
                 self.poison(expected.len()).await?;
                 let [x, low, b] = [x, &low, &b].map(|matrix| self.upload(matrix));
                 let branch = ([in_type(low, held), b], scaling);
