@@ -15,9 +15,21 @@ use crate::SourceRuntime;
 /// A part of a matrix or of a list begins at a multiple of so many elements of four bytes.
 pub(crate) const ALIGNMENT: usize = 64;
 
-/// A tensor's elements of another type, one after the other: what Burn makes on CUDA may have its rows further apart.
+/// A tensor's elements one after the other: what Burn makes on CUDA may have its rows further apart. Where there are none, nothing is
+/// launched: CUDA refuses an empty grid.
+pub(crate) fn contiguous<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
+    match tensor.meta.shape().num_elements() {
+        0 => tensor,
+        _ => into_contiguous(tensor),
+    }
+}
+
+/// The same of another type.
 pub(crate) fn converted<R: SourceRuntime>(tensor: CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
-    into_contiguous(cast(tensor, dtype))
+    match tensor.meta.shape().num_elements() {
+        0 => empty(&tensor, tensor.meta.shape().clone(), dtype),
+        _ => into_contiguous(cast(tensor, dtype)),
+    }
 }
 
 /// Room for elements that lie one after the other, on the device of another tensor.

@@ -6,7 +6,7 @@ use burn::tensor::{FloatDType, Tensor};
 use super::parameter::{Parameter, Shares, join};
 use super::pass::Pass;
 use crate::lora::LoraBranch;
-use crate::ops::{Frozen, Nf4Weight, Ops, Product, cast, matmul, nf4_matmul, primitive, tensor};
+use crate::ops::{Frozen, Nf4Weight, Ops, cast, primitive, tensor};
 
 /// Activations in another type; themselves where they have it.
 pub(crate) fn in_type<B: Ops>(x: Tensor<B, 2>, dtype: FloatDType) -> Tensor<B, 2> {
@@ -39,7 +39,7 @@ impl<B: Ops> Weight<B> {
         }
     }
 
-    /// The weight beneath an adapter, which is never trained itself.
+    /// The weight as what multiplies with it sees it.
     fn frozen(&self) -> Frozen<B> {
         match self {
             Self::Dense(weight) => Frozen::dense(weight.value.clone()),
@@ -49,10 +49,7 @@ impl<B: Ops> Weight<B> {
 
     /// `[tokens, in] -> [tokens, out]`, in the type `into`.
     pub fn forward(&self, x: Tensor<B, 2>, into: FloatDType) -> Tensor<B, 2> {
-        match self {
-            Self::Dense(weight) => in_type(matmul(in_type(x, FloatDType::F32), weight.value.clone().transpose()), into),
-            Self::Nf4(weight) => nf4_matmul(x, weight, Product::Forward, into),
-        }
+        self.frozen().forward(x, into)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Cross entropy of logits and its gradient, `softmax - onehot`: each row is read twice and written once, over the logits.
 
 use burn_backend::DType;
-use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::CubeDim;
 use cubecl::prelude::*;
 
-use super::{contiguous, elements, empty, lanes, max_of_cube, row, rowwise, sum_of_cube, sum_of_lanes, sum_of_list};
+use super::{
+    contiguous, converted, elements, empty, lanes, max_of_cube, row, rowwise, sum_of_cube, sum_of_lanes, sum_of_list,
+};
 use crate::{SourceRuntime, view};
 
 /// Below all logits, and finite: WGSL knows no infinity.
@@ -59,7 +60,7 @@ fn of_rows<N: Size>(
 /// Cross entropy of f32 `logits` `[n, vocab]` against the integers `targets` `[n, 1]`, each below `vocab`: the sum of the losses
 /// `[1]`, and its gradient for the logits, in their memory where nobody else has them.
 pub fn cross_entropy<R: SourceRuntime>(logits: CubeTensor<R>, targets: CubeTensor<R>) -> [CubeTensor<R>; 2] {
-    let (logits, targets) = (contiguous(logits), contiguous(cast(targets, DType::I32)));
+    let (logits, targets) = (contiguous(logits), converted(targets, DType::I32));
     let [rows, vocab] = [logits.meta.shape()[0], logits.meta.shape()[1]];
     if rows * vocab == 0 {
         return [view::zeros(&logits, [1].into(), DType::F32), logits];

@@ -5,7 +5,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubecl::{CubeCount, CubeDim};
 
-use super::{contiguous, elements, empty, lanes, like, sum_of_lanes};
+use super::{contiguous, converted, elements, empty, lanes, sum_of_lanes};
 use crate::SourceRuntime;
 use crate::source::grid;
 
@@ -53,8 +53,7 @@ fn dots<X: Float, N: Size>(
 /// # Panics
 /// When the elements do not make whole rows.
 pub fn dots_of_rows<R: SourceRuntime>(x: CubeTensor<R>, y: CubeTensor<R>, width: usize) -> CubeTensor<R> {
-    let y = like(y, &x);
-    let [x, y] = [x, y].map(contiguous);
+    let (y, x) = (converted(y, x.dtype), contiguous(x));
     let count = x.meta.shape().num_elements();
     assert!(count.is_multiple_of(width), "dots_of_rows: rows of {width} of {:?}", x.meta);
     let rows = count / width;

@@ -4,7 +4,7 @@
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{contiguous, elements, elementwise, empty, lanes, like};
+use super::{contiguous, converted, elements, elementwise, empty, lanes};
 use crate::SourceRuntime;
 
 /// The largest exponent that is taken: far beyond it f32 has no number, of which shading languages say nothing.
@@ -61,8 +61,7 @@ fn backward<X: Float, N: Size>(
 /// `gate · sigmoid(gate · (a + b · gate²)) · up`, elementwise, for coefficients `[a, b]`: tensors of one shape, the result in the type of
 /// `gate`.
 pub fn gated<R: SourceRuntime>(gate: CubeTensor<R>, up: CubeTensor<R>, [a, b]: [f32; 2]) -> CubeTensor<R> {
-    let up = like(up, &gate);
-    let [gate, up] = [gate, up].map(contiguous);
+    let (up, gate) = (converted(up, gate.dtype), contiguous(gate));
     let y = empty(&gate, gate.meta.shape().clone(), gate.dtype);
     let count = y.meta.shape().num_elements();
     if count > 0 {
@@ -81,8 +80,8 @@ pub fn gated_backward<R: SourceRuntime>(
     grad: CubeTensor<R>,
     [a, b]: [f32; 2],
 ) -> [CubeTensor<R>; 2] {
-    let [up, grad] = [up, grad].map(|x| like(x, &gate));
-    let [gate, up, grad] = [gate, up, grad].map(contiguous);
+    let [up, grad] = [up, grad].map(|x| converted(x, gate.dtype));
+    let gate = contiguous(gate);
     let [d_gate, d_up] = [&gate, &up].map(|x| empty(x, x.meta.shape().clone(), gate.dtype));
     let count = d_gate.meta.shape().num_elements();
     if count > 0 {

@@ -9,7 +9,6 @@ mod rms_norm;
 mod rotary;
 
 use burn_backend::DType;
-use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubecl::{CubeCount, CubeDim};
@@ -23,23 +22,7 @@ pub use rotary::rotate;
 
 use crate::SourceRuntime;
 use crate::source::grid;
-use crate::view::{elements, elementwise, empty};
-
-/// A tensor whose elements lie one after the other. One without any is taken as it is: CUDA refuses an empty grid.
-fn contiguous<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
-    match tensor.meta.shape().num_elements() {
-        0 => tensor,
-        _ => into_contiguous(tensor),
-    }
-}
-
-/// A tensor in the type of another one.
-fn like<R: SourceRuntime>(tensor: CubeTensor<R>, other: &CubeTensor<R>) -> CubeTensor<R> {
-    match tensor.meta.shape().num_elements() {
-        0 => tensor,
-        _ => cast(tensor, other.dtype),
-    }
-}
+use crate::view::{contiguous, converted, elements, elementwise, empty};
 
 /// Elements that a thread takes at once, of rows of so many. A tensor's memory begins at a multiple of four.
 fn lanes(width: usize) -> usize {

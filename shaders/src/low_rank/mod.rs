@@ -2,7 +2,6 @@
 //! devices they are products like any others.)
 
 use burn_backend::DType;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::results::in_cuda;
@@ -78,7 +77,7 @@ pub fn low_rank<R: SourceRuntime>(
     transposed: bool,
     scaling: f32,
 ) -> [CubeTensor<R>; 2] {
-    let (x, factor) = (into_contiguous(x), into_contiguous(factor));
+    let (x, factor) = (view::contiguous(x), view::contiguous(factor));
     let ([rows, wide], [first, second]) = (dims(&x), dims(&factor));
     let (rank, taken) = if transposed { (second, first) } else { (first, second) };
     assert!(R::LANGUAGE == Language::Cuda && taken == wide, "low_rank: x {:?} x {:?}", x.meta, factor.meta);
@@ -102,7 +101,7 @@ pub fn low_rank<R: SourceRuntime>(
 /// # Panics
 /// When they have not as many rows.
 pub fn low_rank_gradient<R: SourceRuntime>(dy: CubeTensor<R>, x: CubeTensor<R>, scaling: f32) -> CubeTensor<R> {
-    let (dy, x) = (into_contiguous(dy), into_contiguous(x));
+    let (dy, x) = (view::contiguous(dy), view::contiguous(x));
     let ([rows, out], [others, input]) = (dims(&dy), dims(&x));
     assert!(R::LANGUAGE == Language::Cuda && rows == others, "low_rank_gradient: {:?} x {:?}", dy.meta, x.meta);
     if rows * out * input == 0 {

@@ -2,7 +2,6 @@
 //! is left to the host: it is a 64th of the work, and its mean depends on the order of torch's additions.
 
 use burn_backend::DType;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::source::{Sources, grid};
@@ -47,7 +46,7 @@ pub fn nf4_quantize<R: SourceRuntime>(
     block_size: usize,
     table: &[f32; 16],
 ) -> [CubeTensor<R>; 2] {
-    let weights = into_contiguous(weights);
+    let weights = view::contiguous(weights);
     let count = weights.meta.shape().num_elements();
     let blocks = count.div_ceil(block_size);
     let empty = |length: usize, dtype| view::empty(&weights, [length], dtype);
