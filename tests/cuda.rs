@@ -172,7 +172,10 @@ fn dropout_drops_what_the_key_says() {
         format!("-DFACTORS={}", factors.join(",")),
     ];
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    run_with("dropout.cpp", &dropout_source(Language::Cuda), "of a tensor whose length is odd", &options);
+    for dtype in RESULTS {
+        let what = format!("of a tensor in {dtype:?} whose length is odd");
+        run_with("dropout.cpp", &dropout_source(Language::Cuda, dtype), &what, &options);
+    }
 }
 
 #[test]

@@ -26,11 +26,11 @@ fn with(branch: bool) -> &'static str {
 /// Every kernel with every option, under a name of its own, with those for Hopper alone or without.
 fn kernels(hopper: bool) -> Vec<(String, Source)> {
     let (cuda, table) = (Language::Cuda, &NF4_TABLE);
-    let mut kernels = vec![
-        ("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)),
-        ("dropout".to_string(), dropout_source(cuda)),
-        ("fetch".to_string(), fetch_source()),
-    ];
+    let mut kernels =
+        vec![("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)), ("fetch".to_string(), fetch_source())];
+    for dtype in [DType::F32, DType::BF16] {
+        kernels.push((format!("dropout of {dtype:?}"), dropout_source(cuda, dtype)));
+    }
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         kernels.push((format!("nf4_dequantize {dtype:?}"), nf4_dequantize_source(cuda, table, dtype)));
     }

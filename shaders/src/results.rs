@@ -2,6 +2,8 @@
 
 use burn_backend::DType;
 
+use crate::{Language, SourceRuntime};
+
 /// What is put before kernels that give either.
 pub(crate) const RESULTS: &str = include_str!("results.cu");
 
@@ -14,5 +16,13 @@ pub(crate) fn in_cuda(dtype: DType) -> &'static str {
         DType::F32 => "float",
         DType::BF16 => "bf16",
         _ => panic!("no CUDA kernel gives {dtype:?}"),
+    }
+}
+
+/// The type in which kernels of two types give what is wanted in one: bf16 where they can, else f32.
+pub(crate) fn given<R: SourceRuntime>(wanted: DType) -> DType {
+    match (R::LANGUAGE, wanted) {
+        (Language::Cuda, DType::BF16) => wanted,
+        _ => DType::F32,
     }
 }

@@ -1,25 +1,32 @@
 // Compares the kernel for dropout with what the CPU drops.
 //
-// Compile with -DKERNEL="\"file\"", the kernel's text, and KEY, THRESHOLD and KEPT, and the FACTORS that are expected of them.
-#include "device.h"
+// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and KEY, THRESHOLD and KEPT, and the FACTORS that are expected of them.
+#include "ptx.h"
 
 #include KERNEL
 #include "random.h"
+
+static void make(float& to, float value) { to = value; }
+static void make(bf16& to, float value) { to = device::to_bf16(value); }
 
 int main() {
     const std::vector<float> factors = { FACTORS };
     const size_t count = factors.size();
     for (size_t shift = 0; shift < 4; shift++) {
-        std::vector<float> values(count);
-        for (float& value : values) value = uniform();
-        const device::Buffer<float> x(values, shift);
-        device::Buffer<float> y(count, shift);
+        std::vector<Result> values(count), expected(count);
+        for (size_t i = 0; i < count; i++) {
+            make(values[i], uniform());
+            make(expected[i], (float)device::value(values[i]) * factors[i]);
+        }
+        const device::Buffer<Result> x(values, shift);
+        device::Buffer<Result> y(count, shift);
         const Info info = { (u32)count, { KEY }, THRESHOLD, KEPT, {} };
         // More blocks than there is work for, in both dimensions.
         device::launch(2, 2, 256, [&] { dropout(x.data, y.data, info); });
         y.check_surroundings("y");
         for (size_t i = 0; i < count; i++)
-            if (!(y.data[i] == values[i] * factors[i])) device::fail("y[%zu] is %g, not %g", i, y.data[i], values[i] * factors[i]);
+            if (device::value(y.data[i]) != device::value(expected[i]))
+                device::fail("y[%zu] is %g, not %g", i, device::value(y.data[i]), device::value(expected[i]));
     }
     printf("%zu elements, all as on the CPU\n", count);
 }

@@ -10,7 +10,7 @@ use burn::tensor::{FloatDType, Tensor};
 use super::fused::{cast, dtype, primitive, tensor, wide};
 use super::{ComputeDtype, Dropped, Nf4Weight, Ops, Product, matmul};
 
-/// A weight `[out, in]` that is not trained.
+/// A weight `[out, in]` as its products see it. Beside a branch it is not trained.
 #[derive(Clone, Debug)]
 pub enum Frozen<B: Backend> {
     /// In f32.
@@ -124,7 +124,7 @@ pub(super) fn inner<B: Ops>(x: FloatTensor<B>, weight: &Frozen<B>, branch: &Bran
     match branch.dropped {
         None => through_a(x),
         Some(dropped) => {
-            let [low, _] = through_a(B::dropout(wide::<B>(x.clone()), dropped));
+            let [low, _] = through_a(B::dropout(x.clone(), dropped));
             [low, x]
         }
     }
@@ -154,7 +154,7 @@ pub(super) fn backward<B: Ops>(
     let compute = weight.rounding(&grad, Product::InputGradient);
     let of_x = dtype::<B>(&x);
     let kept = |x| match dropped {
-        Some(dropped) => B::dropout(wide::<B>(x), dropped),
+        Some(dropped) => B::dropout(x, dropped),
         None => x,
     };
     let [d_low, grad] = B::low_rank(grad, b, Product::InputGradient, scaling, compute);

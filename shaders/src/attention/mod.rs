@@ -7,6 +7,7 @@ use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::results::given;
 use crate::trust::trusted;
 use crate::warpgroup::{has_warpgroups, tiled};
 use crate::{Language, Source, SourceRuntime, view};
@@ -122,14 +123,6 @@ fn operand<R: SourceRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
         Language::Cuda => DType::BF16,
     };
     view::converted(x, dtype)
-}
-
-/// The type in which the kernels give what is wanted in one: bf16 where they can, else f32.
-fn given<R: SourceRuntime>(wanted: DType) -> DType {
-    match (R::LANGUAGE, wanted) {
-        (Language::Cuda, DType::BF16) => wanted,
-        _ => DType::F32,
-    }
 }
 
 /// Launches a kernel on `q`, `k`, `v` and where it wants that the result's gradient, and on what comes after these; in WGSL once for each

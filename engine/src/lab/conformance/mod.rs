@@ -252,13 +252,18 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
 
     /// Dropped are those elements that the key says, on every device.
     async fn dropout(&mut self) -> Result<()> {
-        for [rows, columns] in [[1, 1], [3, 5], [17, 33], [131, 1000]] {
-            let (x, dropped) = (self.random(rows, columns), Dropped::new(self.random.random(), 0.1));
-            let factor = |(i, x): (usize, &f32)| f64::from(x * dropped.factor(i));
-            let expected: Vec<f64> = x.values.iter().enumerate().map(factor).collect();
-            self.poison(rows * columns).await?;
-            let found = dropout(self.upload(&x), dropped);
-            self.compare(("dropout".into(), 0.0), format!("[{rows}, {columns}]"), found, &expected).await?;
+        for (held, tolerance) in self.types() {
+            // In f32 there is nothing to be off by.
+            let tolerance = if held == FloatDType::F32 { 0.0 } else { tolerance };
+            for [rows, columns] in [[0, 5], [1, 1], [3, 5], [17, 33], [131, 1000]] {
+                let (x, dropped) = (self.random(rows, columns), Dropped::new(self.random.random(), 0.1));
+                let factor = |(i, x): (usize, &f32)| f64::from(x * dropped.factor(i));
+                let expected: Vec<f64> = x.values.iter().enumerate().map(factor).collect();
+                self.poison(rows * columns).await?;
+                let found = in_type(dropout(in_type(self.upload(&x), held), dropped), FloatDType::F32);
+                let what = format!("[{rows}, {columns}] in {held:?}");
+                self.compare(("dropout".into(), tolerance), what, found, &expected).await?;
+            }
         }
         Ok(())
     }

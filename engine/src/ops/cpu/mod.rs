@@ -138,8 +138,8 @@ impl Ops for Flex {
     }
 
     fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self> {
-        let shape = x.shape().to_vec();
-        write(read([x], |[x]| lora::dropout(x.to_vec(), dropped)), shape)
+        let (shape, dtype) = (x.shape().to_vec(), dtype::<Self>(&x));
+        write_as(read([x], |[x]| lora::dropout(x.to_vec(), dropped)), shape, dtype)
     }
 
     fn lora_linear(

@@ -219,8 +219,8 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
     }
 
     fn dropout(x: FloatTensor<Self>, dropped: Dropped) -> FloatTensor<Self> {
-        let shape = x.shape();
-        register::<B, 1>("dropout", [x], shape, move |handles, [x]| {
+        let result = (x.shape(), x.dtype);
+        register_as::<B, 1>("dropout", [x], result, move |handles, [x]| {
             B::dropout(handles.get_float_tensor::<B>(x), dropped)
         })
     }
