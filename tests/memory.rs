@@ -50,7 +50,7 @@ struct Case {
 /// A run on one thread of the CPU in f32, as the engine computes today.
 fn run() -> Run {
     let device = Device::Cpu { threads: 1, cache: second_level_cache() };
-    Run { weight_bytes: 4, activation_bytes: 4, rank: 8, length: 256, loss_chunk: 256, device, ..Run::default() }
+    Run { weight_bytes: 4, rank: 8, length: 256, loss_chunk: 256, device, ..Run::default() }
 }
 
 /// Bytes of a core's second-level cache as `gemm` asks for it.

@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::device::{self, Choice, Found, Job, Seat};
 use crate::limit;
-use crate::plan::{fullest, parts_of, run_of};
+use crate::plan::{fullest, parse, parts_of, run_of};
 use crate::progress::spinner;
 use crate::source;
 
@@ -72,11 +72,6 @@ pub(crate) struct Arguments {
     /// File for all figures
     #[arg(long)]
     json: Option<PathBuf>,
-}
-
-/// A name as recipes spell it.
-fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
 /// Runs the command.

@@ -8,7 +8,7 @@ use halfbyte::model::BaseWeights;
 use halfbyte::ops::Ops;
 use halfbyte::text::{Message, Tokenizer};
 use halfbyte::train::Devices;
-use halfbyte_memory::{Method, Run};
+use halfbyte_memory::{ComputeDtype, Method, Run};
 use pollster::block_on;
 
 use crate::device::{self, Choice, Found, Job, Seat};
@@ -116,7 +116,7 @@ fn inference(base: BaseWeights) -> Run {
         BaseWeights::Nf4 { .. } => Method::Qlora,
         BaseWeights::Full => Method::Lora,
     };
-    Run { method, weight_bytes: 4, length: 1, ..Run::default() }
+    Run { method, weight_bytes: 4, compute_dtype: ComputeDtype::F32, length: 1, ..Run::default() }
 }
 
 fn show(piece: &str) {

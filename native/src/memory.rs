@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use halfbyte_memory::{Device, Method, ModelShape, Optimizer, Plan, Run, bytes, grouped, names, plan, preset};
+use halfbyte_memory::{ComputeDtype, Method, ModelShape, Optimizer, Plan, Run, bytes, grouped, names, plan, preset};
 use serde::Serialize;
 
-use crate::plan::{Against, Estimate, Table, print};
-
+use crate::plan::{Against, Estimate, Table, parse, print};
 use crate::source;
 
 #[derive(clap::Args)]
@@ -30,9 +29,10 @@ pub(crate) struct Arguments {
     /// AdamW with 8-bit state
     #[arg(long)]
     adamw_8bit: bool,
-    /// Bytes of dense weights and activations: 4 for f32, which this version computes in, 2 for bf16
-    #[arg(long, default_value_t = 4)]
-    dtype_bytes: u64,
+    /// What is computed in, and embedding and head are held in: bf16 as on CUDA, or f32 as through wgpu. Full fine-tuning and LoRA in bf16
+    /// are planned for comparison
+    #[arg(long, default_value = "bf16", value_parser = parse::<ComputeDtype>)]
+    compute_dtype: ComputeDtype,
     #[command(flatten)]
     against: Against,
 }
@@ -59,9 +59,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         length: arguments.length,
         recompute: !arguments.no_recompute,
         optimizer: if arguments.adamw_8bit { Optimizer::AdamW8bit } else { Optimizer::AdamW },
-        weight_bytes: arguments.dtype_bytes,
-        activation_bytes: arguments.dtype_bytes,
-        device: Device::Gpu { fused_attention: false },
+        weight_bytes: if arguments.compute_dtype == ComputeDtype::Bf16 { 2 } else { 4 },
+        compute_dtype: arguments.compute_dtype,
         ..Run::default()
     };
     let table = Table::load(against.gpus.as_deref())?;

@@ -50,6 +50,11 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok(size.as_u64())
 }
 
+/// A name as recipes spell it.
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
 /// A table of GPUs.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

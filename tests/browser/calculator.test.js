@@ -41,12 +41,12 @@ test("a link restores every setting", async () => {
   await page.getByText("kept", { exact: true }).click();
   await page.getByText("AdamW in 8 bits", { exact: true }).click();
   await page.getByText("More settings").click();
-  await page.getByText("16 bits", { exact: true }).click();
+  await page.getByText("f32", { exact: true }).click();
   await page.getByText("Dropout on the adapters").click();
   await page.getByRole("button", { name: /^L40S/ }).click();
   await settled("gpu=L40S");
   const [link, before] = [page.url(), await page.textContent("main")];
-  for (const part of ["model=mistral-7b-v0.3", "method=lora", "rank=64", "length=3072", "recompute=false", "optimizer=adamw8bit", "bytes=2", "dropout=true"]) {
+  for (const part of ["model=mistral-7b-v0.3", "method=lora", "rank=64", "length=3072", "recompute=false", "optimizer=adamw8bit", "dtype=f32", "dropout=true"]) {
     assert.ok(link.includes(part), `${part} in ${link}`);
   }
   const other = await watched(context);

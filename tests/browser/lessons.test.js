@@ -205,7 +205,7 @@ const lessons = {
       await slide(page, "Budget for the optimizer's state", 1);
     },
     async solve(page) {
-      await slide(page, "Tokens of the long sequence", 2);
+      await slide(page, "Tokens of the long sequence", 4);
       await slide(page, "Budget for the optimizer's state", 0.35);
     },
     state: "budget=0.35",
@@ -221,7 +221,7 @@ const lessons = {
       await slide(page, "Place in the step", 16);
       assert.match(await page.locator(".lane").first().textContent(), /^the loss/);
       // Each layer's input and the last layer's result.
-      const inputs = 17 * 1024 * small.hidden * 2;
+      const inputs = 17 * 1024 * small.hidden * 4;
       assert.ok((await page.locator(".method .amount").first().textContent()).startsWith(`${bytes(inputs)} of inputs`));
       await page.getByRole("button", { name: "Play" }).click();
       await page.waitForFunction(() => /backwards through/.test(document.querySelector(".lane").textContent));

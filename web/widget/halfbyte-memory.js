@@ -2,8 +2,8 @@
 // Attributes, properties, events and parts are described in docs/book/src/embed.md.
 
 // Attributes that are settings of the run, by the library's names.
-const RUN = { method: "method", rank: "rank", targets: "targets", length: "length", batch: "batch", accumulation: "accumulation", optimizer: "optimizer" };
-const DEFAULTS = { model: "llama-3.1-8b", gpu: "", method: "qlora", rank: "16", targets: "", length: "2048", batch: "1", accumulation: "1", optimizer: "AdamW", recompute: "true", dtype: "f32" };
+const RUN = { method: "method", rank: "rank", targets: "targets", length: "length", batch: "batch", accumulation: "accumulation", optimizer: "optimizer", dtype: "compute_dtype" };
+const DEFAULTS = { model: "llama-3.1-8b", gpu: "", method: "qlora", rank: "16", targets: "", length: "2048", batch: "1", accumulation: "1", optimizer: "AdamW", recompute: "true", dtype: "bf16" };
 const METHODS = [["qlora", "QLoRA"], ["lora", "LoRA"], ["full", "Full"]];
 const FIELDS = [
   ["length", "Tokens of a sequence", "number"],
@@ -11,7 +11,7 @@ const FIELDS = [
   ["rank", "Rank", "number"],
   ["optimizer", "Optimizer", [["AdamW", "AdamW, 32 bits"], ["AdamW8bit", "AdamW, 8 bits"]]],
   ["recompute", "Layers in the backward pass", [["true", "computed again"], ["false", "kept"]]],
-  ["dtype", "Dense numbers", [["f32", "32 bits"], ["bf16", "16 bits"]]],
+  ["dtype", "Computes in", [["bf16", "bf16, CUDA"], ["f32", "f32, any GPU"]]],
 ];
 const TONES = {
   base: 0, other: 1, adapters: 2, optimizer: 3, gradients: 4, inputs: 5, graph: 6, backward: 7, work: 8, scores: 9, logits: 10,
@@ -186,8 +186,7 @@ class HalfbyteMemory extends HTMLElement {
       lines.push(...flat(config, "config."));
     }
     for (const [name, field] of Object.entries(RUN)) lines.push(`run.${field}\t${this[name]}`);
-    const bytes = this.dtype === "bf16" ? 2 : 4;
-    return [...lines, `run.recompute\t${this.recompute !== "false"}`, `run.weight_bytes\t${bytes}`, `run.activation_bytes\t${bytes}`];
+    return [...lines, `run.recompute\t${this.recompute !== "false"}`, `run.weight_bytes\t${this.dtype === "f32" ? 4 : 2}`];
   }
 
   // The lists of models and GPUs are the library's; the controls show the attributes.

@@ -83,12 +83,12 @@ pub fn proposals(model: &ModelShape, run: &Run, memory: u64) -> Vec<Proposal> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::preset;
+    use crate::{ComputeDtype, preset};
 
     #[test]
     fn a_proposal_fits_and_one_more_would_not() {
         let model = preset("llama-3.1-8b").unwrap();
-        let run = Run { batch: 64, length: 1024, weight_bytes: 4, activation_bytes: 4, ..Run::default() };
+        let run = Run { batch: 64, length: 1024, weight_bytes: 4, compute_dtype: ComputeDtype::F32, ..Run::default() };
         let memory = 24 << 30;
         let found = proposals(&model, &run, memory);
         assert_eq!(found.len(), 2);
@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn what_fits_not_once_is_shortened() {
         let model = preset("llama-3.1-8b").unwrap();
-        let run = Run { batch: 2, length: 1 << 20, weight_bytes: 4, activation_bytes: 4, ..Run::default() };
+        let run =
+            Run { batch: 2, length: 1 << 20, weight_bytes: 4, compute_dtype: ComputeDtype::F32, ..Run::default() };
         let found = proposals(&model, &run, 24 << 30);
         assert!(!found.is_empty() && found.iter().all(|p| p.batch == 1 && p.length < 1 << 20 && p.accumulation == 2));
         assert_eq!(longest(&model, &run, 1 << 20, 4096), None);

@@ -7,7 +7,7 @@
 //! use halfbyte_memory::{Run, fitting, plan, preset};
 //!
 //! let model = preset("llama-3.1-70b").expect("a known model");
-//! let run = Run { rank: 16, length: 2048, ..Run::default() };
+//! let run = Run { rank: 16, length: 2048, inputs_on_host: true, ..Run::default() };
 //! let plan = plan(&model, &run);
 //! for line in &plan.lines {
 //!     println!("{}: {} bytes, {}", line.name, line.bytes, line.formula);
@@ -45,7 +45,7 @@ pub use ledger::{Component, Phase};
 pub use plan::{Line, Plan, plan};
 pub use presets::{names, preset};
 pub use residency::{Residency, visits_backwards};
-pub use run::{Device, Method, Optimizer, Part, Run};
+pub use run::{ComputeDtype, Device, Method, Optimizer, Part, Run};
 pub use shape::{LinearShape, ModelShape};
 pub use spread::{in_flight, parts, spread};
 pub use timeline::{Moment, Stretch, timeline};

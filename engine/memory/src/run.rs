@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::weights::F32;
 use crate::{LinearShape, ModelShape};
 
 /// How the model is trained.
@@ -19,6 +20,17 @@ pub enum Method {
     Lora,
     /// Adapters on a base in NF4.
     Qlora,
+}
+
+/// What a run on a GPU computes in (`quantization.compute_dtype` of a recipe). A CPU computes in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeDtype {
+    /// f32 throughout. Also f16 through wgpu, whose gradients go through products in f32.
+    F32,
+    /// bf16, on CUDA. QLoRA's products with 4-bit weights take their operands so, activations between them are held so, and hidden states
+    /// stay in f32. Of the other methods, which Halfbyte trains in f32 and which are planned for comparison, all activations are.
+    Bf16,
 }
 
 /// The optimizer's state.
@@ -68,7 +80,7 @@ impl Default for Part {
     }
 }
 
-/// A run.
+/// A run. What is not said is as in QLoRA of rank 16 on CUDA in bf16, embedding and head held in it, too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Run {
@@ -105,11 +117,8 @@ pub struct Run {
     pub weight_bytes: u64,
     /// Bytes of a weight in the model's files.
     pub file_bytes: u64,
-    /// Bytes of an activation.
-    pub activation_bytes: u64,
-    /// Products with 4-bit weights take their operands in 16 bits, in which activations between products are held, and take in what a
-    /// branch adds: no result of the branch, but the weight once more. Of QLoRA, on a GPU alone.
-    pub compute_16bit: bool,
+    /// What a GPU computes in.
+    pub compute_dtype: ComputeDtype,
     /// Elements that share an NF4 scale.
     pub block_size: u64,
     /// Scales are quantized again.
@@ -141,12 +150,11 @@ impl Default for Run {
             optimizer_budget: None,
             weight_bytes: 2,
             file_bytes: 2,
-            activation_bytes: 2,
-            compute_16bit: false,
+            compute_dtype: ComputeDtype::Bf16,
             block_size: 64,
             double_quant: true,
             loss_chunk: 512,
-            device: Device::Gpu { fused_attention: false },
+            device: Device::Gpu { fused_attention: true },
             part: Part::default(),
         }
     }
@@ -177,6 +185,21 @@ impl Run {
     /// Tokens of the longest sequence.
     pub(crate) fn longest(&self) -> u64 {
         self.sequences.iter().copied().max().unwrap_or(self.length)
+    }
+
+    /// Whether it computes in bf16.
+    pub(crate) fn in_bf16(&self) -> bool {
+        self.compute_dtype == ComputeDtype::Bf16 && matches!(self.device, Device::Gpu { .. })
+    }
+
+    /// Whether products with 4-bit weights take their operands in bf16 and take in what a branch adds, and what lies between them is held so.
+    pub(crate) fn rounds(&self) -> bool {
+        self.in_bf16() && self.method == Method::Qlora
+    }
+
+    /// Bytes of an activation, but for those that lie between products where these round.
+    pub(crate) fn activation_bytes(&self) -> u64 {
+        if self.in_bf16() && !self.rounds() { 2 } else { F32 }
     }
 
     /// Rows whose logits exist at a time: every token but the first of each sequence may be predicted.

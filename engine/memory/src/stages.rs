@@ -7,7 +7,7 @@ use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
 use crate::timeline::{Moment, Stretch};
-use crate::walk::{BLOCK, SKINNY_ROWS, TILE, Walk};
+use crate::walk::{BLOCK, SCRATCH, SKINNY_ROWS, TILE, Walk};
 use crate::weights::{F32, frozen_elements, linear_bytes, nf4_buffers, nf4_bytes, optimizer_places};
 use crate::{Device, Method, ModelShape, Run};
 
@@ -69,9 +69,6 @@ fn scratch(model: &ModelShape, run: &Run) -> u64 {
     product([F32, main.saturating_add(shared)]).saturating_add(product([threads, cache]))
 }
 
-/// Bytes of a head in 16 bits that are widened at a time (`ops/half.rs`).
-const SCRATCH: u64 = 256 << 20;
-
 impl Walk<'_> {
     fn held(&mut self, parts: &Parts, of: &[Component]) {
         for component in of {
@@ -120,7 +117,7 @@ impl Walk<'_> {
     fn loss(&mut self, training: bool) {
         let hidden = self.wide(self.model.hidden_size);
         let rows = self.run.chunk();
-        let activation = self.run.activation_bytes;
+        let activation = self.run.activation_bytes();
         let some = product([rows, self.model.hidden_size, activation]);
         let logits = product([rows, self.model.vocab_size, F32]);
         if training {
@@ -129,7 +126,7 @@ impl Walk<'_> {
         self.hold(Component::Work, some);
         self.hold(Component::Work, some);
         // Kernels that take the head in 16 bits round the other operand (`half_matmul` of `halfbyte-shaders`).
-        let rounds = self.run.weight_bytes < F32 && self.run.compute_16bit && !self.cpu();
+        let rounds = self.run.weight_bytes < F32 && self.run.in_bf16();
         let rounded = |features| if rounds { product([rows, features, 2]) } else { 0 };
         let [rounded_hidden, rounded_logits] = [self.model.hidden_size, self.model.vocab_size].map(rounded);
         self.hold(Component::Work, rounded_hidden);

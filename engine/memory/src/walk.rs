@@ -20,6 +20,8 @@ const TILE_ROWS: u64 = 64;
 /// Inner dimension that `gemm` packs at a time.
 const DEPTH: u64 = 512;
 
+/// Bytes of a frozen weight or a head that a GPU widens to f32 at a time (`nf4_matmul` of `halfbyte-shaders`, `ops/half.rs`).
+pub(crate) const SCRATCH: u64 = 256 << 20;
 /// Up to so many tokens all activations are f32 (`model/mod.rs`).
 const FEW_TOKENS: u64 = 16;
 
@@ -60,12 +62,12 @@ impl<'a> Walk<'a> {
 
     /// Bytes of activations with this many features for every token.
     pub(crate) fn wide(&self, features: u64) -> u64 {
-        product([self.tokens, features, self.run.activation_bytes])
+        product([self.tokens, features, self.run.activation_bytes()])
     }
 
     /// Whether what lies between the products of a layer, and its gradients, are held in the 16 bits that products take.
     fn narrow(&self) -> bool {
-        self.run.compute_16bit && !self.cpu() && self.tokens > FEW_TOKENS
+        self.run.rounds() && self.tokens > FEW_TOKENS
     }
 
     /// Bytes of activations between the products of a layer with this many features for every token.
@@ -167,7 +169,7 @@ impl<'a> Walk<'a> {
             }
             Device::Gpu { .. } => {
                 self.hold(result, bytes);
-                if self.run.compute_16bit {
+                if self.run.rounds() {
                     // Beside the weight in 16 bits, which Hopper multiplies many rows with, the operand, where it is wide.
                     let narrow = self.narrow() && (forward || !Self::joins(linear));
                     let rounded = if narrow { 0 } else { product([self.tokens, inner, 2]) };
@@ -175,12 +177,12 @@ impl<'a> Walk<'a> {
                     self.touch(Component::Decoded, [product([elements, 2])]);
                     self.free(Component::Work, rounded);
                 } else if quantized {
-                    // Room for the result of a kernel that decodes as it goes is made before the variant is chosen; the
-                    // dense product of a decoded weight makes its own.
+                    // In parts, which for a gradient are summed up.
                     let dense = product([elements, F32]);
-                    self.hold(Component::Work, bytes);
-                    self.touch(Component::Decoded, [dense]);
-                    self.free(Component::Work, bytes);
+                    let more = if dense > SCRATCH && !forward { bytes } else { 0 };
+                    self.hold(Component::Work, more);
+                    self.touch(Component::Decoded, [dense.min(SCRATCH)]);
+                    self.free(Component::Work, more);
                 }
             }
         }
@@ -213,22 +215,34 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Bytes of what dropout leaves of a branch's input with so many features, in its type; with DoRA in f32.
+    fn dropped(&self, input: u64) -> u64 {
+        match (self.run.dropout, self.run.dora) {
+            (false, _) => 0,
+            (true, false) => self.inner(input),
+            (true, true) => self.wide(input),
+        }
+    }
+
     /// A frozen layer and its branch (`ops/lora.rs`, `ops/cpu/lora.rs`).
     fn adapted(&mut self, linear: usize, graph: bool, result: (Component, u64)) {
         let LinearShape { out, input, .. } = self.linears[linear];
         let kept = if graph { Component::Graph } else { Component::Work };
-        let (low, dropped) = (self.inner(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
-        // What dropout leaves of the input, in f32; DoRA keeps it, and the branch alone drops it once more on the way back.
+        let (low, dropped) = (self.inner(self.run.rank), self.dropped(input));
+        // DoRA keeps what dropout leaves of the input, and the branch alone drops it once more on the way back.
         let of_dora = if self.run.dora { dropped } else { 0 };
         self.hold(kept, of_dora);
         self.hold(Component::Work, dropped);
         self.hold(kept, low);
+        // On a GPU it is gone once the branch has seen it; under DoRA it stands for what the frozen weight alone sees.
+        let early = if self.cpu() || self.run.dora { 0 } else { dropped };
+        self.free(Component::Work, early);
         self.frozen(linear, true, result);
-        if !self.cpu() && !self.run.compute_16bit {
+        if !self.cpu() && !self.run.rounds() {
             // The branch's result, which is added to the base's.
             self.touch(Component::Work, [low, self.wide(out)]);
         }
-        self.free(Component::Work, dropped);
+        self.free(Component::Work, dropped - early);
         if !graph {
             self.free_all(kept, &[low, of_dora]);
         }
@@ -252,7 +266,7 @@ impl<'a> Walk<'a> {
         self.hold(Component::Gradients, product([lengths, F32]));
         self.hold(Component::Work, scaled);
         self.free(Component::Graph, scaled);
-        let (low, dropped) = (self.inner(self.run.rank), if self.run.dropout { self.wide(input) } else { 0 });
+        let (low, dropped) = (self.inner(self.run.rank), self.dropped(input));
         self.hold(Component::Work, low);
         if !self.cpu() {
             self.touch(Component::Work, [low]);
@@ -269,26 +283,49 @@ impl<'a> Walk<'a> {
         } else {
             self.free(Component::Work, dropped);
             if for_input {
-                self.frozen(linear, false, of_input);
-                // What the branch adds, unless a kernel takes it into its sums.
-                if !self.run.compute_16bit || self.run.dropout {
-                    self.touch(Component::Work, [self.wide(input), dropped]);
-                }
+                self.adapted_gradient(linear, of_input);
             }
         }
         self.free_all(Component::Work, &[low, scaled]);
         self.free_all(Component::Graph, &[low, if self.run.dora { dropped } else { 0 }]);
     }
 
+    /// The gradient of an adapted layer's input on a GPU (`ops/lora.rs`, `lora/branch.rs`).
+    fn adapted_gradient(&mut self, linear: usize, result: (Component, u64)) {
+        let wide = self.wide(self.linears[linear].input);
+        // What the branch adds, unless a kernel takes it into its sums.
+        let added = if self.run.rounds() { 0 } else { wide };
+        if !self.run.dropout {
+            self.frozen(linear, false, result);
+            return self.touch(Component::Work, [added]);
+        }
+        if self.run.dora {
+            // Of what was dropped, by the frozen weight alone; the same taken off that of what was not.
+            self.frozen(linear, false, (Component::Work, wide));
+            self.hold(Component::Work, wide);
+            self.frozen(linear, false, (Component::Work, wide));
+            self.touch(Component::Work, [added]);
+            self.free(Component::Work, wide);
+        } else {
+            // The branch's, what dropout leaves of it, and the frozen weight's, in whose place they are added up.
+            self.touch(Component::Work, [wide, wide]);
+            self.hold(Component::Work, wide);
+            self.frozen(linear, false, (Component::Work, wide));
+        }
+        self.free(Component::Work, wide);
+        self.hold(result.0, result.1);
+        self.free(Component::Work, wide);
+    }
+
     /// Bytes of the attention weights of all heads over padded sequences: `[rows, heads, longest, longest]`.
     pub(crate) fn scores(&self) -> u64 {
         let longest = self.run.longest();
-        product([self.run.rows(), self.model.heads, longest, longest, self.run.activation_bytes])
+        product([self.run.rows(), self.model.heads, longest, longest, self.run.activation_bytes()])
     }
 
     /// Bytes of a tensor of this many features over padded sequences, where lengths differ.
     fn padded(&self, features: u64) -> (u64, u64) {
-        let bytes = product([self.run.rows(), self.run.longest(), features, self.run.activation_bytes]);
+        let bytes = product([self.run.rows(), self.run.longest(), features, self.run.activation_bytes()]);
         let ragged = self.run.sequences.iter().any(|length| *length != self.run.longest());
         (bytes, if ragged { bytes } else { 0 })
     }

@@ -39,14 +39,40 @@ impl Recipe {
                 _ if quantization.load_in_4bit => 2,
                 _ => 4,
             },
-            activation_bytes: 4,
-            // In f16 gradients go through the products in f32, which may decode a weight whole.
-            compute_16bit: quantization.load_in_4bit && quantization.compute_dtype == ComputeDtype::Bf16,
+            compute_dtype: match quantization.compute_dtype {
+                // What is not in 4 bits is trained in f32; in f16 gradients go through the products in f32, which may decode a weight whole.
+                ComputeDtype::Bf16 if quantization.load_in_4bit => halfbyte_memory::ComputeDtype::Bf16,
+                _ => halfbyte_memory::ComputeDtype::F32,
+            },
             block_size: quantization.block_size as u64,
             double_quant: quantization.double_quant,
             loss_chunk: training.loss_chunk as u64,
             device,
             ..Run::default()
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::train::parse_recipe;
+
+    #[test]
+    fn a_recipe_in_bf16_is_the_run_that_a_plan_takes_for_granted() {
+        let model = halfbyte_memory::preset("llama-3.1-8b").unwrap();
+        let text = "model = 'm'
+            data.max_length = 2048
+            training = { batch_size = 1, gradient_accumulation_steps = 1 }
+            quantization = { compute_dtype = 'bf16', embedding_dtype = 'bf16' }
+            lora = { r = 16, target_modules = 'all-linear' }";
+        let recipe: Recipe = parse_recipe(Path::new("r.toml"), text, &[]).unwrap();
+        let default = Run::default();
+        let run = recipe.memory(&model, default.device);
+        let names: Vec<String> = model.linears().iter().map(|linear| linear.name.to_string()).collect();
+        assert_eq!(run, Run { targets: names, ..default });
     }
 }

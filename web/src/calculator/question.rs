@@ -1,6 +1,6 @@
 //! What is asked, as the address keeps it, and the plan that answers it.
 
-use halfbyte_memory::{Method, ModelShape, Optimizer, Plan, Run, plan, preset};
+use halfbyte_memory::{ComputeDtype, Method, ModelShape, Optimizer, Plan, Run, plan, preset};
 use leptos::prelude::*;
 
 use crate::ui::query_state;
@@ -38,8 +38,8 @@ pub(crate) struct Question {
     pub(crate) paged: RwSignal<bool>,
     pub(crate) double_quant: RwSignal<bool>,
     pub(crate) dropout: RwSignal<bool>,
-    /// Bytes of a dense number.
-    pub(crate) bytes: RwSignal<u64>,
+    /// What is computed in, and embedding and head are held in.
+    pub(crate) dtype: RwSignal<String>,
     /// The model's shape, or why there is none.
     pub(crate) shape: Memo<Result<ModelShape, String>>,
     /// What the parts add up to.
@@ -95,7 +95,7 @@ impl Question {
         let paged = query_state("paged", false);
         let double_quant = query_state("double_quant", true);
         let dropout = query_state("dropout", false);
-        let bytes = query_state("bytes", 4);
+        let dtype = query_state("dtype", "bf16".to_owned());
         let refused = RwSignal::new(None);
         let shape = Memo::new(move |_| {
             if let Some(error) = refused.get() {
@@ -110,6 +110,10 @@ impl Question {
         });
         let run = Memo::new(move |_| {
             let (length, batch) = (whole(length.get()), whole(batch.get()));
+            let (compute_dtype, weight_bytes) = match dtype.get().as_str() {
+                "f32" => (ComputeDtype::F32, 4),
+                _ => (ComputeDtype::Bf16, 2),
+            };
             Run {
                 method: match method.get().as_str() {
                     "full" => Method::Full,
@@ -127,8 +131,8 @@ impl Question {
                 optimizer: if optimizer.get() == "adamw8bit" { Optimizer::AdamW8bit } else { Optimizer::AdamW },
                 optimizer_budget: paged.get().then_some(0),
                 double_quant: double_quant.get(),
-                weight_bytes: bytes.get(),
-                activation_bytes: bytes.get(),
+                weight_bytes,
+                compute_dtype,
                 ..Run::default()
             }
         });
@@ -153,7 +157,7 @@ impl Question {
             paged,
             double_quant,
             dropout,
-            bytes,
+            dtype,
             shape,
             run,
             plan,

@@ -49,8 +49,13 @@ pub(crate) fn Settings(question: Question) -> impl IntoView {
         <details>
             <summary>"More settings"</summary>
             <div class="more">
-                <Choice label="Dense numbers" value=question.bytes options=vec![(4, "32 bits"), (2, "16 bits")]/>
-                <p class="help">"Halfbyte computes in 32 bits today, and so does the command's plan unless it is told otherwise."</p>
+                <Choice label="Computes in" value=question.dtype options=vec![
+                    ("bf16".to_owned(), "bf16"), ("f32".to_owned(), "f32"),
+                ]/>
+                <p class="help">
+                    "bf16 takes an NVIDIA GPU from Ampere on; a recipe asks for it by "<code>"compute_dtype"</code>" and "
+                    <code>"embedding_dtype"</code>". f32 runs on every GPU. LoRA and full fine-tuning in bf16 are shown for comparison: Halfbyte itself trains a base that is not in 4 bits in f32."
+                </p>
                 <Slider label="Micro-batches of a step" value=question.accumulation scale=powers(7)/>
                 <Slider
                     label="Rows packed with examples of"

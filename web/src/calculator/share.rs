@@ -29,7 +29,7 @@ fn tag(question: Question) -> String {
     attribute("accumulation", question.accumulation.get().to_string(), "1");
     attribute("recompute", question.recompute.get().to_string(), "true");
     attribute("optimizer", if question.optimizer.get() == "adamw8bit" { "AdamW8bit" } else { "" }.to_owned(), "");
-    attribute("dtype", if question.bytes.get() == 2 { "bf16" } else { "" }.to_owned(), "");
+    attribute("dtype", question.dtype.get(), "bf16");
     text + "></halfbyte-memory>"
 }
 

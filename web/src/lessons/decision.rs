@@ -147,7 +147,7 @@ pub(crate) fn Decision() -> impl IntoView {
                     <p class="verdict" id="advice">{move || words(decided.get().0)}</p>
                     <ul>{reasons}</ul>
                 </div>
-                <p class="help">"Rank 16 on all seven layers, AdamW, layers computed again, dense numbers in 16 bits."</p>
+                <p class="help">"Rank 16 on all seven layers, AdamW, layers computed again, in bf16."</p>
             </section>
             <Task
                 goals=Signal::derive(move || question.with(goals))

@@ -19,7 +19,7 @@ fn run(method: Method, length: u64) -> Run {
 /// The same run on a CPU, which computes in f32: eight threads, a megabyte of second-level cache each.
 fn on_cpu(length: u64) -> Run {
     let device = Device::Cpu { threads: 8, cache: 1 << 20 };
-    Run { length, weight_bytes: 4, activation_bytes: 4, device, ..Run::default() }
+    Run { length, weight_bytes: 4, device, ..Run::default() }
 }
 
 /// The largest micro-batch by method that a memory of so many GiB holds; none where not even one sequence fits.
@@ -149,7 +149,7 @@ pub(crate) fn Hardware() -> impl IntoView {
                     </table>
                 </div>
                 <Figures of=Signal::derive(best)/>
-                <p class="help">"Rank 16 on all seven layers, AdamW, layers computed again, dense numbers in 16 bits. Whole memories as the vendors' datasheets state them; the driver and other programs take their part."</p>
+                <p class="help">"Rank 16 on all seven layers, AdamW, layers computed again, in bf16. Whole memories as the vendors' datasheets state them; the driver and other programs take their part."</p>
             </section>
             <section class="card" aria-label="How long it takes">
                 <h2>"How long it takes"</h2>

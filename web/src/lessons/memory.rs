@@ -35,7 +35,7 @@ pub(super) fn model_of(parameters: u64) -> ModelShape {
     of(hidden, (layers.round() as u64).max(1))
 }
 
-/// The run of a method: one sequence, layers computed again, everything dense in 16 bits.
+/// The run of a method: one sequence, layers computed again, in bf16.
 fn run(method: Method, length: u64) -> Run {
     Run { method, length, ..Run::default() }
 }

@@ -3,21 +3,20 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use halfbyte_memory::{Method, Optimizer, Run, bytes, plan, preset};
+use halfbyte_memory::{ComputeDtype, Method, Optimizer, Run, bytes, plan, preset};
 use serde_json::{Value, json};
 
 use crate::files;
 
 /// A run as the calculator's address says it, as the widget's attributes do where it has them, and as it is.
 fn cases() -> [(&'static str, Option<&'static str>, &'static str, Run); 4] {
-    // What the calculator and the command take unless they are told otherwise: 32-bit numbers.
-    let run = Run { weight_bytes: 4, activation_bytes: 4, ..Run::default() };
+    let run = Run::default();
     [
         ("model=llama-3.1-8b", Some(r#"model="llama-3.1-8b""#), "llama-3.1-8b", run.clone()),
         (
-            "model=llama-3.1-70b&method=lora&rank=64&length=4096&batch=2&bytes=2&optimizer=adamw8bit&recompute=false",
+            "model=llama-3.1-70b&method=lora&rank=64&length=4096&batch=2&dtype=f32&optimizer=adamw8bit&recompute=false",
             Some(
-                r#"model="llama-3.1-70b" method="lora" rank="64" length="4096" batch="2" dtype="bf16" optimizer="AdamW8bit" recompute="false""#,
+                r#"model="llama-3.1-70b" method="lora" rank="64" length="4096" batch="2" dtype="f32" optimizer="AdamW8bit" recompute="false""#,
             ),
             "llama-3.1-70b",
             Run {
@@ -25,8 +24,8 @@ fn cases() -> [(&'static str, Option<&'static str>, &'static str, Run); 4] {
                 rank: 64,
                 length: 4096,
                 batch: 2,
-                weight_bytes: 2,
-                activation_bytes: 2,
+                weight_bytes: 4,
+                compute_dtype: ComputeDtype::F32,
                 optimizer: Optimizer::AdamW8bit,
                 recompute: false,
                 ..run.clone()

@@ -60,7 +60,7 @@ pub(crate) fn PagedOptimizers() -> impl IntoView {
     let state = query_state("optimizer", "adamw".to_owned());
     let share = query_state("budget", 1.0_f64);
     let long = query_state("long", 2048.0_f64);
-    let memory = query_state("memory", 14.0_f64);
+    let memory = query_state("memory", 13.0_f64);
     let at = query_state("at", 0.0_f64);
     let setting = Memo::new(move |_| {
         let optimizer = if state.get() == "adamw8bit" { Optimizer::AdamW8bit } else { Optimizer::AdamW };
@@ -136,8 +136,8 @@ pub(crate) fn PagedOptimizers() -> impl IntoView {
                 <div class="fields">
                     <Model value=model/>
                     <Slider label="Rank" value=rank scale=Scale::Stops((3..=8).map(|power| f64::from(1u32 << power)).collect())/>
-                    <Slider label="Tokens of the long sequence" value=long scale=Scale::Stops((10..=14).map(|power| f64::from(1u32 << power)).collect()) format=|n| format!("{} tokens", grouped(n as u64))/>
-                    <Slider label="Memory of the card" value=memory scale=Scale::Stops(vec![4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 24.0, 32.0, 48.0, 80.0]) format=|n| format!("{n} GiB")/>
+                    <Slider label="Tokens of the long sequence" value=long scale=Scale::Stops(vec![1024.0, 2048.0, 3072.0, 4096.0, 6144.0, 8192.0, 12_288.0, 16_384.0]) format=|n| format!("{} tokens", grouped(n as u64))/>
+                    <Slider label="Memory of the card" value=memory scale=Scale::Stops(vec![4.0, 6.0, 8.0, 10.0, 11.0, 12.0, 13.0, 14.0, 16.0, 24.0, 32.0, 48.0, 80.0]) format=|n| format!("{n} GiB")/>
                     <Slider label="Budget for the optimizer's state" value=share scale=Scale::Even { from: 0.0, to: 1.0, step: 0.05 } format=|v| format!("{:.0} % of it", 100.0 * v)/>
                 </div>
                 <Choice label="Optimizer" value=state options=vec![("adamw".to_owned(), "AdamW"), ("adamw8bit".to_owned(), "AdamW in 8 bits")]/>
@@ -184,8 +184,8 @@ mod tests {
 
     #[test]
     fn the_task_is_open_at_first_and_can_be_solved() {
-        assert!(!solved(1.0, 2048, 14), "not with what the page starts with");
-        assert!(!solved(1.0, 4096, 14) && !solved(0.0, 4096, 14) && !solved(0.8, 4096, 14));
-        assert!(solved(0.35, 4096, 14));
+        assert!(!solved(1.0, 2048, 13), "not with what the page starts with");
+        assert!(!solved(1.0, 6144, 13) && !solved(0.0, 6144, 13) && !solved(0.8, 6144, 13));
+        assert!(solved(0.35, 6144, 13));
     }
 }
