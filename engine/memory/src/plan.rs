@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::{COMPONENTS, Component, Parts, Phase};
 use crate::run::product;
-use crate::weights::optimizer_places;
+use crate::weights::{F32, optimizer_places};
 use crate::{Method, ModelShape, Optimizer, Run, stages};
 
 /// One component of a plan.
@@ -124,7 +124,7 @@ fn name(component: Component, run: &Run) -> &'static str {
 }
 
 fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) -> String {
-    let (tokens, bytes) = (run.tokens(), run.activation_bytes());
+    let (tokens, bytes) = (run.tokens(), F32);
     let trained = run.trained(model);
     match component {
         Component::Base if run.method == Method::Qlora => {
@@ -172,7 +172,7 @@ fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) ->
         Component::Graph => {
             let layers = if run.recompute { "a layer" } else { "each layer" };
             let [wide, inner] = kept_features(model, run);
-            let features = match run.rounds() {
+            let features = match run.in_bf16() {
                 true => format!("({wide} features x {bytes} B + {inner} x 2 B)"),
                 false => format!("{} features x {bytes} B", wide.saturating_add(inner)),
             };
@@ -189,7 +189,7 @@ fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) ->
             let largest = model.linears().iter().map(crate::LinearShape::elements).max().unwrap_or(0);
             match phase {
                 Phase::Merge => format!("largest weight: {largest} x (4 + 4 + 2) B, or the embedding x 2 B"),
-                _ => format!("largest weight: {largest} x {} B", if run.rounds() { 2 } else { 4 }),
+                _ => format!("largest weight: {largest} x {} B", if run.in_bf16() { 2 } else { 4 }),
             }
         }
         Component::Batch => format!("{tokens} tokens x 2 x {} x 4 B, and indices", model.head()),

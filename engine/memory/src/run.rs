@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::weights::F32;
 use crate::{LinearShape, ModelShape};
 
 /// How the model is trained.
@@ -28,8 +27,8 @@ pub enum Method {
 pub enum ComputeDtype {
     /// f32 throughout. Also f16 through wgpu, whose gradients go through products in f32.
     F32,
-    /// bf16, on CUDA. QLoRA's products with 4-bit weights take their operands so, activations between them are held so, and hidden states
-    /// stay in f32. Of the other methods, which Halfbyte trains in f32 and which are planned for comparison, all activations are.
+    /// bf16, on CUDA: products take their operands so, activations between them are held so, and hidden states stay in f32. So is QLoRA
+    /// trained; other methods, which Halfbyte trains in f32, are planned alike for comparison.
     Bf16,
 }
 
@@ -187,19 +186,9 @@ impl Run {
         self.sequences.iter().copied().max().unwrap_or(self.length)
     }
 
-    /// Whether it computes in bf16.
+    /// Whether products take their operands in bf16 and take in what a branch adds, and what lies between them is held so.
     pub(crate) fn in_bf16(&self) -> bool {
         self.compute_dtype == ComputeDtype::Bf16 && matches!(self.device, Device::Gpu { .. })
-    }
-
-    /// Whether products with 4-bit weights take their operands in bf16 and take in what a branch adds, and what lies between them is held so.
-    pub(crate) fn rounds(&self) -> bool {
-        self.in_bf16() && self.method == Method::Qlora
-    }
-
-    /// Bytes of an activation, but for those that lie between products where these round.
-    pub(crate) fn activation_bytes(&self) -> u64 {
-        if self.in_bf16() && !self.rounds() { 2 } else { F32 }
     }
 
     /// Rows whose logits exist at a time: every token but the first of each sequence may be predicted.

@@ -117,8 +117,7 @@ impl Walk<'_> {
     fn loss(&mut self, training: bool) {
         let hidden = self.wide(self.model.hidden_size);
         let rows = self.run.chunk();
-        let activation = self.run.activation_bytes();
-        let some = product([rows, self.model.hidden_size, activation]);
+        let some = product([rows, self.model.hidden_size, F32]);
         let logits = product([rows, self.model.vocab_size, F32]);
         if training {
             self.hold(Component::Backward, hidden);

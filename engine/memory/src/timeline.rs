@@ -95,7 +95,7 @@ mod tests {
         let inputs = |moment: &Moment| {
             moment.parts_after().find(|(component, _)| *component == Component::Inputs).map_or(0, |(_, bytes)| bytes)
         };
-        let one = run.tokens() * model.hidden_size * run.activation_bytes();
+        let one = run.tokens() * model.hidden_size * 4;
         let expected = |moment: &Moment| match moment.stretch {
             Stretch::Forward(layer) => (layer + 2) * one,
             Stretch::Loss => model.layers * one,

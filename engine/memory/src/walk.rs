@@ -62,12 +62,12 @@ impl<'a> Walk<'a> {
 
     /// Bytes of activations with this many features for every token.
     pub(crate) fn wide(&self, features: u64) -> u64 {
-        product([self.tokens, features, self.run.activation_bytes()])
+        product([self.tokens, features, F32])
     }
 
     /// Whether what lies between the products of a layer, and its gradients, are held in the 16 bits that products take.
     fn narrow(&self) -> bool {
-        self.run.rounds() && self.tokens > FEW_TOKENS
+        self.run.in_bf16() && self.tokens > FEW_TOKENS
     }
 
     /// Bytes of activations between the products of a layer with this many features for every token.
@@ -169,12 +169,12 @@ impl<'a> Walk<'a> {
             }
             Device::Gpu { .. } => {
                 self.hold(result, bytes);
-                if self.run.rounds() {
+                if self.run.in_bf16() {
                     // Beside the weight in 16 bits, which Hopper multiplies many rows with, the operand, where it is wide.
                     let narrow = self.narrow() && (forward || !Self::joins(linear));
                     let rounded = if narrow { 0 } else { product([self.tokens, inner, 2]) };
                     self.hold(Component::Work, rounded);
-                    self.touch(Component::Decoded, [product([elements, 2])]);
+                    self.touch(Component::Decoded, [if quantized { product([elements, 2]) } else { 0 }]);
                     self.free(Component::Work, rounded);
                 } else if quantized {
                     // In parts, which for a gradient are summed up.
@@ -238,7 +238,7 @@ impl<'a> Walk<'a> {
         let early = if self.cpu() || self.run.dora { 0 } else { dropped };
         self.free(Component::Work, early);
         self.frozen(linear, true, result);
-        if !self.cpu() && !self.run.rounds() {
+        if !self.cpu() && !self.run.in_bf16() {
             // The branch's result, which is added to the base's.
             self.touch(Component::Work, [low, self.wide(out)]);
         }
@@ -294,7 +294,7 @@ impl<'a> Walk<'a> {
     fn adapted_gradient(&mut self, linear: usize, result: (Component, u64)) {
         let wide = self.wide(self.linears[linear].input);
         // What the branch adds, unless a kernel takes it into its sums.
-        let added = if self.run.rounds() { 0 } else { wide };
+        let added = if self.run.in_bf16() { 0 } else { wide };
         if !self.run.dropout {
             self.frozen(linear, false, result);
             return self.touch(Component::Work, [added]);
@@ -320,12 +320,12 @@ impl<'a> Walk<'a> {
     /// Bytes of the attention weights of all heads over padded sequences: `[rows, heads, longest, longest]`.
     pub(crate) fn scores(&self) -> u64 {
         let longest = self.run.longest();
-        product([self.run.rows(), self.model.heads, longest, longest, self.run.activation_bytes()])
+        product([self.run.rows(), self.model.heads, longest, longest, F32])
     }
 
     /// Bytes of a tensor of this many features over padded sequences, where lengths differ.
     fn padded(&self, features: u64) -> (u64, u64) {
-        let bytes = product([self.run.rows(), self.run.longest(), features, self.run.activation_bytes()]);
+        let bytes = product([self.run.rows(), self.run.longest(), features, F32]);
         let ragged = self.run.sequences.iter().any(|length| *length != self.run.longest());
         (bytes, if ragged { bytes } else { 0 })
     }
