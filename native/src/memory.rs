@@ -29,8 +29,8 @@ pub(crate) struct Arguments {
     /// AdamW with 8-bit state
     #[arg(long)]
     adamw_8bit: bool,
-    /// What is computed in, and embedding and head are held in: bf16 as on CUDA, or f32 as through wgpu. Full fine-tuning and LoRA in bf16
-    /// are planned for comparison
+    /// What is computed in, and embedding and head are held in: bf16 as on CUDA from Ampere on, or f32 as through wgpu. Full fine-tuning
+    /// and LoRA in bf16 are planned for comparison
     #[arg(long, default_value = "bf16", value_parser = parse::<ComputeDtype>)]
     compute_dtype: ComputeDtype,
     #[command(flatten)]

@@ -11,7 +11,7 @@ const FIELDS = [
   ["rank", "Rank", "number"],
   ["optimizer", "Optimizer", [["AdamW", "AdamW, 32 bits"], ["AdamW8bit", "AdamW, 8 bits"]]],
   ["recompute", "Layers in the backward pass", [["true", "computed again"], ["false", "kept"]]],
-  ["dtype", "Computes in", [["bf16", "bf16, CUDA"], ["f32", "f32, any GPU"]]],
+  ["dtype", "Computes in", [["bf16", "bf16 (CUDA)"], ["f32", "f32"]]],
 ];
 const TONES = {
   base: 0, other: 1, adapters: 2, optimizer: 3, gradients: 4, inputs: 5, graph: 6, backward: 7, work: 8, scores: 9, logits: 10,
