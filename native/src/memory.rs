@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         length: arguments.length,
         recompute: !arguments.no_recompute,
         optimizer: if arguments.adamw_8bit { Optimizer::AdamW8bit } else { Optimizer::AdamW },
-        weight_bytes: if arguments.compute_dtype == ComputeDtype::Bf16 { 2 } else { 4 },
+        weight_bytes: arguments.compute_dtype.bytes(),
         compute_dtype: arguments.compute_dtype,
         ..Run::default()
     };

@@ -1,13 +1,11 @@
 // Compares the kernel for dropout with what the CPU drops.
 //
-// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and KEY, THRESHOLD and KEPT, and the FACTORS that are expected of them.
+// Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and KEY, THRESHOLD and KEPT, and the FACTORS that are
+// expected of them.
 #include "ptx.h"
 
 #include KERNEL
 #include "random.h"
-
-static void make(float& to, float value) { to = value; }
-static void make(bf16& to, float value) { to = device::to_bf16(value); }
 
 int main() {
     const std::vector<float> factors = { FACTORS };
@@ -15,8 +13,8 @@ int main() {
     for (size_t shift = 0; shift < 4; shift++) {
         std::vector<Result> values(count), expected(count);
         for (size_t i = 0; i < count; i++) {
-            make(values[i], uniform());
-            make(expected[i], (float)device::value(values[i]) * factors[i]);
+            device::set(values[i], uniform());
+            device::set(expected[i], (float)device::value(values[i]) * factors[i]);
         }
         const device::Buffer<Result> x(values, shift);
         device::Buffer<Result> y(count, shift);

@@ -14,14 +14,6 @@ struct Case {
     size_t shift = 0;
 };
 
-#ifdef BF16
-typedef bf16 Wide;
-static Wide wide_of(float value) { return device::to_bf16(value); }
-#else
-typedef float Wide;
-static Wide wide_of(float value) { return value; }
-#endif
-
 static double rounded(float value) { return device::from_bf16(device::to_bf16(value)); }
 
 static std::vector<float> make(size_t count) {
@@ -49,9 +41,9 @@ static double run(const Case& c) {
     const Info info = { (u32)rows, (u32)wide, (u32)rank, scaling };
     const u32 grid_y = u32((rank + WIDTH - 1) / WIDTH);
     const std::vector<float> big = make(rows * wide);
-    std::vector<Wide> as_given;
-    for (float value : big) as_given.push_back(wide_of(value));
-    const device::Buffer<Wide> wide_operand(as_given, shift);
+    std::vector<Input> as_given(big.size());
+    for (size_t i = 0; i < big.size(); i++) device::set(as_given[i], big[i]);
+    const device::Buffer<Input> wide_operand(as_given, shift);
 #if defined LOW_RANK_NARROW
     const std::vector<float> factor = make(wide * rank);
     const device::Buffer<float> f(factor);

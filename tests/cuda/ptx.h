@@ -36,6 +36,10 @@ static double value(bf16 result) { return from_bf16(result); }
 static double rounding(float) { return 0; }
 static double rounding(bf16) { return 1.001 / 256; }
 
+// Makes an element of either type of a value.
+static void set(float& to, float value) { to = value; }
+static void set(bf16& to, float value) { to = to_bf16(value); }
+
 static float element(u32 pair, u32 upper) { return from_bf16(upper ? pair >> 16 : pair & 0xffff); }
 
 template <u32 WORDS>

@@ -124,7 +124,7 @@ fn name(component: Component, run: &Run) -> &'static str {
 }
 
 fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) -> String {
-    let (tokens, bytes) = (run.tokens(), F32);
+    let tokens = run.tokens();
     let trained = run.trained(model);
     match component {
         Component::Base if run.method == Method::Qlora => {
@@ -168,21 +168,21 @@ fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) ->
             0 | 1 => format!("{trained} trained x 4 B, as far as the backward pass has come"),
             _ => format!("{trained} trained x 4 B, the sum and a micro-batch's"),
         },
-        Component::Inputs => format!("{tokens} tokens x {} x {bytes} B, per layer", model.hidden_size),
+        Component::Inputs => format!("{tokens} tokens x {} x {F32} B, per layer", model.hidden_size),
         Component::Graph => {
             let layers = if run.recompute { "a layer" } else { "each layer" };
             let [wide, inner] = kept_features(model, run);
             let features = match run.in_bf16() {
-                true => format!("({wide} features x {bytes} B + {inner} x 2 B)"),
-                false => format!("{} features x {bytes} B", wide.saturating_add(inner)),
+                true => format!("({wide} features x {F32} B + {inner} x 2 B)"),
+                false => format!("{} features x {F32} B", wide.saturating_add(inner)),
             };
             format!("{tokens} tokens x {features} that {layers} keeps")
         }
-        Component::Backward => format!("{tokens} tokens x {bytes} B x the widths in between"),
+        Component::Backward => format!("{tokens} tokens x {F32} B x the widths in between"),
         Component::Work => "results that are gone when their operation ends".into(),
         Component::Scores => {
             let (rows, longest) = (run.rows(), run.longest());
-            format!("3 x [{rows}, {} heads, {longest}, {longest}] x {bytes} B", model.heads)
+            format!("3 x [{rows}, {} heads, {longest}, {longest}] x {F32} B", model.heads)
         }
         Component::Logits => format!("{} tokens x {} vocabulary x 4 B, each", run.chunk(), model.vocab_size),
         Component::Decoded => {

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::weights::F32;
 use crate::{LinearShape, ModelShape};
 
 /// How the model is trained.
@@ -30,6 +31,16 @@ pub enum ComputeDtype {
     /// bf16, on CUDA: products take their operands so, activations between them are held so, and hidden states stay in f32. So is QLoRA
     /// trained; other methods, which Halfbyte trains in f32, are planned alike for comparison.
     Bf16,
+}
+
+impl ComputeDtype {
+    /// Bytes of a number in it.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => F32,
+            Self::Bf16 => 2,
+        }
+    }
 }
 
 /// The optimizer's state.

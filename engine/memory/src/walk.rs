@@ -274,17 +274,13 @@ impl<'a> Walk<'a> {
         self.hold(Component::Gradients, product([b, F32]));
         self.hold(Component::Work, dropped);
         self.hold(Component::Gradients, product([a, F32]));
-        if self.cpu() {
-            if for_input {
-                self.frozen(linear, false, of_input);
-                self.touch(Component::Work, [dropped]);
-            }
-            self.free(Component::Work, dropped);
-        } else {
-            self.free(Component::Work, dropped);
-            if for_input {
-                self.adapted_gradient(linear, of_input);
-            }
+        if for_input && self.cpu() {
+            self.frozen(linear, false, of_input);
+            self.touch(Component::Work, [dropped]);
+        }
+        self.free(Component::Work, dropped);
+        if for_input && !self.cpu() {
+            self.adapted_gradient(linear, of_input);
         }
         self.free_all(Component::Work, &[low, scaled]);
         self.free_all(Component::Graph, &[low, if self.run.dora { dropped } else { 0 }]);

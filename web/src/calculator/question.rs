@@ -110,10 +110,7 @@ impl Question {
         });
         let run = Memo::new(move |_| {
             let (length, batch) = (whole(length.get()), whole(batch.get()));
-            let (compute_dtype, weight_bytes) = match dtype.get().as_str() {
-                "f32" => (ComputeDtype::F32, 4),
-                _ => (ComputeDtype::Bf16, 2),
-            };
+            let compute_dtype = if dtype.get() == "f32" { ComputeDtype::F32 } else { ComputeDtype::Bf16 };
             Run {
                 method: match method.get().as_str() {
                     "full" => Method::Full,
@@ -131,7 +128,7 @@ impl Question {
                 optimizer: if optimizer.get() == "adamw8bit" { Optimizer::AdamW8bit } else { Optimizer::AdamW },
                 optimizer_budget: paged.get().then_some(0),
                 double_quant: double_quant.get(),
-                weight_bytes,
+                weight_bytes: compute_dtype.bytes(),
                 compute_dtype,
                 ..Run::default()
             }
