@@ -139,6 +139,19 @@ fn attention_is_that_in_f64_of_rounded_operands() {
 }
 
 #[test]
+fn attention_in_f32_is_that_in_f64() {
+    let widths = [5, 16, 64, 96, 128, 256].map(|width| (width, false));
+    for (pass, (head_dim, capped)) in Pass::ALL
+        .into_iter()
+        .flat_map(|pass| widths.into_iter().chain([(16, true), (128, true)]).map(move |of| (pass, of)))
+    {
+        let what = format!("of heads of {head_dim}, in f32{}", if capped { ", capped" } else { "" });
+        let source = AttentionKernels::Simt.source(pass, head_dim, capped, DType::F32);
+        run_with("attention.cpp", &source, &what, &["-DF32"]);
+    }
+}
+
+#[test]
 fn attention_by_groups_of_warps_is_that_in_f64_of_rounded_operands() {
     for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [64, 128].map(|head_dim| (pass, head_dim))) {
         for result in RESULTS {

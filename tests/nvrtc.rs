@@ -11,7 +11,8 @@ use halfbyte_shaders::{
     nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
 };
 
-const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_89", "sm_90a"];
+/// Turing in f32, Ampere, Ada, Hopper.
+const ARCHITECTURES: [&str; 4] = ["sm_75", "sm_80", "sm_89", "sm_90a"];
 
 /// What kernels on tensor cores give, and take beside what they round.
 const RESULTS: [DType; 2] = [DType::F32, DType::BF16];
@@ -19,27 +20,70 @@ const RESULTS: [DType; 2] = [DType::F32, DType::BF16];
 const BRANCHES: [(bool, DType); 4] =
     [(false, DType::F32), (false, DType::BF16), (true, DType::F32), (true, DType::BF16)];
 
+/// Scores without a cap and with one.
+const CAPPED: [(bool, &str); 2] = [(false, ""), (true, ", capped")];
+
+fn direction(gradient: bool) -> &'static str {
+    if gradient { "gradient" } else { "forward" }
+}
+
 fn with(branch: bool) -> &'static str {
     if branch { ", branch" } else { "" }
 }
 
-/// Every kernel with every option, under a name of its own, with those for Hopper alone or without.
-fn kernels(hopper: bool) -> Vec<(String, Source)> {
-    let (cuda, table) = (Language::Cuda, &NF4_TABLE);
-    let mut kernels =
-        vec![("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)), ("fetch".to_string(), fetch_source())];
-    for dtype in [DType::F32, DType::BF16] {
-        kernels.push((format!("dropout of {dtype:?}"), dropout_source(cuda, dtype)));
+/// A kernel under a name of its own.
+type Named = (String, Source);
+
+/// Widths of heads that models have.
+const WIDTHS: [usize; 5] = [64, 80, 96, 128, 256];
+
+/// What a GPU of an architecture can run, every kernel with every option.
+fn kernels(architecture: &str) -> Vec<Named> {
+    let mut kernels = in_f32();
+    if architecture != "sm_75" {
+        kernels.extend(in_bf16());
     }
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
+    if architecture == "sm_90a" {
+        kernels.extend(by_warpgroups());
+    }
+    kernels
+}
+
+/// Those that use no tensor cores and no bf16, for GPUs older than Ampere, too.
+fn in_f32() -> Vec<Named> {
+    let (cuda, table) = (Language::Cuda, &NF4_TABLE);
+    let mut kernels = vec![
+        ("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)),
+        ("fetch".to_string(), fetch_source()),
+        ("dropout of F32".to_string(), dropout_source(cuda, DType::F32)),
+    ];
+    for dtype in [DType::F32, DType::F16] {
         kernels.push((format!("nf4_dequantize {dtype:?}"), nf4_dequantize_source(cuda, table, dtype)));
     }
-    for rows in [1, 2, 4, 8, 16] {
-        for (branch, what) in [(false, ""), (true, ", branch")] {
-            kernels
-                .push((format!("nf4_skinny, {rows} rows{what}"), nf4_skinny_source(cuda, table, rows, true, branch)));
+    for (rows, branch) in [1, 2, 4, 8, 16].into_iter().flat_map(|rows| [(rows, false), (rows, true)]) {
+        let name = format!("nf4_skinny, {rows} rows{}", with(branch));
+        kernels.push((name, nf4_skinny_source(cuda, table, rows, true, branch)));
+    }
+    for gradient in [false, true] {
+        let name = format!("nf4_matmul {}", direction(gradient));
+        kernels.push((name, nf4_matmul_source(cuda, table, DType::F32, gradient)));
+    }
+    for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| WIDTHS.map(|width| (pass, width))) {
+        for (capped, what) in CAPPED {
+            let source = AttentionKernels::Simt.source(pass, head_dim, capped, DType::F32);
+            kernels.push((format!("attention {pass:?}, {head_dim}{what}"), source));
         }
     }
+    kernels
+}
+
+/// Those in bf16, from Ampere on.
+fn in_bf16() -> Vec<Named> {
+    let (cuda, table) = (Language::Cuda, &NF4_TABLE);
+    let mut kernels = vec![
+        ("dropout of BF16".to_string(), dropout_source(cuda, DType::BF16)),
+        ("nf4_dequantize BF16".to_string(), nf4_dequantize_source(cuda, table, DType::BF16)),
+    ];
     for block in [1, 2].into_iter().flat_map(SkinnyBlock::all) {
         for branch in [false, true] {
             let SkinnyBlock { eights, threads, stages } = block;
@@ -48,22 +92,12 @@ fn kernels(hopper: bool) -> Vec<(String, Source)> {
         }
     }
     for gradient in [false, true] {
-        let of = if gradient { "gradient" } else { "forward" };
-        kernels.push((format!("nf4_matmul {of}"), nf4_matmul_source(cuda, table, DType::F32, gradient)));
+        let of = direction(gradient);
         for (branch, result) in BRANCHES {
             let name = format!("nf4_mma {of} in {result:?}{}", with(branch));
             kernels.push((name, nf4_mma_source(table, gradient, branch, result)));
         }
         kernels.push((format!("half_matmul {of}"), half_matmul_source(gradient)));
-        for rows in [128, 256].into_iter().filter(|_| hopper) {
-            for (branch, result) in BRANCHES {
-                let what = format!("{of}, {rows} in {result:?}{}", with(branch));
-                let source = half_warpgroup_source(rows, gradient, branch, result);
-                kernels.push((format!("half_warpgroup {what}"), source));
-                let source = nf4_warpgroup_source(table, rows, gradient, branch, result);
-                kernels.push((format!("nf4_warpgroup {what}"), source));
-            }
-        }
     }
     for (kernel, tile) in [(LowRank::Narrow, 16), (LowRank::Narrow, 32), (LowRank::Outer, 32)] {
         for (tiles, transposed) in [1, 2, 4, 8].into_iter().flat_map(|tiles| [(tiles, false), (tiles, true)]) {
@@ -74,16 +108,30 @@ fn kernels(hopper: bool) -> Vec<(String, Source)> {
             }
         }
     }
-    for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [64, 80, 96, 128, 256].map(|width| (pass, width))) {
+    for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| WIDTHS.map(|width| (pass, width))) {
+        for (result, (capped, what)) in RESULTS.into_iter().flat_map(|result| CAPPED.map(|capped| (result, capped))) {
+            let source = AttentionKernels::Mma.source(pass, head_dim, capped, result);
+            kernels.push((format!("attention {pass:?}, {head_dim} in {result:?}{what}, mma"), source));
+        }
+    }
+    kernels
+}
+
+/// Those for Hopper alone.
+fn by_warpgroups() -> Vec<Named> {
+    let mut kernels = Vec::new();
+    for (gradient, rows) in [false, true].into_iter().flat_map(|gradient| [(gradient, 128), (gradient, 256)]) {
+        for (branch, result) in BRANCHES {
+            let what = format!("{}, {rows} in {result:?}{}", direction(gradient), with(branch));
+            kernels.push((format!("half_warpgroup {what}"), half_warpgroup_source(rows, gradient, branch, result)));
+            let source = nf4_warpgroup_source(&NF4_TABLE, rows, gradient, branch, result);
+            kernels.push((format!("nf4_warpgroup {what}"), source));
+        }
+    }
+    for (pass, head_dim) in Pass::ALL.into_iter().flat_map(|pass| [(pass, 64), (pass, 128)]) {
         for result in RESULTS {
-            for (capped, what) in [(false, ""), (true, ", capped")] {
-                let source = AttentionKernels::Mma.source(pass, head_dim, capped, result);
-                kernels.push((format!("attention {pass:?}, {head_dim} in {result:?}{what}"), source));
-            }
-            if hopper && matches!(head_dim, 64 | 128) {
-                let source = AttentionKernels::Groups.source(pass, head_dim, false, result);
-                kernels.push((format!("attention {pass:?}, {head_dim} in {result:?}, groups"), source));
-            }
+            let source = AttentionKernels::Groups.source(pass, head_dim, false, result);
+            kernels.push((format!("attention {pass:?}, {head_dim} in {result:?}, groups"), source));
         }
     }
     kernels
@@ -117,15 +165,15 @@ fn number(log: &str, unit: &str) -> Option<u32> {
 fn every_kernel_compiles_without_spilling() {
     // SAFETY: only tries to open a shared library.
     assert!(unsafe { sys::is_culib_present() }, "NVRTC is not on the library path");
-    println!("{:<34} {:<8} {:>9} {:>12} {:>6}", "kernel", "for", "registers", "shared bytes", "spills");
+    println!("{:<38} {:<8} {:>9} {:>12} {:>6}", "kernel", "for", "registers", "shared bytes", "spills");
     for architecture in ARCHITECTURES {
-        for (name, source) in kernels(architecture == "sm_90a") {
+        for (name, source) in kernels(architecture) {
             let (compiled, log) = compile(&source, architecture);
             assert!(compiled, "{name} for {architecture}:\n{log}");
             let registers = number(&log, "registers").unwrap_or_else(|| panic!("no report on {name}: {log}"));
             let shared = number(&log, "bytes smem").unwrap_or(0) + source.shared;
             let spills = number(&log, "bytes spill stores").unwrap_or(0);
-            println!("{name:<34} {architecture:<8} {registers:>9} {shared:>12} {spills:>6}");
+            println!("{name:<38} {architecture:<8} {registers:>9} {shared:>12} {spills:>6}");
             assert_eq!(spills, 0, "{name} spills registers on {architecture}");
             assert!(!log.contains(SERIALIZED), "{name}:\n{log}");
         }

@@ -216,8 +216,6 @@ pub(crate) struct Place {
     pub(crate) gpu: bool,
     /// Bytes of the memory of each of the devices, where the driver says so.
     pub(crate) memories: Vec<Option<u64>>,
-    /// It is reached through CUDA.
-    pub(crate) cuda: bool,
     /// Threads of the CPU.
     pub(crate) threads: u64,
 }
@@ -230,7 +228,7 @@ pub(crate) fn place(choice: Choice, devices: &Devices) -> Place {
         && let Ok(name) = cuda::find(0)
     {
         let memories = distinct(&devices.numbers(cuda::count())).into_iter().map(cuda::memory).collect();
-        return Place { name, gpu: true, memories, cuda: true, threads };
+        return Place { name, gpu: true, memories, threads };
     }
     let unknown = |count: usize| vec![None; distinct(&devices.numbers(count)).len()];
     #[cfg(feature = "wgpu")]
@@ -239,24 +237,17 @@ pub(crate) fn place(choice: Choice, devices: &Devices) -> Place {
         if let Some((_, name, _)) =
             wgpu::find(choice == Choice::Wgpu, &seat).ok().and_then(|all| all.into_iter().next())
         {
-            return Place { name, gpu: true, memories: unknown(wgpu::count()), cuda: false, threads };
+            return Place { name, gpu: true, memories: unknown(wgpu::count()), threads };
         }
     }
     match choice {
         Choice::Cuda | Choice::Wgpu => {
-            let cuda = choice == Choice::Cuda;
-            let name = if cuda { "a CUDA GPU" } else { "a GPU" };
-            Place { name: name.into(), gpu: true, memories: unknown(1), cuda, threads }
+            let name = if choice == Choice::Cuda { "a CUDA GPU" } else { "a GPU" };
+            Place { name: name.into(), gpu: true, memories: unknown(1), threads }
         }
         Choice::Auto | Choice::Cpu => {
             // All stages share the one memory.
-            Place {
-                name: format!("CPU, {threads} threads"),
-                gpu: false,
-                memories: vec![host_memory()],
-                cuda: false,
-                threads,
-            }
+            Place { name: format!("CPU, {threads} threads"), gpu: false, memories: vec![host_memory()], threads }
         }
     }
 }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytesize::ByteSize;
-use halfbyte::ops::ComputeDtype;
 use halfbyte::train::Recipe;
 use halfbyte_memory::{
     Device, Gpu, ModelShape, Part, Phase, Plan, Proposal, Run, Workload, bytes, grouped, in_flight, longest, parts,
@@ -133,10 +132,9 @@ pub(crate) struct Estimate {
 }
 
 /// The device as the plan sees it.
-fn device_of(place: &Place, compute: ComputeDtype) -> Device {
+fn device_of(place: &Place) -> Device {
     match place.gpu {
-        // CUDA's kernels for attention round to bf16, which has to be asked for.
-        true => Device::Gpu { fused_attention: !place.cuda || compute == ComputeDtype::Bf16 },
+        true => Device::Gpu,
         false => Device::Cpu { threads: place.threads, cache: 1 << 20 },
     }
 }
@@ -159,7 +157,7 @@ pub(crate) fn run_of(recipe: &Recipe, shape: &ModelShape) -> Result<Run> {
 
 /// The same at a place.
 fn run_at(place: &Place, recipe: &Recipe, shape: &ModelShape) -> Run {
-    recipe.memory(shape, device_of(place, recipe.quantization.compute_dtype))
+    recipe.memory(shape, device_of(place))
 }
 
 /// The same as each of the recipe's devices has a part of it, bottom first.

@@ -1,5 +1,5 @@
 // Instructions that CUDA C++ has no function for. This text is put before every kernel that reads a weight, and
-// tests/cuda/ptx.h has a twin of each function for the host. All but the loads of codes are for sm_80 and up.
+// tests/cuda/ptx.h has a twin of each function for the host. Copies, matrices and bf16 are for sm_80 and up.
 typedef unsigned int u32;
 typedef unsigned short bf16;
 
@@ -48,7 +48,9 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
 
 __device__ __forceinline__ u32 pack_f16(float low, float high) {
     u32 pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    // Ampere could do it by one instruction, but Turing has f16, too.
+    asm("{ .reg .b16 low, high; cvt.rn.f16.f32 low, %1; cvt.rn.f16.f32 high, %2; mov.b32 %0, {low, high}; }"
+        : "=r"(pair) : "f"(low), "f"(high));
     return pair;
 }
 

@@ -7,12 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Language, SourceRuntime};
 
 /// The text of every kernel in CUDA C++.
-const TEXTS: [&str; 29] = [
+const TEXTS: [&str; 34] = [
     include_str!("attention/common.cu"),
     include_str!("attention/d_keys.cu"),
     include_str!("attention/d_queries.cu"),
     include_str!("attention/forward.cu"),
     include_str!("attention/mma.cu"),
+    include_str!("attention/simt/common.cu"),
+    include_str!("attention/simt/d_keys.cu"),
+    include_str!("attention/simt/d_queries.cu"),
+    include_str!("attention/simt/forward.cu"),
+    include_str!("attention/tensor_cores.cu"),
     include_str!("attention/warpgroup/common.cu"),
     include_str!("attention/warpgroup/d_keys.cu"),
     include_str!("attention/warpgroup/d_queries.cu"),

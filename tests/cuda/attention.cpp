@@ -1,8 +1,8 @@
-// Compares the attention kernels to attention in f64 of the operands rounded to bf16, over packed sequences, windows, caches
+// Compares the attention kernels to attention in f64 of the operands, which all types hold, over packed sequences, windows, caches
 // and capped scores, on shapes that fit the tiles badly.
 //
 // Compile with -DKERNEL="\"file\"", the kernel's text without shaders/src/ptx.cu, and the macro of its entry point:
-// ATTENTION_FORWARD, ATTENTION_D_QUERIES or ATTENTION_D_KEYS, or, with -DGROUPS, one of these by groups of warps.
+// ATTENTION_FORWARD, ATTENTION_D_QUERIES or ATTENTION_D_KEYS, or, with -DGROUPS, one of these by groups of warps; -DF32 for those in f32.
 #include "warpgroup.h"
 
 #include KERNEL
@@ -15,13 +15,22 @@
 #elif defined ATTENTION_D_KEYS_GROUPS
 #define ATTENTION_D_KEYS
 #endif
-#if !defined ATTENTION_D_KEYS || defined GROUPS
-constexpr u32 PARTS = 1;
-#endif
 
-// Relative to the sum of the absolute values of all that is summed up. Weights and the scores' gradients are rounded to bf16
-// before they are multiplied, which makes them wrong by 2^-8 at most; logarithms of sums are f32 throughout.
+// Relative to the sum of the absolute values of all that is summed up. On tensor cores weights and the scores' gradients are rounded to
+// bf16 before they are multiplied, which makes them wrong by 2^-8 at most; logarithms of sums are f32 throughout.
+#ifdef F32
+typedef float Operand;
+constexpr double TOLERANCE = 2e-6, OF_LOGARITHMS = 1e-6;
+#else
+typedef bf16 Operand;
 constexpr double TOLERANCE = 1.01 / 256, OF_LOGARITHMS = 1e-5;
+#endif
+// Blocks that each write a part of a head.
+#if defined ATTENTION_D_KEYS && !defined GROUPS && !defined F32
+constexpr u32 SHARED_BY = PARTS;
+#else
+constexpr u32 SHARED_BY = 1;
+#endif
 
 struct Case {
     std::vector<u32> lengths;
@@ -33,14 +42,15 @@ struct Case {
 typedef std::vector<double> Numbers;
 
 // Random numbers that bf16 holds, and the same in f64.
-static std::vector<bf16> operand(size_t count, Numbers& values) {
-    std::vector<bf16> rounded(count);
+static std::vector<Operand> operand(size_t count, Numbers& values) {
+    std::vector<Operand> operands(count);
     values.resize(count);
     for (size_t i = 0; i < count; i++) {
-        rounded[i] = device::to_bf16(uniform());
-        values[i] = device::from_bf16(rounded[i]);
+        const float value = device::from_bf16(device::to_bf16(uniform()));
+        device::set(operands[i], value);
+        values[i] = value;
     }
-    return rounded;
+    return operands;
 }
 
 struct Expected { Numbers y, lse, delta, d_q, d_k, d_v, y_size, d_q_size, d_k_size, d_v_size; };
@@ -83,11 +93,15 @@ static Expected formulas(const Case& c, const Numbers& q, const Numbers& k, cons
             e.delta[t * c.heads + head] = delta;
             for (u32 key = bounds[t].x; key <= bounds[t].y; key++) {
                 const double weight = weights[key - bounds[t].x] / sum;
-                double d_weight = 0;
-                for (size_t i = 0; i < d; i++) d_weight += grad[row + i] * v[key_row(key) + i];
+                double d_weight = 0, terms = 0;
+                for (size_t i = 0; i < d; i++) {
+                    const double term = grad[row + i] * v[key_row(key) + i];
+                    d_weight += term, terms += std::fabs(term);
+                }
                 const double d_score = weight * (d_weight - delta) * slopes[key - bounds[t].x] * scale;
-                // Of a difference that may vanish.
-                const double size = weight * (std::fabs(d_weight) + std::fabs(delta)) * slopes[key - bounds[t].x] * scale;
+                // Of a difference that may vanish, and in f32 of a sum that may.
+                const double of_weight = std::is_same<Operand, float>::value ? terms : std::fabs(d_weight);
+                const double size = weight * (of_weight + std::fabs(delta)) * slopes[key - bounds[t].x] * scale;
                 for (size_t i = 0; i < d; i++) {
                     const size_t at = key_row(key) + i;
                     e.d_v[at] += weight * grad[row + i], e.d_v_size[at] += std::fabs(weight * grad[row + i]);
@@ -134,10 +148,10 @@ static void run(const Case& c, u32 splits) {
     const u32 tokens = (u32)bounds.size();
     const float scale = 1.5f / std::sqrt((float)HEAD_DIM);
     Numbers q, k, v, grad;
-    const device::Buffer<bf16> q_buffer(operand(tokens * c.heads * HEAD_DIM, q));
-    const device::Buffer<bf16> k_buffer(operand(keys * c.kv_heads * HEAD_DIM, k));
-    const device::Buffer<bf16> v_buffer(operand(keys * c.kv_heads * HEAD_DIM, v));
-    const device::Buffer<bf16> grad_buffer(operand(tokens * c.heads * HEAD_DIM, grad));
+    const device::Buffer<Operand> q_buffer(operand(tokens * c.heads * HEAD_DIM, q));
+    const device::Buffer<Operand> k_buffer(operand(keys * c.kv_heads * HEAD_DIM, k));
+    const device::Buffer<Operand> v_buffer(operand(keys * c.kv_heads * HEAD_DIM, v));
+    const device::Buffer<Operand> grad_buffer(operand(tokens * c.heads * HEAD_DIM, grad));
     const device::Buffer<uint2> bounds_buffer(bounds);
     const Expected e = formulas(c, q, k, v, grad, bounds, scale);
     std::vector<float> known(e.lse.begin(), e.lse.end());
@@ -146,7 +160,7 @@ static void run(const Case& c, u32 splits) {
     device::Buffer<Result> first(q.size()), second(splits * k.size()), third(splits * k.size());
     device::Buffer<float> lse(e.lse.size());
 #ifdef ATTENTION_D_KEYS
-    const u32 across = splits * c.kv_heads * PARTS, blocks = (keys + ROWS - 1) / ROWS;
+    const u32 across = splits * c.kv_heads * SHARED_BY, blocks = (keys + ROWS - 1) / ROWS;
 #else
     const u32 across = c.heads, blocks = (tokens + ROWS - 1) / ROWS;
 #endif

@@ -74,7 +74,7 @@ fn taken<B: Ops>(shape: &ModelShape, run: &Run, lengths: &[usize], compute: Comp
     B::most_reserved(device).expect("the allocator counts")
 }
 
-fn run(length: u64, fused_attention: bool, compute: ComputeDtype) -> Run {
+fn run(length: u64, compute: ComputeDtype) -> Run {
     Run {
         length,
         weight_bytes: 4,
@@ -82,7 +82,7 @@ fn run(length: u64, fused_attention: bool, compute: ComputeDtype) -> Run {
             ComputeDtype::Bf16 => halfbyte_memory::ComputeDtype::Bf16,
             _ => halfbyte_memory::ComputeDtype::F32,
         },
-        device: Device::Gpu { fused_attention },
+        device: Device::Gpu,
         ..Run::default()
     }
 }
@@ -95,11 +95,9 @@ fn mostly_activations(vocab_size: u64) -> ModelShape {
 /// Training peaks at what the plan says, within 5%: with layers computed again and with graphs that are kept, where the logits are the
 /// most and where they are not.
 pub fn steps_take_what_the_plan_says<B: Ops>(device: &B::Device, compute: ComputeDtype) {
-    // In f32 CUDA's attention is composed of products.
-    let fused = compute == ComputeDtype::Bf16 || !B::name(device).contains("cuda");
-    let run = |length| run(length, fused, compute);
+    let run = |length| run(length, compute);
     let (shape, wordy) = (mostly_activations(512), mostly_activations(16384));
-    // Long enough for kernels to compute attention where they do: what softmax holds when it is composed depends on which of several kernels
+    // Long enough for kernels to compute attention: what softmax holds when it is composed depends on which of several kernels
     // Burn's fusion has just found the fastest.
     let cases = [
         ("layers again", &shape, run(900)),
@@ -135,7 +133,7 @@ pub fn steps_take_what_the_plan_says<B: Ops>(device: &B::Device, compute: Comput
 pub fn sizes_that_never_come_back_do_not_pile_up<B: Ops>(device: &B::Device) {
     let (shape, compute) = (mostly_activations(512), ComputeDtype::F32);
     let lengths: Vec<usize> = (0..5).map(|i| 256 - 17 * i).collect();
-    let run = Run { accumulation: lengths.len() as u64, ..run(256, false, compute) };
+    let run = Run { accumulation: lengths.len() as u64, ..run(256, compute) };
     let many = taken::<B>(&shape, &run, &lengths, compute, device);
     let one = taken::<B>(&shape, &run, &[256; 5], compute, device);
     assert!(many < one + one / 50, "{many} bytes for many lengths, {one} for the longest alone");

@@ -92,21 +92,24 @@ fn eight_bit_state_is_a_byte_and_a_scale_per_256() {
 }
 
 #[test]
-fn composed_attention_holds_three_tensors_of_scores() {
-    // ops/attention.rs: weights, their gradient, and the product of both, each [rows, heads, longest, longest].
-    let model = preset("llama-3.1-8b").unwrap();
+fn attention_of_few_scores_holds_three_tensors_of_them() {
+    // ops/attention/composed.rs: weights, their gradient, and the product of both, each [rows, heads, longest, longest].
+    // Of narrow heads, so that scores are the most.
+    let llama = preset("llama-3.1-8b").unwrap();
+    let model = ModelShape { hidden_size: 64, intermediate_size: 64, head_dim: Some(2), ..llama.clone() };
     let of = |sequences: &[u64]| {
-        let (compute_dtype, device) = (ComputeDtype::F32, Device::Gpu { fused_attention: false });
-        let run = Run { sequences: sequences.to_vec(), compute_dtype, device, ..Run::default() };
+        let run = Run { sequences: sequences.to_vec(), compute_dtype: ComputeDtype::F32, ..Run::default() };
         part(&plan(&model, &run), Phase::Layers, Component::Scores)
     };
-    assert_eq!(of(&[4096]), 3 * 32 * 4096 * 4096 * 4);
+    assert_eq!(of(&[256]), 3 * 32 * 256 * 256 * 4);
     // Padding to the longest.
-    assert_eq!(of(&[4096, 10]), 2 * 3 * 32 * 4096 * 4096 * 4);
+    assert_eq!(of(&[128, 10]), 2 * 3 * 32 * 128 * 128 * 4);
+    // What is more than 8 MiB kernels never hold.
+    assert_eq!(of(&[257]), 0);
     let device = Device::Cpu { threads: 4, cache: 1 << 20 };
-    let on_cpu = plan(&model, &Run { length: 4096, device, ..Run::default() });
+    let on_cpu = plan(&llama, &Run { length: 4096, device, ..Run::default() });
     assert_eq!(part(&on_cpu, Phase::Layers, Component::Scores), 0);
-    let fused = plan(&model, &Run { length: 4096, ..Run::default() });
+    let fused = plan(&llama, &Run { length: 4096, ..Run::default() });
     assert_eq!(part(&fused, Phase::Layers, Component::Scores), 0);
     assert_eq!(part(&on_cpu, Phase::Layers, Component::Kept), 0);
 }

@@ -56,12 +56,8 @@ pub enum Optimizer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
-    /// A GPU: a weight may be decoded whole for a product.
-    Gpu {
-        /// Whether kernels compute attention without its scores in memory, as on wgpu; else it is composed of dense products
-        /// over padded sequences, as on CUDA in f32.
-        fused_attention: bool,
-    },
+    /// A GPU: a weight may be decoded whole for a product; kernels compute attention without its scores in memory, unless those are few.
+    Gpu,
     /// The CPU: attention goes block by block, weights are decoded into a scratch that is kept.
     Cpu {
         /// Threads, each with a scratch of its own.
@@ -164,7 +160,7 @@ impl Default for Run {
             block_size: 64,
             double_quant: true,
             loss_chunk: 512,
-            device: Device::Gpu { fused_attention: true },
+            device: Device::Gpu,
             part: Part::default(),
         }
     }
@@ -199,7 +195,7 @@ impl Run {
 
     /// Whether products take their operands in bf16 and take in what a branch adds, and what lies between them is held so.
     pub(crate) fn in_bf16(&self) -> bool {
-        self.compute_dtype == ComputeDtype::Bf16 && matches!(self.device, Device::Gpu { .. })
+        self.compute_dtype == ComputeDtype::Bf16 && self.device == Device::Gpu
     }
 
     /// Rows whose logits exist at a time: every token but the first of each sequence may be predicted.

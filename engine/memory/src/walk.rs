@@ -89,11 +89,12 @@ impl<'a> Walk<'a> {
         matches!(self.run.device, Device::Cpu { .. })
     }
 
-    /// Whether a GPU's kernels compute attention without its scores in memory: those of more than a few.
+    /// Whether a GPU's kernels compute attention without its scores in memory: else they are few, and it is composed of dense products over
+    /// padded sequences.
     pub(crate) fn fused(&self) -> bool {
         let longest = self.run.longest();
         let scores = product([F32, self.run.rows(), self.model.heads, longest, longest]);
-        matches!(self.run.device, Device::Gpu { fused_attention: true, .. }) && scores > FEW_SCORES
+        self.run.device == Device::Gpu && scores > FEW_SCORES
     }
 
     /// Bytes of what such kernels give for the backward pass: the logarithm of every query's sum of exponentials.
@@ -167,7 +168,7 @@ impl<'a> Walk<'a> {
                 }
                 self.free(Component::Work, scales);
             }
-            Device::Gpu { .. } => {
+            Device::Gpu => {
                 self.hold(result, bytes);
                 if self.run.in_bf16() {
                     // Beside the weight in 16 bits, which Hopper multiplies many rows with, the operand, where it is wide.

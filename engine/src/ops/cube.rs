@@ -12,6 +12,7 @@ use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::server::CopyDescriptor;
 use halfbyte_shaders::{AdamRates, Heads, Language, Nf4, SourceRuntime};
 
+use super::attention::Bounds;
 use super::fused::{self, primitive, tensor};
 use super::{
     Activation, AdamStep, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking,
@@ -186,7 +187,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
 
     const ATTENTION_FORMS: &'static [AttentionForm] = match R::LANGUAGE {
         Language::Wgsl => &[AttentionForm::Fused, AttentionForm::Composed],
-        Language::Cuda => &[AttentionForm::Composed, AttentionForm::FusedBf16],
+        Language::Cuda => &[AttentionForm::Fused, AttentionForm::Composed, AttentionForm::FusedBf16],
     };
     const BOUNDED_ATTENTION: bool = true;
 
@@ -198,7 +199,8 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         match masking {
             Masking::Composed(composed) => attention::forward::<Self>(qkv, composed, shape),
             masking => {
-                let [y, lse] = halfbyte_shaders::attention(qkv, attention::bounds(masking), &heads(shape));
+                let Bounds { seen, operands } = attention::bounds(masking).clone();
+                let [y, lse] = halfbyte_shaders::attention(qkv, seen.into_primitive(), operands.into(), &heads(shape));
                 Attended { y, lse: Some(lse) }
             }
         }
@@ -218,11 +220,13 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
                 let queries = shape.sequences.tokens() * shape.heads;
                 let delta = halfbyte_shaders::dots_of_rows(grad.clone(), y, shape.head_dim);
                 let sums = Tensor::cat(vec![tensor::<Self, 2>(lse).reshape([1, queries]), tensor(delta)], 0);
+                let Bounds { seen, operands } = attention::bounds(masking).clone();
                 halfbyte_shaders::attention_backward(
                     qkv,
-                    attention::bounds(masking),
+                    seen.into_primitive(),
                     grad,
                     primitive(sums),
+                    operands.into(),
                     &heads(shape),
                 )
             }

@@ -34,7 +34,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Tensor, TensorData};
 
 pub use adam::{AdamStep, AdamUpdate, DynamicTables, MOMENT_BLOCK, Moments};
-pub use attention::{Attended, AttentionForm, AttentionShape, Composed, Masking, Sequences, Span};
+pub use attention::{Attended, AttentionForm, AttentionShape, Bounds, Composed, Masking, Sequences, Span};
 pub use compute::ComputeDtype;
 pub use dropout::Dropped;
 pub(crate) use fused::{cast, primitive, tensor};

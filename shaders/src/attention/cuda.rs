@@ -13,10 +13,15 @@ pub(super) const WIDTH: usize = 128;
 /// Tiles of columns of theirs that are in shared memory.
 const STAGES: usize = 2;
 
+/// Rows of scores that a block of the kernels in f32 takes, and columns at a time, and its threads, 4 x 4 scores each.
+pub(super) const F32_TILE: [usize; 2] = [64, 64];
+const F32_THREADS: usize = 256;
+
 static SOURCES: Sources<(Pass, usize, bool, DType)> = Sources::new();
 static GROUPS_SOURCES: Sources<(Pass, usize, DType)> = Sources::new();
+static F32_SOURCES: Sources<(Pass, usize, bool)> = Sources::new();
 
-/// Rows that a block takes, 16 a warp, and columns at a time: as many as fit the registers, and the 48 KiB of shared memory that
+/// Rows that a block takes by mma, 16 a warp, and columns at a time: as many as fit the registers, and the 48 KiB of shared memory that
 /// need not be asked for, which [`Pass::Keys`] does.
 pub(super) fn tile(pass: Pass, head_dim: usize, capped: bool) -> [usize; 2] {
     match (pass, head_dim <= 128) {
@@ -43,7 +48,7 @@ fn shared(head_dim: usize, rows: usize, columns: usize) -> usize {
     2 * rows * line + 2 * (2 * columns * line + 4 * columns * 4)
 }
 
-/// The source of a kernel for heads of this width, and for scores with or without a cap, that gives f32 or bf16.
+/// That of a kernel by mma for heads of this width, and for scores with or without a cap, that gives f32 or bf16.
 pub(super) fn source(pass: Pass, head_dim: usize, capped: bool, result: DType) -> Source {
     SOURCES.get((pass, head_dim, capped, result), |_| {
         let (name, kernel) = match pass {
@@ -53,9 +58,23 @@ pub(super) fn source(pass: Pass, head_dim: usize, capped: bool, result: DType) -
         };
         let tile = tile(pass, head_dim, capped);
         let shared = if pass == Pass::Keys { shared(head_dim, tile[0], tile[1]) } else { 0 };
-        let kernel = format!("{}\n{kernel}", include_str!("mma.cu"));
+        let kernel = format!("{}\n{}\n{kernel}", include_str!("tensor_cores.cu"), include_str!("mma.cu"));
         let values = [("capped", capped.to_string()), ("result", in_cuda(result).to_string())];
-        fill(name, &kernel, head_dim, tile, shared, &values)
+        fill(name, &kernel, head_dim, tile, 2 * tile[0], shared, &values)
+    })
+}
+
+/// That of a kernel in f32.
+pub(super) fn source_in_f32(pass: Pass, head_dim: usize, capped: bool) -> Source {
+    F32_SOURCES.get((pass, head_dim, capped), |_| {
+        let (name, kernel) = match pass {
+            Pass::Forward => ("attention_forward", include_str!("simt/forward.cu")),
+            Pass::Queries => ("attention_d_queries", include_str!("simt/d_queries.cu")),
+            Pass::Keys => ("attention_d_keys", include_str!("simt/d_keys.cu")),
+        };
+        let kernel = format!("{}\n{kernel}", include_str!("simt/common.cu"));
+        let values = [("capped", capped.to_string()), ("result", in_cuda(DType::F32).to_string())];
+        fill(name, &kernel, head_dim, F32_TILE, F32_THREADS, 0, &values)
     })
 }
 
@@ -71,7 +90,8 @@ pub(super) fn source_of_groups(pass: Pass, head_dim: usize, result: DType) -> So
         let [rows, columns] = tile_of_groups(pass);
         let line = head_dim * 2;
         let shared = of_rows * rows * line + STAGES * (2 * columns * line + words * columns * 4) + (1 + STAGES) * 8;
-        let kernel = format!("{WGMMA}\n{}\n{kernel}", include_str!("warpgroup/common.cu"));
+        let common = [WGMMA, include_str!("tensor_cores.cu"), include_str!("warpgroup/common.cu")].join("\n");
+        let kernel = format!("{common}\n{kernel}");
         let [scores, sums] = [columns, 64].map(operands);
         let Operands { both_described, next, .. } = scores;
         let values = [
@@ -85,7 +105,7 @@ pub(super) fn source_of_groups(pass: Pass, head_dim: usize, result: DType) -> So
             ("sum_operands", sums.sum_operands),
             ("a_and_b", sums.a_and_b),
         ];
-        fill(name, &kernel, head_dim, [rows, columns], shared, &values)
+        fill(name, &kernel, head_dim, [rows, columns], 2 * rows, shared, &values)
     })
 }
 
@@ -94,10 +114,10 @@ fn fill(
     kernel: &str,
     head_dim: usize,
     [rows, columns]: [usize; 2],
+    threads: usize,
     shared: usize,
     values: &[(&'static str, String)],
 ) -> Source {
-    let threads = rows * 2;
     let sizes = [("head_dim", head_dim), ("rows", rows), ("columns", columns), ("shared", shared)];
     let sizes = sizes.map(|(name, n)| (name, n.to_string()));
     let template = format!("{PTX}\n{RESULTS}\n{}\n{kernel}", include_str!("common.cu"));

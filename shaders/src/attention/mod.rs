@@ -4,7 +4,6 @@ mod cuda;
 mod wgsl;
 
 use burn_backend::DType;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::results::given;
@@ -62,6 +61,8 @@ pub struct Heads {
 pub enum Kernels {
     /// In WGSL: f32.
     Wgsl,
+    /// In CUDA C++: f32, without tensor cores, on a GPU of any age.
+    Simt,
     /// In CUDA C++: bf16 on the tensor cores of `sm_80` and up, for heads of at most 256.
     Mma,
     /// For Hopper's, which groups of four warps use together: heads of 64 or 128, and scores without a cap.
@@ -69,20 +70,22 @@ pub enum Kernels {
 }
 
 impl Kernels {
-    /// Those for heads on a device.
+    /// Those for heads on a device, in the type of `x`.
     fn of<R: SourceRuntime>(x: &CubeTensor<R>, shape: &Heads) -> Self {
         let fits = matches!(shape.head_dim, 64 | 128) && shape.softcap.is_none();
         match R::LANGUAGE {
             Language::Wgsl => Self::Wgsl,
+            Language::Cuda if x.dtype == DType::F32 => Self::Simt,
             Language::Cuda if fits && trusted::<R>() && has_warpgroups(&x.client) => Self::Groups,
             Language::Cuda => Self::Mma,
         }
     }
 
-    /// The source of a kernel for heads of this width, and for scores with or without a cap, that gives f32 or, in CUDA C++, bf16.
+    /// The source of a kernel for heads of this width, and for scores with or without a cap, that gives f32 or, on tensor cores, bf16.
     pub fn source(self, pass: Pass, head_dim: usize, capped: bool, result: DType) -> Source {
         match self {
             Self::Wgsl => wgsl::source(pass, head_dim),
+            Self::Simt => cuda::source_in_f32(pass, head_dim, capped),
             Self::Mma => cuda::source(pass, head_dim, capped, result),
             Self::Groups => cuda::source_of_groups(pass, head_dim, result),
         }
@@ -92,6 +95,7 @@ impl Kernels {
     fn tile(self, pass: Pass, shape: &Heads) -> [usize; 2] {
         match self {
             Self::Wgsl => wgsl::tile(pass),
+            Self::Simt => cuda::F32_TILE,
             Self::Mma => cuda::tile(pass, shape.head_dim, shape.softcap.is_some()),
             Self::Groups => cuda::tile_of_groups(pass),
         }
@@ -102,6 +106,7 @@ impl Kernels {
     fn blocks(self) -> usize {
         match self {
             Self::Wgsl => 0,
+            Self::Simt => 4,
             Self::Mma => 6,
             Self::Groups => 1,
         }
@@ -116,13 +121,9 @@ impl Kernels {
     }
 }
 
-/// Operands as the kernels take them.
-fn operand<R: SourceRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
-    let dtype = match R::LANGUAGE {
-        Language::Wgsl => DType::F32,
-        Language::Cuda => DType::BF16,
-    };
-    view::converted(x, dtype)
+/// The type in which kernels with operands of the type `taken` give what is wanted in another.
+fn given_of<R: SourceRuntime>(taken: DType, wanted: DType) -> DType {
+    if taken == DType::BF16 { given::<R>(wanted) } else { DType::F32 }
 }
 
 /// Launches a kernel on `q`, `k`, `v` and where it wants that the result's gradient, and on what comes after these; in WGSL once for each
@@ -183,19 +184,21 @@ fn splits<R: SourceRuntime>(k: &CubeTensor<R>, shape: &Heads) -> usize {
 }
 
 /// Attention of `q` `[tokens, heads * head_dim]` over `k` and `v` `[keys, kv_heads * head_dim]`: the result, shaped like `q` and of its
-/// type, and the logarithm of each query's sum of exponentials, f32 `[tokens, heads]`. On CUDA the operands are taken in bf16, else in f32.
+/// type, and the logarithm of each query's sum of exponentials, f32 `[tokens, heads]`. The operands are taken in the type `taken`: f32 or,
+/// on CUDA, bf16.
 ///
 /// `bounds` holds two `U32` per query: the first key that it sees and the last; neither falls from one query to the next, and the
 /// last one rises.
 pub fn attention<R: SourceRuntime>(
     qkv: [CubeTensor<R>; 3],
     bounds: CubeTensor<R>,
+    taken: DType,
     shape: &Heads,
 ) -> [CubeTensor<R>; 2] {
     let wanted = qkv[0].dtype;
-    let [q, k, v] = qkv.map(operand);
+    let [q, k, v] = qkv.map(|x| view::converted(x, taken));
     let [tokens, width] = [q.meta.shape()[0], q.meta.shape()[1]];
-    let result = given::<R>(wanted);
+    let result = given_of::<R>(taken, wanted);
     let [y, lse] =
         [(width, result), (shape.heads, DType::F32)].map(|(columns, dtype)| view::empty(&q, [tokens, columns], dtype));
     if tokens > 0 {
@@ -211,15 +214,16 @@ pub fn attention_backward<R: SourceRuntime>(
     bounds: CubeTensor<R>,
     grad: CubeTensor<R>,
     sums: CubeTensor<R>,
+    taken: DType,
     shape: &Heads,
 ) -> [CubeTensor<R>; 3] {
     let wanted = qkv.each_ref().map(|x| x.dtype);
-    let [q, k, v] = qkv.map(operand);
-    let (grad, sums) = (operand(grad), into_contiguous(sums));
+    let [q, k, v] = qkv.map(|x| view::converted(x, taken));
+    let (grad, sums) = (view::converted(grad, taken), view::contiguous(sums));
     let splits = splits(&k, shape);
     // Parts are added up in f32.
-    let of_keys = if splits == 1 && wanted[1] == wanted[2] { given::<R>(wanted[1]) } else { DType::F32 };
-    let of_queries = given::<R>(wanted[0]);
+    let of_keys = if splits == 1 && wanted[1] == wanted[2] { given_of::<R>(taken, wanted[1]) } else { DType::F32 };
+    let of_queries = given_of::<R>(taken, wanted[0]);
     let [d_q, d_k, d_v] = [(&q, 1, of_queries), (&k, splits, of_keys), (&v, splits, of_keys)]
         .map(|(x, parts, dtype)| view::empty(x, [parts * x.meta.shape()[0], x.meta.shape()[1]], dtype));
     if q.meta.shape()[0] > 0 {

@@ -122,7 +122,7 @@ impl<B: Ops> Session<B> {
     pub(crate) fn place(&self) -> Device {
         match self.report.device {
             Choice::Cpu | Choice::Auto => Device::Cpu { threads: 1, cache: 1 << 20 },
-            Choice::Webgpu => Device::Gpu { fused_attention: true },
+            Choice::Webgpu => Device::Gpu,
         }
     }
 

@@ -1,9 +1,7 @@
 //! What attention needs of a pass on its device, in whichever form it is computed.
 
 use burn::tensor::backend::Backend;
-#[cfg(feature = "gpu")]
-use burn::tensor::ops::IntTensor;
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 
@@ -22,10 +20,19 @@ const FEW_SCORES: u64 = 8 << 20;
 pub enum Masking<B: Backend> {
     /// For the composed form.
     Composed(Composed<B>),
-    /// For a GPU's kernels, `[2 * queries]` in `U32`: the first key that each query sees, and its own, the last one.
-    Bounds(Tensor<B, 1, Int>),
+    /// For a GPU's kernels.
+    Bounds(Bounds<B>),
     /// For code that goes by the sequences themselves.
     Sequences,
+}
+
+/// What a GPU's kernels need.
+#[derive(Clone, Debug)]
+pub struct Bounds<B: Backend> {
+    /// `[2 * queries]` in `U32`: the first key that each query sees, and its own, the last one.
+    pub(in crate::ops) seen: Tensor<B, 1, Int>,
+    /// The type that kernels take queries, keys, values and the result's gradient in.
+    pub(in crate::ops) operands: FloatDType,
 }
 
 /// What the composed attention needs.
@@ -75,9 +82,10 @@ impl<B: Ops> Masking<B> {
     pub fn of(form: AttentionForm, sequences: &Sequences, window: Option<usize>, device: &B::Device) -> Self {
         match form {
             AttentionForm::Composed => Self::Composed(Composed::new(sequences, window, device)),
-            _ if B::BOUNDED_ATTENTION => {
-                Self::Bounds(Tensor::from_data(limits(sequences, window), (device, DType::U32)))
-            }
+            _ if B::BOUNDED_ATTENTION => Self::Bounds(Bounds {
+                seen: Tensor::from_data(limits(sequences, window), (device, DType::U32)),
+                operands: if form == AttentionForm::FusedBf16 { FloatDType::BF16 } else { FloatDType::F32 },
+            }),
             _ => Self::Sequences,
         }
     }
@@ -85,9 +93,9 @@ impl<B: Ops> Masking<B> {
 
 /// What a GPU's kernels read of a masking for them.
 #[cfg(feature = "gpu")]
-pub(in crate::ops) fn bounds<B: Backend>(masking: &Masking<B>) -> IntTensor<B> {
+pub(in crate::ops) fn bounds<B: Backend>(masking: &Masking<B>) -> &Bounds<B> {
     match masking {
-        Masking::Bounds(bounds) => bounds.clone().into_primitive(),
+        Masking::Bounds(bounds) => bounds,
         other => unreachable!("a masking for kernels holds bounds, not {other:?}"),
     }
 }
@@ -113,7 +121,7 @@ impl<B: Backend> Masking<B> {
             Self::Composed(composed) => {
                 Masking::Composed(composed.map(Tensor::from_inner, Tensor::from_inner, Tensor::from_inner))
             }
-            Self::Bounds(bounds) => Masking::Bounds(Tensor::from_inner(bounds.clone())),
+            Self::Bounds(bounds) => Masking::Bounds(bounds.map(Tensor::from_inner)),
             Self::Sequences => Masking::Sequences,
         }
     }
@@ -124,9 +132,16 @@ impl<B: Backend, C: CheckpointStrategy> Masking<Autodiff<B, C>> {
     pub(in crate::ops) fn inner(&self) -> Masking<B> {
         match self {
             Self::Composed(composed) => Masking::Composed(composed.map(Tensor::inner, Tensor::inner, Tensor::inner)),
-            Self::Bounds(bounds) => Masking::Bounds(bounds.clone().inner()),
+            Self::Bounds(bounds) => Masking::Bounds(bounds.map(Tensor::inner)),
             Self::Sequences => Masking::Sequences,
         }
+    }
+}
+
+impl<B: Backend> Bounds<B> {
+    /// The same with its tensor put through a function.
+    fn map<C: Backend>(&self, of_seen: impl Fn(Tensor<B, 1, Int>) -> Tensor<C, 1, Int>) -> Bounds<C> {
+        Bounds { seen: of_seen(self.seen.clone()), operands: self.operands }
     }
 }
 

@@ -15,7 +15,7 @@ use burn::tensor::ops::FloatTensor;
 pub(super) use composed::{backward, forward};
 #[cfg(feature = "gpu")]
 pub(super) use masking::bounds;
-pub use masking::{Composed, Masking};
+pub use masking::{Bounds, Composed, Masking};
 
 /// How attention is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

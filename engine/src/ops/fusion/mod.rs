@@ -10,7 +10,7 @@ use burn_ir::TensorIr;
 
 use waiting::{Handles, alike, alike_any, arrived, enqueue, register, register_as};
 
-use super::attention::{self, bounds};
+use super::attention::{self, Bounds, bounds};
 use super::{
     Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking, Moments,
     Nf4Primitive, Ops, Product, Reading, Update, Variant, fused, lora,
@@ -264,16 +264,17 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         masking: &Masking<Self>,
         shape: &AttentionShape,
     ) -> Attended<Self> {
-        let bounds = match masking {
+        let Bounds { seen, operands } = match masking {
             Masking::Composed(composed) => return attention::forward::<Self>(qkv, composed, shape),
-            masking => bounds(masking),
+            masking => bounds(masking).clone(),
         };
         let of_queries = [shape.sequences.tokens(), shape.heads].into();
         let results = [(qkv[0].shape(), qkv[0].dtype), (of_queries, DType::F32)];
         let ([q, k, v], shape) = (qkv, shape.clone());
         let run = move |handles: &mut Handles<B>, inputs: &[TensorIr; 4], outputs: &[TensorIr; 2]| {
-            let [qkv @ .., bounds] = inputs;
-            let masking = Masking::Bounds(Tensor::from_primitive(handles.get_int_tensor::<B>(bounds)));
+            let [qkv @ .., seen] = inputs;
+            let seen = Tensor::from_primitive(handles.get_int_tensor::<B>(seen));
+            let masking = Masking::Bounds(Bounds { seen, operands });
             let qkv = qkv.each_ref().map(|x| handles.get_float_tensor::<B>(x));
             let Attended { y, lse } = B::causal_attention(qkv, &masking, &shape);
             let lse = lse.expect("a kernel gives logarithms of sums");
@@ -281,7 +282,7 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
                 handles.register_float_tensor::<B>(&out.id, result);
             }
         };
-        let [y, lse] = enqueue::<B, 4, 2>("attention", [q, k, v, bounds], results, run);
+        let [y, lse] = enqueue::<B, 4, 2>("attention", [q, k, v, seen.into_primitive()], results, run);
         Attended { y, lse: Some(lse) }
     }
 
@@ -292,23 +293,24 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         grad: FloatTensor<Self>,
         shape: &AttentionShape,
     ) -> [FloatTensor<Self>; 3] {
-        let bounds = match masking {
+        let Bounds { seen, operands } = match masking {
             Masking::Composed(composed) => return attention::backward::<Self>(qkv, composed, grad, shape),
-            masking => bounds(masking),
+            masking => bounds(masking).clone(),
         };
         let [y, lse] = attended.expect("a kernel gave logarithms of sums");
         let results = qkv.each_ref().map(|x| (x.shape(), x.dtype));
         let ([q, k, v], shape) = (qkv, shape.clone());
         let run = move |handles: &mut Handles<B>, inputs: &[TensorIr; 7], outputs: &[TensorIr; 3]| {
-            let [tensors @ .., bounds] = inputs;
-            let masking = Masking::Bounds(Tensor::from_primitive(handles.get_int_tensor::<B>(bounds)));
+            let [tensors @ .., seen] = inputs;
+            let seen = Tensor::from_primitive(handles.get_int_tensor::<B>(seen));
+            let masking = Masking::Bounds(Bounds { seen, operands });
             let [q, k, v, y, lse, grad] = tensors.each_ref().map(|x| handles.get_float_tensor::<B>(x));
             let results = B::causal_attention_backward([q, k, v], Some([y, lse]), &masking, grad, &shape);
             for (out, result) in outputs.iter().zip(results) {
                 handles.register_float_tensor::<B>(&out.id, result);
             }
         };
-        enqueue::<B, 7, 3>("attention_backward", [q, k, v, y, lse, grad, bounds], results, run)
+        enqueue::<B, 7, 3>("attention_backward", [q, k, v, y, lse, grad, seen.into_primitive()], results, run)
     }
 
     // What waits in the stream has not been asked for yet.
