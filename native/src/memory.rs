@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let report = |method| {
         let plan = plan(&model, &Run { method, ..run.clone() });
         let fits = against.memory.map(|memory| plan.peak() <= memory);
-        let gpus = table.estimates(plan.peak(), None);
+        let gpus = table.estimates(plan.peak(), run.compute_dtype, None);
         Report { method, peak: plan.peak(), persistent: plan.persistent(), plan, fits, gpus }
     };
     let reports = [Method::Full, Method::Lora, Method::Qlora].map(report);

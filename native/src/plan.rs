@@ -6,8 +6,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytesize::ByteSize;
 use halfbyte::train::Recipe;
 use halfbyte_memory::{
-    Device, Gpu, ModelShape, Part, Phase, Plan, Proposal, Run, Workload, bytes, grouped, in_flight, longest, parts,
-    plan, proposals, spread,
+    ComputeDtype, Device, Gpu, ModelShape, Part, Phase, Plan, Proposal, Run, Workload, bytes, grouped, in_flight,
+    longest, parts, plan, proposals, spread,
 };
 use serde::{Deserialize, Serialize};
 
@@ -80,9 +80,9 @@ impl Table {
         Ok(table)
     }
 
-    /// What a run takes on each GPU that holds it.
-    pub(crate) fn estimates(&self, needed: u64, work: Option<&Workload>) -> Vec<Estimate> {
-        let fitting = self.gpu.iter().filter(|gpu| gpu.holds(needed));
+    /// What a run takes on each GPU that holds it and computes in its type.
+    pub(crate) fn estimates(&self, needed: u64, dtype: ComputeDtype, work: Option<&Workload>) -> Vec<Estimate> {
+        let fitting = self.gpu.iter().filter(|gpu| gpu.holds(needed, dtype));
         let estimate = |gpu: &Gpu| Estimate {
             name: gpu.name.clone(),
             gib: gpu.gib,
@@ -95,7 +95,7 @@ impl Table {
     /// Prints the estimates, a line each, and what they rest on.
     pub(crate) fn print(&self, estimates: &[Estimate]) {
         if estimates.is_empty() {
-            return println!("  fits no single GPU of the table");
+            return println!("  fits no single GPU of the table that computes in this type");
         }
         for Estimate { name, gib, hours, price } in estimates {
             let hours = hours.map_or(String::new(), |hours| format!(", about {}", duration(hours)));
@@ -256,7 +256,7 @@ pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Resu
     let tokens = tokens(recipe, processes);
     let work = tokens.filter(|_| shares.len() == 1).map(|tokens| Workload::of(&model, &run, tokens));
     let table = Table::load(against.gpus.as_deref())?;
-    let gpus = table.estimates(plan.peak(), work.as_ref());
+    let gpus = table.estimates(plan.peak(), run.compute_dtype, work.as_ref());
     if against.json {
         let (parameters, needed, devices) = (whole.parameters(), plan.peak(), &shares[..]);
         let fits = memory.map(|memory| needed <= memory);

@@ -4,7 +4,7 @@ use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Method, ModelShape, Run};
+use crate::{ComputeDtype, Method, ModelShape, Run};
 
 /// A GPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,15 +14,25 @@ pub struct Gpu {
     pub name: String,
     /// Memory in GiB.
     pub gib: u64,
-    /// Dense bf16 (or fp16) operations per second of its matrix units, in 10^12, without sparsity.
+    /// Whether Halfbyte computes products in bf16 on it: on NVIDIA's from Ampere on.
+    #[serde(default = "yes")]
+    pub bf16: bool,
+    /// Dense bf16 operations per second of its matrix units, in 10^12, without sparsity.
     #[serde(default)]
     pub tflops: Option<f64>,
+    /// f32 operations per second of its cores, in 10^12.
+    #[serde(default)]
+    pub tflops_f32: Option<f64>,
     /// Bandwidth of its memory in 10^9 bytes per second.
     #[serde(default)]
     pub gigabytes_per_second: Option<f64>,
     /// What an hour of it costs, in whatever currency; there is no default.
     #[serde(default)]
     pub price_per_hour: Option<f64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Name, memory in GiB as the driver reports it.
@@ -46,9 +56,17 @@ pub const GPUS: [Row; 14] = [
     ("MI300X", 192),
 ];
 
-/// The GPUs of [`GPUS`] whose whole memory holds `peak` bytes.
-pub fn fitting(peak: u64) -> impl Iterator<Item = &'static str> {
-    GPUS.into_iter().filter(move |(_, gib)| gib << 30 >= peak).map(|(name, _)| name)
+/// Those of [`GPUS`] on which Halfbyte computes no products in bf16: one is older than Ampere, the other is reached through wgpu alone.
+const WITHOUT_BF16: [&str; 2] = ["T4", "MI300X"];
+
+/// Whether a GPU of [`GPUS`] computes products in this type.
+pub fn computes(name: &str, dtype: ComputeDtype) -> bool {
+    dtype == ComputeDtype::F32 || !WITHOUT_BF16.contains(&name)
+}
+
+/// The GPUs of [`GPUS`] that compute in this type and whose whole memory holds `peak` bytes.
+pub fn fitting(peak: u64, dtype: ComputeDtype) -> impl Iterator<Item = &'static str> {
+    GPUS.into_iter().filter(move |(name, gib)| gib << 30 >= peak && computes(name, dtype)).map(|(name, _)| name)
 }
 
 /// The GPU of this name, whatever the case and what stands between its words; a name of [`GPUS`] may be followed by its
@@ -64,14 +82,19 @@ pub fn gpu(name: &str) -> Option<Row> {
 }
 
 impl Gpu {
-    /// Whether its whole memory holds `bytes`.
-    pub fn holds(&self, bytes: u64) -> bool {
-        self.gib.saturating_mul(1 << 30) >= bytes
+    /// Whether it computes in this type, and its whole memory holds `bytes`.
+    pub fn holds(&self, bytes: u64, dtype: ComputeDtype) -> bool {
+        let computes = self.bf16 || dtype == ComputeDtype::F32;
+        computes && self.gib.saturating_mul(1 << 30) >= bytes
     }
 
     /// Seconds for a workload at this share of the GPU's rate; none where the rate is not known or the share is nonsense.
     pub fn seconds(&self, work: &Workload, utilisation: f64) -> Option<f64> {
-        let rate = self.tflops.filter(|rate| *rate > 0.0 && utilisation > 0.0)? * 1e12 * utilisation;
+        let rate = match work.dtype {
+            ComputeDtype::Bf16 => self.tflops,
+            ComputeDtype::F32 => self.tflops_f32,
+        };
+        let rate = rate.filter(|rate| *rate > 0.0 && utilisation > 0.0)? * 1e12 * utilisation;
         // Every optimizer micro-batch reads the weights at least once per pass, however few its tokens are.
         let read = self.gigabytes_per_second.filter(|rate| *rate > 0.0).map(|rate| work.bytes / (rate * 1e9));
         Some((work.operations / rate).max(read.unwrap_or(0.0)))
@@ -88,6 +111,8 @@ impl Gpu {
 pub struct Workload {
     /// Floating-point operations.
     pub operations: f64,
+    /// The type that they are done in.
+    pub dtype: ComputeDtype,
     /// Bytes of weights that are read.
     pub bytes: f64,
 }
@@ -118,7 +143,8 @@ impl Workload {
         let passes = tokens / (run.tokens() as f64).max(1.0) * (forward + 1.0);
         let weights = crate::plan(model, run).lines.into_iter();
         let weights = weights.filter(|l| l.phase == crate::Phase::Always && l.component == crate::Component::Base);
-        Self { operations: per_token * tokens, bytes: passes * weights.map(|l| l.bytes as f64).sum::<f64>() }
+        let bytes = passes * weights.map(|l| l.bytes as f64).sum::<f64>();
+        Self { operations: per_token * tokens, dtype: run.compute_dtype, bytes }
     }
 }
 
@@ -167,16 +193,37 @@ mod tests {
         let gpu = Gpu {
             name: "G".into(),
             gib: 80,
+            bf16: true,
             tflops: Some(100.0),
+            tflops_f32: Some(10.0),
             gigabytes_per_second: Some(1000.0),
             price_per_hour: Some(3.6),
         };
-        let work = Workload { operations: 4e15, bytes: 1e12 };
+        let work = Workload { operations: 4e15, dtype: ComputeDtype::Bf16, bytes: 1e12 };
         assert_eq!(gpu.seconds(&work, 0.4), Some(100.0));
         assert!((gpu.price(&work, 0.4).unwrap() - 0.1).abs() < 1e-12);
         assert_eq!(gpu.seconds(&Workload { bytes: 1e15, ..work }, 0.4), Some(1000.0));
+        assert_eq!(gpu.seconds(&Workload { dtype: ComputeDtype::F32, ..work }, 0.4), Some(1000.0));
         assert_eq!(Gpu { tflops: None, ..gpu.clone() }.seconds(&work, 0.4), None);
         assert_eq!(Gpu { price_per_hour: None, ..gpu.clone() }.price(&work, 0.4), None);
-        assert!(gpu.holds(80 << 30) && !gpu.holds((80 << 30) + 1));
+    }
+
+    #[test]
+    fn a_gpu_holds_what_it_computes() {
+        let (f32, bf16) = (ComputeDtype::F32, ComputeDtype::Bf16);
+        let gpu = Gpu {
+            name: "G".into(),
+            gib: 80,
+            bf16: true,
+            tflops: None,
+            tflops_f32: None,
+            gigabytes_per_second: None,
+            price_per_hour: None,
+        };
+        assert!(gpu.holds(80 << 30, bf16) && !gpu.holds((80 << 30) + 1, bf16));
+        let old = Gpu { bf16: false, ..gpu };
+        assert!(old.holds(80 << 30, f32) && !old.holds(1, bf16));
+        assert!(fitting(16 << 30, f32).any(|name| name == "T4"));
+        assert_eq!(fitting(13 << 30, bf16).next(), Some("RTX 4080"));
     }
 }

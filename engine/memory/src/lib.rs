@@ -13,7 +13,7 @@
 //!     println!("{}: {} bytes, {}", line.name, line.bytes, line.formula);
 //! }
 //! assert!(plan.peak() < 48 << 30);
-//! assert!(fitting(plan.peak()).any(|gpu| gpu == "A100 80GB"));
+//! assert!(fitting(plan.peak(), run.compute_dtype).any(|gpu| gpu == "A100 80GB"));
 //! ```
 //!
 //! Without the standard library, so that a page that embeds the plan downloads little else.
@@ -40,7 +40,7 @@ mod weights;
 
 pub use fit::{Proposal, longest, proposals, widest};
 pub use format::{bytes, grouped};
-pub use gpus::{GPUS, Gpu, Workload, fitting, gpu};
+pub use gpus::{GPUS, Gpu, Workload, computes, fitting, gpu};
 pub use ledger::{Component, Phase};
 pub use plan::{Line, Plan, plan};
 pub use presets::{names, preset};

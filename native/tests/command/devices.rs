@@ -88,7 +88,7 @@ fn a_recipe_is_planned_without_its_weights() {
     assert!(number("batch") * number("accumulation") >= 16, "{small}");
     // A table of one's own, with a price.
     let table = folder.path().join("gpus.toml");
-    fs::write(&table, "utilisation = 0.5\n[[gpu]]\nname = 'Mine'\ngib = 8\ntflops = 1\nprice_per_hour = 2.0\n")
+    fs::write(&table, "utilisation = 0.5\n[[gpu]]\nname = 'Mine'\ngib = 8\ntflops_f32 = 1\nprice_per_hour = 2.0\n")
         .expect("a file");
     let priced = with(&["--gpus", name(&table)]);
     assert!(priced.contains("fits Mine (8 GiB), about") && priced.contains("prices:"), "{priced}");

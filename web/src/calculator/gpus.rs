@@ -1,6 +1,6 @@
 //! Which GPUs hold the run, and how much of each it takes.
 
-use halfbyte_memory::{GPUS, bytes};
+use halfbyte_memory::{GPUS, bytes, computes};
 use leptos::prelude::*;
 
 use super::question::Question;
@@ -9,10 +9,13 @@ use super::question::Question;
 #[component]
 pub(crate) fn Gpus(question: Question) -> impl IntoView {
     let needed = Memo::new(move |_| question.plan.with(|plan| plan.as_ref().map(|plan| plan.peak())));
+    let dtype = Memo::new(move |_| question.run.with(|run| run.compute_dtype));
     let row = move |(name, gib): (&'static str, u64)| {
         let share = move || needed.get().map(|needed| needed as f64 / (gib << 30) as f64);
-        let fits = move || share().is_some_and(|share| share <= 1.0);
+        let computed = move || computes(name, dtype.get());
+        let fits = move || computed() && share().is_some_and(|share| share <= 1.0);
         let words = move || match share() {
+            _ if !computed() => "no bf16 here".to_owned(),
             None => String::new(),
             Some(share) if share <= 1.0 => format!("{:.0}%", (100.0 * share).ceil()),
             Some(share) if share < 1000.0 => format!("needs {share:.1} times as much"),
@@ -38,7 +41,7 @@ pub(crate) fn Gpus(question: Question) -> impl IntoView {
     };
     let smallest = move || {
         let needed = needed.get()?;
-        Some(match halfbyte_memory::fitting(needed).next() {
+        Some(match halfbyte_memory::fitting(needed, dtype.get()).next() {
             Some(name) => format!("{} fits on {name} and on what is larger.", bytes(needed)),
             None => format!("{} fits on no single GPU of the list.", bytes(needed)),
         })

@@ -42,8 +42,15 @@ fn gpu(name: &str) -> (&'static str, u64) {
 
 /// Hours for ten million tokens at a sustained rate.
 fn hours(model: &ModelShape, run: &Run, tflops: f64) -> Option<f64> {
-    let gpu =
-        Gpu { name: String::new(), gib: 0, tflops: Some(tflops), gigabytes_per_second: None, price_per_hour: None };
+    let gpu = Gpu {
+        name: String::new(),
+        gib: 0,
+        bf16: true,
+        tflops: Some(tflops),
+        tflops_f32: None,
+        gigabytes_per_second: None,
+        price_per_hour: None,
+    };
     Some(gpu.seconds(&Workload::of(model, run, 1e7), 1.0)? / 3600.0)
 }
 
