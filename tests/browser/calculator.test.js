@@ -57,6 +57,16 @@ test("a link restores every setting", async () => {
   assert.deepEqual(faults, []);
 });
 
+test("a GPU without bf16 holds runs in f32 alone", async () => {
+  const share = () => page.locator(".gpu", { hasText: /^T4/ }).locator(".share").textContent();
+  await open(page, "calculator/?length=512");
+  assert.equal(await share(), "no bf16 here");
+  await page.getByText("More settings").click();
+  await page.getByText("f32", { exact: true }).click();
+  await settled("dtype=f32");
+  assert.match(await share(), /^\d+%$/);
+});
+
 test("a configuration is read from its text, and its link restores it", async () => {
   await open(page, "calculator/?model=qwen3-8b");
   const known = await needed();
