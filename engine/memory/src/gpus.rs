@@ -188,9 +188,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn time_is_the_larger_of_computing_and_reading() {
-        let gpu = Gpu {
+    fn some_gpu() -> Gpu {
+        Gpu {
             name: "G".into(),
             gib: 80,
             bf16: true,
@@ -198,7 +197,12 @@ mod tests {
             tflops_f32: Some(10.0),
             gigabytes_per_second: Some(1000.0),
             price_per_hour: Some(3.6),
-        };
+        }
+    }
+
+    #[test]
+    fn time_is_the_larger_of_computing_and_reading() {
+        let gpu = some_gpu();
         let work = Workload { operations: 4e15, dtype: ComputeDtype::Bf16, bytes: 1e12 };
         assert_eq!(gpu.seconds(&work, 0.4), Some(100.0));
         assert!((gpu.price(&work, 0.4).unwrap() - 0.1).abs() < 1e-12);
@@ -211,15 +215,7 @@ mod tests {
     #[test]
     fn a_gpu_holds_what_it_computes() {
         let (f32, bf16) = (ComputeDtype::F32, ComputeDtype::Bf16);
-        let gpu = Gpu {
-            name: "G".into(),
-            gib: 80,
-            bf16: true,
-            tflops: None,
-            tflops_f32: None,
-            gigabytes_per_second: None,
-            price_per_hour: None,
-        };
+        let gpu = some_gpu();
         assert!(gpu.holds(80 << 30, bf16) && !gpu.holds((80 << 30) + 1, bf16));
         let old = Gpu { bf16: false, ..gpu };
         assert!(old.holds(80 << 30, f32) && !old.holds(1, bf16));

@@ -199,7 +199,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         match masking {
             Masking::Composed(composed) => attention::forward::<Self>(qkv, composed, shape),
             masking => {
-                let Bounds { seen, operands } = attention::bounds(masking).clone();
+                let Bounds { seen, operands } = attention::bounds(masking);
                 let [y, lse] = halfbyte_shaders::attention(qkv, seen.into_primitive(), operands.into(), &heads(shape));
                 Attended { y, lse: Some(lse) }
             }
@@ -220,7 +220,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
                 let queries = shape.sequences.tokens() * shape.heads;
                 let delta = halfbyte_shaders::dots_of_rows(grad.clone(), y, shape.head_dim);
                 let sums = Tensor::cat(vec![tensor::<Self, 2>(lse).reshape([1, queries]), tensor(delta)], 0);
-                let Bounds { seen, operands } = attention::bounds(masking).clone();
+                let Bounds { seen, operands } = attention::bounds(masking);
                 halfbyte_shaders::attention_backward(
                     qkv,
                     seen.into_primitive(),

@@ -93,9 +93,9 @@ impl<B: Ops> Masking<B> {
 
 /// What a GPU's kernels read of a masking for them.
 #[cfg(feature = "gpu")]
-pub(in crate::ops) fn bounds<B: Backend>(masking: &Masking<B>) -> &Bounds<B> {
+pub(in crate::ops) fn bounds<B: Backend>(masking: &Masking<B>) -> Bounds<B> {
     match masking {
-        Masking::Bounds(bounds) => bounds,
+        Masking::Bounds(bounds) => bounds.clone(),
         other => unreachable!("a masking for kernels holds bounds, not {other:?}"),
     }
 }

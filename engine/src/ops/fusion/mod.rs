@@ -266,7 +266,7 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
     ) -> Attended<Self> {
         let Bounds { seen, operands } = match masking {
             Masking::Composed(composed) => return attention::forward::<Self>(qkv, composed, shape),
-            masking => bounds(masking).clone(),
+            masking => bounds(masking),
         };
         let of_queries = [shape.sequences.tokens(), shape.heads].into();
         let results = [(qkv[0].shape(), qkv[0].dtype), (of_queries, DType::F32)];
@@ -295,7 +295,7 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
     ) -> [FloatTensor<Self>; 3] {
         let Bounds { seen, operands } = match masking {
             Masking::Composed(composed) => return attention::backward::<Self>(qkv, composed, grad, shape),
-            masking => bounds(masking).clone(),
+            masking => bounds(masking),
         };
         let [y, lse] = attended.expect("a kernel gave logarithms of sums");
         let results = qkv.each_ref().map(|x| (x.shape(), x.dtype));
