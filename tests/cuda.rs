@@ -164,7 +164,11 @@ fn attention_by_groups_of_warps_is_that_in_f64_of_rounded_operands() {
 
 #[test]
 fn quantizing_gives_the_bits_of_the_plain_code() {
-    run("quantize.cpp", &nf4_quantize_source(Language::Cuda, &NF4_TABLE), "of all block sizes");
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        let source = nf4_quantize_source(Language::Cuda, &NF4_TABLE, dtype);
+        let what = format!("of {dtype:?} in all block sizes");
+        run_with("quantize.cpp", &source, &what, &[&format!("-DTYPE={dtype:?}")]);
+    }
 }
 
 #[test]

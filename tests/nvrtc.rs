@@ -52,11 +52,11 @@ fn kernels(architecture: &str) -> Vec<Named> {
 /// Those that use no tensor cores and no bf16, for GPUs older than Ampere, too.
 fn in_f32() -> Vec<Named> {
     let (cuda, table) = (Language::Cuda, &NF4_TABLE);
-    let mut kernels = vec![
-        ("nf4_quantize".to_string(), nf4_quantize_source(cuda, table)),
-        ("fetch".to_string(), fetch_source()),
-        ("dropout of F32".to_string(), dropout_source(cuda, DType::F32)),
-    ];
+    let mut kernels =
+        vec![("fetch".to_string(), fetch_source()), ("dropout of F32".to_string(), dropout_source(cuda, DType::F32))];
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        kernels.push((format!("nf4_quantize {dtype:?}"), nf4_quantize_source(cuda, table, dtype)));
+    }
     for dtype in [DType::F32, DType::F16] {
         kernels.push((format!("nf4_dequantize {dtype:?}"), nf4_dequantize_source(cuda, table, dtype)));
     }

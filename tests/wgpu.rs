@@ -1,5 +1,6 @@
 //! The same models on a GPU through wgpu, under fusion.
 
+use burn::tensor::TensorData;
 use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
 use halfbyte::nf4::quantize;
@@ -149,7 +150,7 @@ fn what_stays_takes_its_own_bytes() {
     let codes = (shape[0] * shape[1] / 2) as u64;
     let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| (i % 251) as f32 / 250.0).collect();
     let quantized = || {
-        let weight = Nf4Weight::<Wgpu>::quantize(values.clone(), shape, 64, true, &device);
+        let weight = Nf4Weight::<Wgpu>::quantize(TensorData::new(values.clone(), shape), shape, 64, true, &device);
         pollster::block_on(weight).expect("a weight")
     };
     let data = quantize(&values, shape, 64, true).expect("a weight");

@@ -17,7 +17,8 @@ const INVOCATIONS: u32 = 256;
 
 fn kernels() -> Vec<Source> {
     let (language, table) = (Language::Wgsl, &NF4_TABLE);
-    let mut kernels = vec![nf4_quantize_source(language, table), dropout_source(language, DType::F32)];
+    let mut kernels = vec![dropout_source(language, DType::F32)];
+    kernels.extend([DType::F32, DType::BF16, DType::F16].map(|dtype| nf4_quantize_source(language, table, dtype)));
     kernels.extend([DType::F32, DType::F16].map(|dtype| nf4_dequantize_source(language, table, dtype)));
     for rows in [1, 2, 4, 8, 16] {
         for branch in [false, true] {

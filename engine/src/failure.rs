@@ -58,8 +58,14 @@ pub(crate) fn explained(reason: String) -> String {
 /// A panic's message, without the call that it came from and the stack below.
 fn said(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-    let line = text.and_then(|text| text.lines().next()).unwrap_or("it failed without a word");
-    line.rsplit_once(" value: ").map_or(line, |(_, value)| value).to_string()
+    let text = text.unwrap_or("it failed without a word");
+    in_a_line(text.split_once(" value: ").map_or(text, |(_, value)| value))
+}
+
+/// What an error says and what it was caused by, without the stack that it was made on.
+pub(crate) fn in_a_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.contains("acktrace"));
+    lines.filter(|line| !line.is_empty() && *line != "Caused by:").collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]
@@ -76,5 +82,8 @@ mod tests {
         let error = contain("gpu", || panic!("no answer")).err().map(|e| e.to_string());
         assert_eq!(error.as_deref(), Some("device `gpu`: can't allocate buffer of size: 12"));
         assert!(matches!(contain("gpu", || 3), Ok(3)));
+        // As wgpu puts it, with the sizes further down.
+        let text = "wgpu error: Validation Error\n\nCaused by:\n  In Device::create_bind_group\n    Binding 5 exceeds 4\n\nBacktrace:\n 0: x";
+        assert_eq!(in_a_line(text), "wgpu error: Validation Error: In Device::create_bind_group: Binding 5 exceeds 4");
     }
 }

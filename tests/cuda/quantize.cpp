@@ -1,12 +1,42 @@
 // Compares the quantizing kernel bit for bit to a transcription of engine/nf4/src/quantize.rs.
 //
-// Compile with -DKERNEL="\"file\"", the kernel's text.
+// Compile with -DKERNEL="\"file\"", the kernel's text, and -DTYPE=F32, BF16 or F16, what it takes weights in.
 #include <cmath>
 
 #include "device.h"
 
 #include KERNEL
 #include "random.h"
+
+enum { F32, BF16, F16 };
+
+// What the bits of a weight say, by the definition of its type.
+static float widened(Bits bits) {
+    if (TYPE == F32) return __uint_as_float(bits);
+    if (TYPE == BF16) return __uint_as_float((u32)bits << 16);
+    const int exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
+    const float sign = bits >> 15 ? -1 : 1;
+    if (exponent == 31) return sign * (fraction ? NAN : INFINITY);
+    return sign * (exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24));
+}
+
+// The bits of a weight next to this number.
+static Bits narrowed(float value) {
+    const u32 bits = __float_as_uint(value);
+    if (TYPE == F32) return bits;
+    if (TYPE == BF16) return bits >> 16 | (std::isnan(value) ? 1 : 0);
+    const Bits sign = bits >> 31 << 15;
+    if (std::isnan(value)) return sign | 0x7e00;
+    if (std::isinf(value)) return sign | 0x7c00;
+    // Of numbers without a sign the bits are in the same order.
+    u32 low = 0, high = 0x7bff;
+    while (low < high) {
+        const u32 middle = (low + high + 1) / 2;
+        if (widened(middle) <= std::fabs(value)) low = middle;
+        else high = middle - 1;
+    }
+    return sign | low;
+}
 
 struct Quantized {
     // Padded to whole words.
@@ -45,8 +75,8 @@ struct Outputs {
 };
 
 // Launched as shaders/src/nf4_quantize/mod.rs does it, but that the grid has two dimensions sooner.
-static void launch(const std::vector<float>& weights, size_t shift, size_t block_size, Outputs& to) {
-    const device::Buffer<float> input(weights, shift);
+static void launch(const std::vector<Bits>& weights, size_t shift, size_t block_size, Outputs& to) {
+    const device::Buffer<Bits> input(weights, shift);
     const Info info = { (u32)weights.size(), (u32)block_size, { 0, 0 } };
     const size_t at_once = THREADS / std::min<size_t>(32, block_size / 8);
     const u32 groups = u32((to.absmax.length + at_once - 1) / at_once), rows = groups > 5 ? 4 : 1;
@@ -67,7 +97,7 @@ static float on_a_bound() {
 }
 
 static float any_bits() {
-    const float value = __uint_as_float(noise());
+    const float value = widened((Bits)noise());
     return std::isfinite(value) ? value : -0.0f;
 }
 
@@ -89,11 +119,15 @@ static void compare(size_t count, size_t block_size, const Kind& kind, size_t sh
     char name[120];
     snprintf(name, sizeof name, "%zu %s weights + %zu, block %zu", count, kind.name, shift, block_size);
     device::test_case = name;
+    std::vector<Bits> bits(count);
     std::vector<float> weights(count);
-    for (float& weight : weights) weight = kind.make();
+    for (size_t i = 0; i < count; i++) {
+        bits[i] = narrowed(kind.make());
+        weights[i] = widened(bits[i]);
+    }
     const Quantized want = quantize(weights, block_size);
     Outputs got = { want.packed.size() / 4, want.absmax.size() };
-    launch(weights, shift, block_size, got);
+    launch(bits, shift, block_size, got);
     const auto* packed = (const unsigned char*)got.codes.data;
     for (size_t i = 0; i < want.packed.size(); i++)
         if (packed[i] != want.packed[i]) device::fail("byte %zu is %02x, not %02x", i, packed[i], want.packed[i]);
@@ -107,8 +141,8 @@ static void check_not_finite(float bad, size_t at, size_t block_size) {
     char name[120];
     snprintf(name, sizeof name, "%g at %zu, block %zu", bad, at, block_size);
     device::test_case = name;
-    std::vector<float> weights(9001, 0.5f);
-    weights[at] = bad;
+    std::vector<Bits> weights(9001, narrowed(0.5f));
+    weights[at] = narrowed(bad);
     Outputs got = { (weights.size() + 7) / 8, (weights.size() + block_size - 1) / block_size };
     launch(weights, 0, block_size, got);
     for (size_t block = 0; block < got.absmax.length; block++)

@@ -45,16 +45,22 @@ pub fn quantizing_is_exact<R: SourceRuntime, BT: BoolElement>(device: &R::Device
     let mut random = ChaCha8Rng::seed_from_u64(8);
     for count in [1, 2, 7, 8, 31, 63, 64, 65, 127, 4096, 5003, 70_001] {
         for block_size in [32, 64, 128, 4096] {
-            let weights = weights(count, &mut random);
-            let expected = quantize(&weights, [1, count], block_size, false).expect("finite weights");
-            let Absmax::Plain(scales) = expected.absmax else { panic!("plain scales were asked for") };
-            let [codes, absmax] = nf4_quantize(upload::<R, BT, 1>(&weights, [count], device), block_size, &NF4_TABLE);
-            let codes = Tensor::<Plain<R, BT>, 1, Int>::from_primitive(codes).into_data();
-            let bits = |scales: &[f32]| scales.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            let what = format!("{count} weights in blocks of {block_size}");
-            let absmax = Tensor::<Plain<R, BT>, 1, Int>::from_primitive(absmax).into_data();
-            assert_eq!(absmax.to_vec::<u32>().expect("words"), bits(&scales), "scales of {what}");
-            assert_eq!(codes.as_bytes()[..count.div_ceil(2)], expected.packed, "codes of {what}");
+            for dtype in [DType::F32, DType::BF16, DType::F16] {
+                let scale = if dtype == DType::F16 { 60_000.0 / 3e38 } else { 1.0 };
+                let weights: Vec<f32> = weights(count, &mut random).iter().map(|w| w * scale).collect();
+                let weights = TensorData::new(weights, [count]).convert_dtype(dtype);
+                let wide = weights.clone().convert::<f32>().to_vec::<f32>().expect("floats");
+                let expected = quantize(&wide, [1, count], block_size, false).expect("finite weights");
+                let Absmax::Plain(scales) = expected.absmax else { panic!("plain scales were asked for") };
+                let weights = Tensor::<Plain<R, BT>, 1>::from_data(weights, (device, dtype)).into_primitive().tensor();
+                let [codes, absmax] = nf4_quantize(weights, block_size, &NF4_TABLE);
+                let codes = Tensor::<Plain<R, BT>, 1, Int>::from_primitive(codes).into_data();
+                let bits = |scales: &[f32]| scales.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                let what = format!("{count} weights in {dtype:?} in blocks of {block_size}");
+                let absmax = Tensor::<Plain<R, BT>, 1, Int>::from_primitive(absmax).into_data();
+                assert_eq!(absmax.to_vec::<u32>().expect("words"), bits(&scales), "scales of {what}");
+                assert_eq!(codes.as_bytes()[..count.div_ceil(2)], expected.packed, "codes of {what}");
+            }
         }
     }
 }

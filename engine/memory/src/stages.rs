@@ -8,7 +8,7 @@ use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
 use crate::timeline::{Moment, Stretch};
 use crate::walk::{BLOCK, SCRATCH, SKINNY_ROWS, TILE, Walk};
-use crate::weights::{F32, frozen_elements, linear_bytes, nf4_buffers, nf4_bytes, optimizer_places};
+use crate::weights::{F32, frozen_elements, linear_bytes, nf4_buffers, optimizer_places};
 use crate::{Device, Method, ModelShape, Run};
 
 /// Bytes of output after which a shard of a model is written (`files/bnb.rs`).
@@ -288,15 +288,17 @@ impl Walk<'_> {
         self.ledger.most()
     }
 
-    /// Loading, one tensor after another (`model/load.rs`, `nf4/quantize.rs`, `ops/weight.rs`): read into f32 on the host,
-    /// quantized, put into words, uploaded.
+    /// Loading, one tensor after another (`model/load.rs`, `nf4/quantize.rs`, `ops/weight.rs`): a GPU takes it in its file's type, a CPU reads
+    /// it where the file is mapped; both quantize it from there, the scales on the host.
     fn load(&mut self) -> Parts {
         let (model, run) = (self.model, self.run);
-        let narrow = if run.file_bytes < F32 { run.file_bytes } else { 0 };
         let parts = [product([model.vocab_size, model.hidden_size]), model.hidden_size];
-        // As it is in the file, or widened.
-        let as_it_is = narrow > 0 && run.weight_bytes == run.file_bytes;
-        let read = if as_it_is { run.file_bytes } else { F32 + narrow };
+        // As it is in the file, or widened, and rounded again.
+        let read = match run.weight_bytes {
+            bytes if bytes == run.file_bytes => bytes,
+            F32 => F32,
+            bytes => F32 + bytes,
+        };
         let dense = |walk: &mut Self, elements: u64, place: Component| {
             walk.touch(Component::File, [product([elements, read])]);
             walk.hold(place, product([elements, run.weight_bytes]));
@@ -311,17 +313,15 @@ impl Walk<'_> {
                     dense(self, elements, Component::Base);
                     continue;
                 }
-                self.touch(Component::File, [product([elements, F32 + narrow])]);
                 let blocks = product([elements.div_ceil(run.block_size.max(1)), F32]);
-                let packed = elements.div_ceil(2);
                 let [codes, scales, header] = nf4_buffers(elements, run);
-                let floats = product([elements, F32]);
-                self.hold(Component::File, floats);
-                self.hold_all(Component::File, &[packed, blocks]);
+                let uploaded = if matches!(run.device, Device::Gpu) { product([elements, run.file_bytes]) } else { 0 };
+                self.hold_all(Component::File, &[uploaded, codes, blocks]);
+                self.free(Component::File, uploaded);
+                // Read back, their mean subtracted, and quantized.
+                self.hold(Component::File, blocks);
                 self.touch(Component::File, if run.double_quant { [blocks, scales] } else { [0, 0] });
-                self.free(Component::File, floats);
-                self.touch(Component::File, [codes, nf4_bytes(elements, run)]);
-                self.free_all(Component::File, &[packed, blocks]);
+                self.free_all(Component::File, &[codes, blocks, blocks]);
                 self.hold_all(Component::Base, &[codes, scales, header]);
             }
         }

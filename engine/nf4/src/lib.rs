@@ -17,6 +17,7 @@
 //! # }
 //! ```
 
+mod codes;
 mod decode;
 mod double;
 mod dynamic;
@@ -29,7 +30,7 @@ mod teach;
 
 pub use decode::decode;
 pub use dynamic::DynamicCode;
-pub use quantize::{quantize, quantize_blocks};
+pub use quantize::{Float, quantize, quantize_blocks, quantize_blocks_into};
 pub use table::{NF4_TABLE, dynamic_map, unsigned_dynamic_map};
 pub use teach::{naive_quantile_table, rmse, uniform_table};
 

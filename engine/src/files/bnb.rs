@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::json::{read_json, write_json};
 use super::shards::{Named, SHARD, Shards, copy_beside, must_be_new, read_config};
-use super::{Checkpoint, encode_f32, replace_folder};
+use super::{Checkpoint, encode_f32, quantized, replace_folder};
 use crate::model::ModelConfig;
-use crate::nf4::{self, Absmax, NESTED_BLOCK_SIZE, NF4_TABLE, Nf4Data, dynamic_map};
+use crate::nf4::{Absmax, NESTED_BLOCK_SIZE, NF4_TABLE, Nf4Data, dynamic_map};
 use crate::{Error, Result};
 
 /// The tensor that marks a weight as quantized, after the weight's name.
@@ -224,7 +224,7 @@ pub fn quantize_shards(
                 let tensor = file.tensor(name)?;
                 match name.strip_suffix(".weight").and_then(|path| shapes.remove(path)) {
                     Some(shape) => {
-                        let data = nf4::quantize(&file.floats(name, &shape)?, shape, block_size, double_quant)
+                        let data = quantized(&file.data(name, &shape)?, shape, block_size, double_quant)
                             .map_err(|e| Error::file(input, format!("tensor `{name}`: {e}")))?;
                         let dtype = match tensor.dtype {
                             Dtype::F16 => "float16",

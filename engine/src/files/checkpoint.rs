@@ -6,13 +6,10 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::{FloatDType, TensorData};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
 use super::ahead;
@@ -36,7 +33,7 @@ struct Shard {
 }
 
 enum Bytes {
-    Mapped(Mmap),
+    Mapped(Arc<Mmap>),
     Owned(Vec<u8>),
     Source(Box<dyn Source>),
 }
@@ -82,6 +79,18 @@ impl Bytes {
     }
 }
 
+/// A part of a mapped file, which stays mapped as long.
+struct Part {
+    map: Arc<Mmap>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[self.range.clone()]
+    }
+}
+
 /// The tensors of one or several safetensors files.
 pub struct Checkpoint {
     /// The file or folder, for messages.
@@ -117,6 +126,12 @@ impl Shard {
         Ok(Self { path, bytes, metadata, start: header + 8, last: Mutex::new(None) })
     }
 
+    /// Where a tensor lies.
+    fn range(&self, info: &TensorInfo) -> Range<usize> {
+        let (from, to) = info.data_offsets;
+        self.start + from..self.start + to
+    }
+
     /// A part, which is read once, before or after its neighbours.
     fn read(&self, part: Range<usize>) -> std::io::Result<Cow<'_, [u8]>> {
         if let Bytes::Mapped(map) = &self.bytes {
@@ -132,7 +147,7 @@ impl Shard {
         // SAFETY: the map is read-only. Another process that truncates the file while it is mapped can crash this one,
         // which is the price of never holding a model in host memory.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::file(&path, e))?;
-        Self::new(path, Bytes::Mapped(map))
+        Self::new(path, Bytes::Mapped(Arc::new(map)))
     }
 }
 
@@ -274,75 +289,25 @@ impl Checkpoint {
     /// # Errors
     /// When there is none of this name.
     pub fn tensor(&self, name: &str) -> Result<TensorBytes<'_>> {
-        let missing = || Error::file(&self.path, format!("tensor `{name}` is missing"));
-        let shard = &self.shards[*self.places.get(name).ok_or_else(missing)?];
-        let info = shard.metadata.info(name).ok_or_else(missing)?;
-        let (from, to) = info.data_offsets;
-        let bytes = shard
-            .read(shard.start + from..shard.start + to)
-            .map_err(|e| Error::file(&shard.path, format!("tensor `{name}`: {e}")))?;
+        let (shard, info) = self.place(name)?;
+        let range = shard.range(info);
+        let bytes = shard.read(range).map_err(|e| Error::file(&shard.path, format!("tensor `{name}`: {e}")))?;
         self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(TensorBytes { dtype: info.dtype, shape: &info.shape, bytes })
     }
 
-    /// A tensor of exactly this shape, widened to f32.
-    ///
-    /// # Errors
-    /// When it is missing, of another shape, or of an element type that is no float.
-    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.widened(name, &self.shaped(name, shape)?)
-    }
-
-    /// [`floats`](Self::floats) as a backend takes them, of a type: as they are where the file holds that one.
-    ///
-    /// # Errors
-    /// As [`floats`](Self::floats).
-    pub(crate) fn floats_as(&self, name: &str, shape: &[usize], dtype: FloatDType) -> Result<TensorData> {
-        let tensor = self.shaped(name, shape)?;
-        match (tensor.dtype, dtype) {
-            (Dtype::BF16, FloatDType::BF16) | (Dtype::F16, FloatDType::F16) => {
-                Ok(TensorData::from_bytes_vec(tensor.bytes.into_owned(), shape, dtype.into()))
-            }
-            _ => Ok(TensorData::new(self.widened(name, &tensor)?, shape).convert_dtype(dtype.into())),
-        }
-    }
-
-    /// A tensor of exactly this shape.
-    fn shaped(&self, name: &str, shape: &[usize]) -> Result<TensorBytes<'_>> {
-        let tensor = self.tensor(name)?;
-        if tensor.shape != shape {
-            let found = tensor.shape;
-            return Err(Error::file(&self.path, format!("tensor `{name}` has shape {found:?}; expected {shape:?}")));
-        }
-        Ok(tensor)
-    }
-
-    fn widened(&self, name: &str, tensor: &TensorBytes) -> Result<Vec<f32>> {
-        tensor.to_f32().ok_or_else(|| {
-            Error::file(&self.path, format!("tensor `{name}` is {:?}; F32, F16 and BF16 are read", tensor.dtype))
+    /// The same bytes for whoever holds them longer than the tensor's name is known. Of a mapped file they are no copy.
+    pub(super) fn shared(&self, name: &str, tensor: TensorBytes<'_>) -> Result<bytes::Bytes> {
+        let (shard, info) = self.place(name)?;
+        Ok(match &shard.bytes {
+            Bytes::Mapped(map) => bytes::Bytes::from_owner(Part { map: map.clone(), range: shard.range(info) }),
+            _ => tensor.bytes.into_owned().into(),
         })
     }
-}
 
-impl TensorBytes<'_> {
-    /// The elements widened to f32, exactly; none for a type that is no float of 16 or 32 bits.
-    pub fn to_f32(&self) -> Option<Vec<f32>> {
-        let halves = |bytes: &[u8]| bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<_>>();
-        Some(match self.dtype {
-            Dtype::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::BF16 => bytemuck::cast_slice::<u16, bf16>(&halves(&self.bytes)).to_f32_vec(),
-            Dtype::F16 => bytemuck::cast_slice::<u16, f16>(&halves(&self.bytes)).to_f32_vec(),
-            _ => return None,
-        })
+    fn place(&self, name: &str) -> Result<(&Shard, &TensorInfo)> {
+        let missing = || Error::file(&self.path, format!("tensor `{name}` is missing"));
+        let shard = &self.shards[*self.places.get(name).ok_or_else(missing)?];
+        Ok((shard, shard.metadata.info(name).ok_or_else(missing)?))
     }
-}
-
-/// f32 values as little-endian bytes.
-pub fn encode_f32(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
-/// f32 values rounded to bf16, as little-endian bytes.
-pub fn encode_bf16(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()
 }

@@ -20,7 +20,7 @@ fn values<B: Ops>(device: &B::Device, data: TensorData) -> Result<Vec<f32>> {
     if data.num_elements() == 0 {
         return Ok(vec![]);
     }
-    data.to_vec().map_err(|e| failed::<B>(device, format!("a tensor is not f32: {e:?}")))
+    data.into_vec().map_err(|e| failed::<B>(device, format!("a tensor is not f32: {e:?}")))
 }
 
 /// [`read`] of many tensors, with one wait for all that follow each other on one device.
@@ -45,7 +45,7 @@ pub(crate) async fn read_all<B: Ops, const D: usize>(tensors: Vec<Tensor<B, D>>)
 pub async fn read_words<B: Ops>(tensor: Tensor<B, 1, Int>) -> Result<Vec<u32>> {
     let device = tensor.device();
     let data = tensor.into_data_async().await.map_err(|e| e.to_string());
-    checked::<B, _>(&device, data)?.to_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not u32: {e:?}")))
+    checked::<B, _>(&device, data)?.into_vec().map_err(|e| failed::<B>(&device, format!("a tensor is not u32: {e:?}")))
 }
 
 /// # Errors

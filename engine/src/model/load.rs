@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use burn::tensor::FloatDType;
 use burn::tensor::backend::Backend;
+use burn::tensor::{FloatDType, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -12,8 +12,7 @@ use super::{
     Attention, DecoderLayer, DeviceMap, EMBEDDING, Head, Kind, Linear, Mlp, ModelConfig, Parameter, Projections,
     RmsNorm, Rope, Stage, Transformer, Weight, join, layer_path,
 };
-use crate::files::{Checkpoint, is_quantized, nf4_weight};
-use crate::nf4;
+use crate::files::{Checkpoint, is_quantized, nf4_weight, quantized};
 use crate::ops::{ComputeDtype, Nf4Weight, Ops, lasting};
 use crate::{Error, Result};
 
@@ -94,8 +93,8 @@ pub struct Loading<'a> {
     pub all: u64,
 }
 
-/// Loads the model of a Hugging Face folder. Each tensor is read, quantized and uploaded before the next is touched, so
-/// the host never holds more than one of them in f32; the system reads ahead meanwhile. `progress` is told of each tensor.
+/// Loads the model of a Hugging Face folder. Each tensor is uploaded in the type that it has in the file, and quantized, before the next is
+/// touched, so that no more than one of them is held as it was; the system reads ahead meanwhile. `progress` is told of each tensor.
 ///
 /// # Errors
 /// When a file is missing or broken, or a tensor does not have the shape that the configuration asks for.
@@ -205,7 +204,7 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
             (Some(data), BaseWeights::Nf4 { .. }) => data,
             (None, BaseWeights::Nf4 { block_size, double_quant }) => {
                 self.tell(path);
-                let values = self.file.floats(&name, &shape)?;
+                let values = self.file.data(&name, &shape)?;
                 let weight = quantize(values, shape, (block_size, double_quant), &self.device);
                 return weight.map(|weight| Weight::Nf4(weight.computing(self.base.compute))).map_err(
                     |error| match error {
@@ -227,19 +226,19 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
     }
 }
 
-/// Quantizes on the device, where it can hold the weight in f32; to the same bits on the host, where it cannot.
+/// Quantizes on the device, where it can hold the weight as it comes; to the same bits on the host, where it cannot.
 fn quantize<B: Ops>(
-    values: Vec<f32>,
+    values: TensorData,
     shape: [usize; 2],
     (block_size, double_quant): (usize, bool),
     device: &B::Device,
 ) -> Result<Nf4Weight<B>> {
     // A browser's thread cannot wait for its device.
     #[cfg(not(target_arch = "wasm32"))]
-    if 4 * values.len() as u64 <= B::largest_tensor(device) {
+    if values.bytes.len() as u64 <= B::largest_tensor(device) {
         return pollster::block_on(Nf4Weight::quantize(values, shape, block_size, double_quant, device));
     }
-    Nf4Weight::upload(&nf4::quantize(&values, shape, block_size, double_quant)?, device)
+    Nf4Weight::upload(&quantized(&values, shape, block_size, double_quant)?, device)
 }
 
 struct Random<B: Backend> {

@@ -9,6 +9,8 @@ use cubecl::server::{IoError, LaunchError, ServerError};
 use cubecl::stream_id::StreamId;
 use halfbyte_shaders::{Language, SourceRuntime};
 
+use crate::failure::in_a_line;
+
 /// A runtime's device and a stream of it, which has an allocator of its own.
 type Key = (&'static str, DeviceId, StreamId);
 
@@ -41,11 +43,7 @@ pub(super) fn words(error: &ServerError) -> String {
         | ServerError::Launch(LaunchError::IoError(IoError::BufferTooBig { size, .. })) => {
             format!("{size} bytes are more than it gives in one piece")
         }
-        other => {
-            let text = other.to_string();
-            let lines = text.lines().map(str::trim).take_while(|line| !line.contains("acktrace"));
-            lines.filter(|line| !line.is_empty() && *line != "Caused by:").collect::<Vec<_>>().join(": ")
-        }
+        other => in_a_line(&other.to_string()),
     }
 }
 

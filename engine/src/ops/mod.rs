@@ -159,7 +159,7 @@ pub trait Ops: Backend {
     /// The whole weight, decoded: f32 `[out, in]`.
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self>;
 
-    /// f32 `weights` `[n]` in NF4, in blocks of `block_size`: `ceil(n / 8)` words of packed codes, and a word per block that holds
+    /// `weights` `[n]` in f32, bf16 or f16, in NF4, in blocks of `block_size`: `ceil(n / 8)` words of packed codes, and a word per block that holds
     /// the bits of its f32 scale: NaN or infinite where a weight of the block is.
     fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2];
 

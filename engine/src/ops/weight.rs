@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use burn::tensor::backend::{Backend, BackendTypes};
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{FloatDType, Int, Tensor, TensorData, TensorMetadata};
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, TensorMetadata};
 
 use super::fused::{cast, primitive, tensor};
 use super::lasting::lasting_results;
@@ -68,24 +68,30 @@ impl<B: Ops> Nf4Weight<B> {
         Ok(Self { shape: data.shape, parts, compute: ComputeDtype::F32 })
     }
 
-    /// Quantizes a row-major weight of `shape` `[out, in]` on the device, to the bits of [`nf4::quantize`]. The scales of the
-    /// blocks are quantized again on the host, a 64th of the work, in the order in which torch would add them up.
+    /// Quantizes a row-major weight of `shape` `[out, in]` in f32, bf16 or f16 on the device, to the bits of [`nf4::quantize`]. The scales
+    /// of the blocks are quantized again on the host, a 64th of the work, in the order in which torch would add them up.
     ///
     /// # Errors
-    /// As [`nf4::quantize`], and when the device fails.
+    /// As [`nf4::quantize`], when the weight is in another type, and when the device fails.
     pub async fn quantize(
-        weights: Vec<f32>,
+        weights: TensorData,
         shape: [usize; 2],
         block_size: usize,
         double_quant: bool,
         device: &B::Device,
     ) -> Result<Self> {
         nf4::check_block_size(block_size)?;
-        let count = weights.len();
+        let TensorData { bytes, dtype, shape: given } = weights;
+        let count = given.num_elements();
         if count != nf4::checked_count(shape)? {
             return Err(Error::Invalid(format!("{count} weights do not fill the shape {shape:?}")));
         }
-        let weights = Tensor::<B, 1>::from_data(TensorData::new(weights, [count]), device);
+        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+            return Err(Error::Invalid(format!("a weight in {dtype:?} is not quantized; in F32, BF16 and F16 it is")));
+        }
+        let weights = TensorData::from_bytes(bytes, [count], dtype);
+        // Every device holds 16 bits, whether or not it computes in them.
+        let weights = Tensor::<B, 1>::from_data(weights, (device, dtype));
         let [codes, absmax] =
             lasting_results::<B, _, _>(device, primitive(weights), |weights| B::nf4_quantize(weights, block_size));
         let scales: Vec<f32> = read_words(Tensor::<B, 1, Int>::from_primitive(absmax.clone()))
@@ -100,7 +106,7 @@ impl<B: Ops> Nf4Weight<B> {
             return Err(Error::Invalid(format!("a weight from {:?} to {:?} {reason}", place(first), place(last))));
         }
         let scales = if double_quant { Absmax::double(&scales) } else { Absmax::Plain(scales) };
-        let header = upload::<B>(header(shape, block_size, &scales), device);
+        let header = upload::<B>(data_of(header(shape, block_size, &scales)), device);
         let absmax = match &scales {
             Absmax::Plain(_) => absmax,
             Absmax::Double { codes, .. } => upload::<B>(words(codes), device),
@@ -233,13 +239,13 @@ fn narrowed<B: Ops>(x: FloatTensor<B>, dim: usize, (all, range): (usize, Range<u
 
 fn upload_part<B: Backend>(data: &Nf4Data, device: &B::Device) -> Nf4Primitive<B> {
     let absmax = match &data.absmax {
-        Absmax::Plain(values) => values.iter().map(|v| v.to_bits()).collect(),
+        Absmax::Plain(values) => data_of(values.iter().map(|v| v.to_bits()).collect()),
         Absmax::Double { codes, .. } => words(codes),
     };
     Nf4Primitive {
         codes: upload::<B>(words(&data.packed), device),
         absmax: upload::<B>(absmax, device),
-        header: upload::<B>(header(data.shape, data.block_size, &data.absmax), device),
+        header: upload::<B>(data_of(header(data.shape, data.block_size, &data.absmax)), device),
         shape: data.shape,
     }
 }
@@ -254,17 +260,18 @@ fn header(shape: [usize; 2], block_size: usize, absmax: &Absmax) -> Vec<u32> {
     header
 }
 
-fn upload<B: Backend>(words: Vec<u32>, device: &B::Device) -> IntTensor<B> {
+fn upload<B: Backend>(words: TensorData, device: &B::Device) -> IntTensor<B> {
+    lasting::<B, 1, Int>(words, device).into_primitive()
+}
+
+pub(super) fn data_of(words: Vec<u32>) -> TensorData {
     let length = words.len();
-    let data = TensorData::new(words, [length]);
-    lasting::<B, 1, Int>(data, device).into_primitive()
+    TensorData::new(words, [length])
 }
 
 /// Four bytes to a word, in memory order, the last word padded with zeros.
-pub(super) fn words(bytes: &[u8]) -> Vec<u32> {
-    let (whole, rest) = bytes.as_chunks();
-    let mut last = [0; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    let last = (!rest.is_empty()).then_some(&last);
-    whole.iter().chain(last).map(|word| u32::from_le_bytes(*word)).collect()
+fn words(bytes: &[u8]) -> TensorData {
+    let mut words = vec![0u32; bytes.len().div_ceil(4)];
+    bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+    data_of(words)
 }

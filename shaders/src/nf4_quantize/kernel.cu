@@ -1,4 +1,4 @@
-// f32 to NF4, bit for bit what engine/nf4/src/quantize.rs computes: the scale of each block, then a code per element.
+// f32, bf16 or f16 to NF4, bit for bit what engine/nf4/src/quantize.rs computes: the scale of each block, then a code per element.
 //
 // Grid: in x and y together at least ceil(blocks / (THREADS / min(32, block_size / 8))), where blocks is
 // ceil(count / block_size): a warp takes one block, or several of those that have fewer than 32 words. `codes` has
@@ -12,20 +12,41 @@ __constant__ float NF4[16] = { {{ nf4_table }} };
 constexpr u32 THREADS = {{ threads }};
 constexpr u32 ZERO_CODE = 7;
 
+// The bits of a weight, and what they are in f32 by its type.
+typedef {{ bits }} Bits;
+
+__device__ __forceinline__ float from_f32(u32 bits) { return __uint_as_float(bits); }
+
+__device__ __forceinline__ float from_bf16(u32 bits) { return __uint_as_float(bits << 16); }
+
+__device__ __forceinline__ float from_f16(u32 bits) {
+    const u32 sign = (bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
+    // Below the smallest normal one it is so many times 2^-24.
+    const u32 magnitude = exponent == 0 ? __float_as_uint((float)fraction * 0x1p-24f)
+                                        : (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
+    return __uint_as_float(sign | magnitude);
+}
+
 // Eight elements of a block from `first` on; those from `count` on are 0.
-__device__ __forceinline__ void load(float (&value)[8], const float* weights, u64 first, u32 count, bool vector) {
+__device__ __forceinline__ void load(float (&value)[8], const Bits* weights, u64 first, u32 count, bool vector) {
     if (vector && first + 8 <= count) {
-        const float4 low = *(const float4*)(weights + first), high = *(const float4*)(weights + first + 4);
-        value[0] = low.x, value[1] = low.y, value[2] = low.z, value[3] = low.w;
-        value[4] = high.x, value[5] = high.y, value[6] = high.z, value[7] = high.w;
+        constexpr u32 WORDS = 2 * sizeof(Bits), PER_WORD = 4 / sizeof(Bits);
+        u32 word[WORDS];
+#pragma unroll
+        for (u32 i = 0; i < WORDS; i += 4) {
+            const uint4 four = *(const uint4*)((const u32*)(weights + first) + i);
+            word[i] = four.x, word[i + 1] = four.y, word[i + 2] = four.z, word[i + 3] = four.w;
+        }
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) value[i] = from_{{ dtype }}((Bits)(word[i / PER_WORD] >> (i % PER_WORD * 16)));
     } else {
 #pragma unroll
-        for (u32 i = 0; i < 8; i++) value[i] = first + i < count ? weights[first + i] : 0.0f;
+        for (u32 i = 0; i < 8; i++) value[i] = first + i < count ? from_{{ dtype }}(weights[first + i]) : 0.0f;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-nf4_quantize(const float* __restrict__ weights, u32* __restrict__ codes, float* __restrict__ absmax,
+nf4_quantize(const Bits* __restrict__ weights, u32* __restrict__ codes, float* __restrict__ absmax,
              const __grid_constant__ Info info) {
     const u32 words = info.block_size / 8, lanes = words < 32 ? words : 32;
     const u32 lane = threadIdx.x % lanes;

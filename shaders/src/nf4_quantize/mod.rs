@@ -1,4 +1,4 @@
-//! f32 to NF4 on the device, with one f32 scale per block, bit for bit as the plain code does it. Quantizing the scales again
+//! f32, bf16 or f16 to NF4 on the device, with one f32 scale per block, bit for bit as the plain code does it. Quantizing the scales again
 //! is left to the host: it is a 64th of the work, and its mean depends on the order of torch's additions.
 
 use burn_backend::DType;
@@ -18,17 +18,19 @@ fn threads(language: Language) -> u32 {
     }
 }
 
-static SOURCES: Sources<Language> = Sources::new();
+static SOURCES: Sources<(Language, DType)> = Sources::new();
 
-/// The kernel's source; `table` holds the 16 levels of NF4.
-pub fn source(language: Language, table: &[f32; 16]) -> Source {
-    SOURCES.get(language, |_| {
+/// The kernel's source, for weights in `dtype`: f32, bf16 or f16; `table` holds the 16 levels of NF4.
+pub fn source(language: Language, table: &[f32; 16], dtype: DType) -> Source {
+    SOURCES.get((language, dtype), |_| {
         let list =
             |values: &mut dyn Iterator<Item = f32>| values.map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
         let values = [
             ("nf4_table", list(&mut table.iter().copied())),
             ("bounds", list(&mut table.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0))),
             ("tiny", TINY.to_bits().to_string()),
+            ("dtype", dtype.name().to_string()),
+            ("bits", if dtype == DType::F32 { "u32" } else { "unsigned short" }.to_string()),
         ];
         let template = match language {
             Language::Wgsl => include_str!("kernel.wgsl"),
@@ -38,7 +40,7 @@ pub fn source(language: Language, table: &[f32; 16]) -> Source {
     })
 }
 
-/// Quantizes the f32 elements of `weights` in blocks of `block_size`, a power of two from 32 to 4096: the codes, eight to a
+/// Quantizes the elements of `weights`, in f32, bf16 or f16, in blocks of `block_size`, a power of two from 32 to 4096: the codes, eight to a
 /// `U32` word, and the bits of the scales. The scale of a block with a weight that is NaN or infinite is NaN or infinite, and its
 /// codes are arbitrary.
 pub fn nf4_quantize<R: SourceRuntime>(
@@ -59,7 +61,7 @@ pub fn nf4_quantize<R: SourceRuntime>(
         };
         let info = [count as u32, block_size as u32, 0, 0];
         let grid = grid(blocks.div_ceil(at_once) as u32);
-        source(R::LANGUAGE, table).launch(grid, &[&weights, &codes, &absmax], &info);
+        source(R::LANGUAGE, table, weights.dtype).launch(grid, &[&weights, &codes, &absmax], &info);
     }
     [codes, absmax]
 }

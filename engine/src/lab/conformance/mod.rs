@@ -7,13 +7,13 @@ mod layers;
 mod low_rank;
 
 use ::half::{bf16, f16};
-use burn::tensor::{FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::Result;
-use crate::files::read;
+use crate::files::{quantized, read};
 use crate::lab::judged_error;
 use crate::model::in_type;
 use crate::nf4::quantize;
@@ -271,15 +271,19 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     /// Weights quantized on the device: decoded there, they are what the plain code makes of them, bit by bit.
     async fn quantize(&mut self, shape: [usize; 2], block_size: usize, double: bool) -> Result<()> {
         let [out, input] = shape;
-        let values = self.random(out, input).values;
-        // A GPU may round the decode of a double-quantized scale once instead of twice; it does so to both.
-        let expected = Nf4Weight::<B>::upload(&quantize(&values, shape, block_size, double)?, &self.device)?;
-        let expected: Vec<f64> = read(expected.dequantize()).await?.into_iter().map(f64::from).collect();
-        self.poison(out * input).await?;
-        let weight = Nf4Weight::<B>::quantize(values, shape, block_size, double, &self.device).await?;
-        let scales = if double { "double" } else { "plain" };
-        let about = format!("[{out}, {input}], {scales} scales of {block_size}");
-        self.compare(("nf4_quantize".into(), 0.0), about, weight.dequantize(), &expected).await
+        // As files hold them: every device quantizes 16 bits, also where it does not compute in them.
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let values = TensorData::new(self.random(out, input).values, shape).convert_dtype(dtype);
+            // A GPU may round the decode of a double-quantized scale once instead of twice; it does so to both.
+            let expected = Nf4Weight::<B>::upload(&quantized(&values, shape, block_size, double)?, &self.device)?;
+            let expected: Vec<f64> = read(expected.dequantize()).await?.into_iter().map(f64::from).collect();
+            self.poison(out * input).await?;
+            let weight = Nf4Weight::<B>::quantize(values, shape, block_size, double, &self.device).await?;
+            let scales = if double { "double" } else { "plain" };
+            let about = format!("[{out}, {input}] in {dtype:?}, {scales} scales of {block_size}");
+            self.compare(("nf4_quantize".into(), 0.0), about, weight.dequantize(), &expected).await?;
+        }
+        Ok(())
     }
 
     /// The decode of a weight, and its products by every variant.

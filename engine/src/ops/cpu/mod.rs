@@ -11,19 +11,26 @@ mod nf4;
 mod rows;
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{FloatDType, TensorData, TensorMetadata};
+use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, bf16, f16};
 use burn_flex::{Flex, FlexTensor};
 
 use super::fused::{cast, dtype, primitive, tensor, wide};
+use super::weight::data_of;
 use super::{
     Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, Branch, Dropped, Frozen, LoraGradients, Masking,
     Moments, Nf4Primitive, Ops, Product, Variant,
 };
-use crate::nf4::quantize_blocks;
+use crate::nf4::quantize_blocks_into;
+
+/// A contiguous tensor's elements.
+fn elements<E: burn::tensor::Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
+    let start = tensor.layout().start_offset();
+    &tensor.storage()[start..start + tensor.layout().num_elements()]
+}
 
 /// A contiguous tensor's floats.
 fn floats(tensor: &FlexTensor) -> &[f32] {
-    &tensor.storage::<f32>()[tensor.layout().start_offset()..]
+    elements(tensor)
 }
 
 /// Calls `f` with the floats of every tensor, which may be of any float type.
@@ -64,12 +71,17 @@ fn with_branch<T>(branch: Branch<Flex>, f: impl FnOnce(&lora::Branch) -> T) -> T
 
 impl Ops for Flex {
     fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2] {
-        let (packed, scales) = read([weights], |[weights]| quantize_blocks(weights, block_size));
-        let words = |words: Vec<u32>| {
-            let length = words.len();
-            FlexTensor::from_data(TensorData::new(words, [length]))
-        };
-        [words(super::weight::words(&packed)), words(scales.into_iter().map(f32::to_bits).collect())]
+        let weights = weights.to_contiguous();
+        let count = weights.layout().num_elements();
+        let (mut codes, mut scales) = (vec![0u32; count.div_ceil(8)], vec![0.0; count.div_ceil(block_size)]);
+        let packed = &mut bytemuck::cast_slice_mut(&mut codes)[..count.div_ceil(2)];
+        match weights.dtype() {
+            DType::BF16 => quantize_blocks_into::<bf16>(elements(&weights), block_size, packed, &mut scales),
+            DType::F16 => quantize_blocks_into::<f16>(elements(&weights), block_size, packed, &mut scales),
+            _ => quantize_blocks_into::<f32>(elements(&weights), block_size, packed, &mut scales),
+        }
+        let scales = scales.into_iter().map(f32::to_bits).collect();
+        [codes, scales].map(|words| FlexTensor::from_data(data_of(words)))
     }
 
     fn nf4_dequantize(weight: &Nf4Primitive<Self>) -> FloatTensor<Self> {
