@@ -90,7 +90,7 @@ fn bad_input_is_refused_with_its_place() {
     assert!(refused(&weights, [2, 65], 64).contains("[1, 2] is inf"));
     assert!(refused(&[0.0; 4], [2, 3], 64).contains("do not fill"));
     assert!(refused(&[0.0; 4], [2, 2], 48).contains("block size 48"));
-    let data = Nf4Data { shape: [2, 64], block_size: 64, packed: vec![0; 64], absmax: Absmax::Plain(vec![1.0]) };
+    let data = Nf4Data { shape: [2, 64], block_size: 64, packed: vec![0; 64].into(), absmax: Absmax::Plain(vec![1.0]) };
     assert!(
         data.validate().expect_err("one scale is missing").to_string().contains("absmax has 1 elements; expected 2")
     );

@@ -189,7 +189,7 @@ fn random_codes(shape: [usize; 2], random: &mut ChaCha8Rng) -> Nf4Data {
     let mut codes = vec![0; count.div_ceil(64)];
     random.fill_bytes(&mut codes);
     let nested = (0..codes.len().div_ceil(256)).map(|_| random.random_range(0.001f32..0.02)).collect();
-    Nf4Data { shape, block_size: 64, packed, absmax: Absmax::Double { codes, nested, offset: 0.02 } }
+    Nf4Data { shape, block_size: 64, packed: packed.into(), absmax: Absmax::Double { codes, nested, offset: 0.02 } }
 }
 
 /// Products with 4-bit weights as the model calls them, in both directions, and their gradients.

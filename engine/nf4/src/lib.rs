@@ -28,6 +28,7 @@ mod sum;
 mod table;
 mod teach;
 
+pub use bytes::Bytes;
 pub use decode::decode;
 pub use dynamic::DynamicCode;
 pub use quantize::{Float, quantize, quantize_blocks, quantize_blocks_into};
@@ -78,7 +79,8 @@ pub struct Nf4Data {
     /// Elements per block of the flattened weight; blocks may straddle rows.
     pub block_size: usize,
     /// `ceil(out * in / 2)` bytes; element `2i` in the high nibble of byte `i`, `2i + 1` in the low one.
-    pub packed: Vec<u8>,
+    /// Those of a weight that was stored may lie in a mapped file.
+    pub packed: Bytes,
     /// The scales.
     pub absmax: Absmax,
 }

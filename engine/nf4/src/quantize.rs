@@ -76,7 +76,7 @@ pub fn quantize<T: Float>(weights: &[T], shape: [usize; 2], block_size: usize, d
         return Err(Invalid(reason));
     }
     let absmax = if double_quant { Absmax::double(&absmax) } else { Absmax::Plain(absmax) };
-    Ok(Nf4Data { shape, block_size, packed, absmax })
+    Ok(Nf4Data { shape, block_size, packed: packed.into(), absmax })
 }
 
 /// The packed codes and the scale of every block; NaN or infinite for a block with such a weight, whose codes are 0.

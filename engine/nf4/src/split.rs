@@ -43,7 +43,7 @@ impl Nf4Data {
                 }
             }
         };
-        let packed = self.packed[first / 2..(first + count).div_ceil(2)].to_vec();
+        let packed = self.packed.slice(first / 2..(first + count).div_ceil(2));
         Self { shape: [features.len(), input], block_size: self.block_size, packed, absmax }
     }
 }

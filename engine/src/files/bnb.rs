@@ -104,7 +104,7 @@ pub fn stored_weight(file: &Checkpoint, name: &str) -> Result<Option<Nf4Data>> {
         }
     }
     // The bytes are the same whatever bnb_4bit_quant_storage calls them.
-    let packed = file.tensor(name)?.bytes.to_vec();
+    let packed = file.shared(name, file.tensor(name)?)?;
     let data = Nf4Data { shape: state.shape, block_size: state.blocksize, packed, absmax };
     data.validate().map_err(|e| failed(e.to_string()))?;
     Ok(Some(data))
@@ -123,7 +123,7 @@ fn encode(name: &str, data: &Nf4Data, dtype: &str) -> Result<Vec<Named>> {
     };
     let part = |suffix: &str| format!("{name}.{suffix}");
     let mut tensors = vec![
-        (name.to_string(), Dtype::U8, vec![data.packed.len(), 1], data.packed.clone()),
+        (name.to_string(), Dtype::U8, vec![data.packed.len(), 1], data.packed.to_vec()),
         (part("quant_map"), Dtype::F32, vec![16], encode_f32(&NF4_TABLE)),
     ];
     match &data.absmax {

@@ -66,7 +66,7 @@ pub(crate) fn random_nf4(
         random.fill_bytes(&mut bytes);
         bytes
     };
-    let packed = bytes(count.div_ceil(2));
+    let packed = bytes(count.div_ceil(2)).into();
     let absmax = match double_quant {
         true => Absmax::Double {
             codes: bytes(blocks),

@@ -238,7 +238,7 @@ mod tests {
     fn blocks_of_256_are_the_formats() {
         let scales: Vec<f32> = normal(9, 1000).into_iter().map(|v| 0.05 + 0.01 * v as f32).collect();
         let absmax = Absmax::double(&scales);
-        let data = Nf4Data { shape: [1000, 64], block_size: 64, packed: vec![0; 32_000], absmax };
+        let data = Nf4Data { shape: [1000, 64], block_size: 64, packed: vec![0; 32_000].into(), absmax };
         for (ours, theirs) in through_eight_bits(&scales, 256).iter().zip(data.decoded_absmax()) {
             assert!((ours - theirs).abs() < 1e-5, "{ours} {theirs}");
         }

@@ -115,7 +115,7 @@ fn times(x: &[f32], w: &[f32], columns: usize) -> Vec<f64> {
 /// The device's decode of the scales: with the code of 1 everywhere, each block decodes to its scale.
 async fn scales_decoded<B: Ops>(data: &Nf4Data, device: &B::Device) -> Result<Option<f64>> {
     let expected = data.decoded_absmax();
-    let ones = Nf4Data { packed: vec![0xff; data.packed.len()], absmax: data.absmax.clone(), ..*data };
+    let ones = Nf4Data { packed: vec![0xff; data.packed.len()].into(), absmax: data.absmax.clone(), ..*data };
     let decoded = read(Nf4Weight::<B>::upload(&ones, device)?.dequantize()).await?;
     let found: Vec<f32> = decoded.into_iter().step_by(data.block_size).collect();
     let most = expected.iter().fold(0.0f64, |most, scale| most.max(f64::from(scale.abs())));
