@@ -30,6 +30,9 @@ step train-70b 200 "$halfbyte" bench-training --device "$device" --model llama-3
     --recompute layers-from-host,layers --optim paged_adamw_32bit
 step train-1b 60 "$halfbyte" bench-training --device "$device" --model llama-3.2-1b --length 512,2048,8192 $half
 step train-8b-f32 90 "$halfbyte" bench-training --device "$device" --model llama-3.1-8b --length 512,2048
+model=$(mktemp -d)
+step loading 120 python3 "$(dirname "$0")/loading.py" "$model/llama" --device "$device" --halfbyte "$halfbyte"
+rm -r "$model"
 step bench-70b 120 "$halfbyte" bench --device "$device" --model llama-3.1-70b --rows 1,16,512,2048
 if python3 -c "import peft, bitsandbytes" 2> /dev/null; then
     benches=$(dirname "$0")

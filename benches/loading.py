@@ -74,12 +74,14 @@ def main():
     arguments.add_argument("--layers", type=int, default=6)
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--halfbyte", default="target/release/halfbyte")
+    arguments.add_argument("--json", type=pathlib.Path, help="where to write the figures, too")
     given = arguments.parse_args()
     quantized = given.folder.with_name(given.folder.name + "-nf4")
     if not given.folder.exists():
         write(given.folder, given.layers)
     if not quantized.exists():
         subprocess.run([given.halfbyte, "quantize", given.folder, quantized], check=True)
+    figures = []
     for folder in [given.folder, quantized]:
         size = (folder / "model.safetensors").stat().st_size / 1e9
         seconds = []
@@ -90,6 +92,9 @@ def main():
             subprocess.run([*command, "--device", given.device], check=True, capture_output=True)
             seconds.append(time.perf_counter() - begin)
         print(f"{folder}, {size:.2f} GB: first {seconds[0]:.2f} s, then {', '.join(f'{s:.2f}' for s in seconds[1:])} s")
+        figures.append({"folder": folder.name, "gigabytes": size, "layers": given.layers, "seconds": seconds})
+    if given.json:
+        given.json.write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -123,3 +123,52 @@ pub fn encode_f32(values: &[f32]) -> Vec<u8> {
 pub fn encode_bf16(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A file whose tensors begin at an even or an odd place, since the header's length is whatever its writer chose.
+    fn write(path: &std::path::Path, tensors: &[(&str, Vec<u8>)], spaces: usize) {
+        let (mut entries, mut all) = (Vec::new(), Vec::new());
+        for (dtype, bytes) in tensors {
+            let (from, to) = (all.len(), all.len() + bytes.len());
+            entries.push(format!(r#""{dtype}":{{"dtype":"{dtype}","shape":[3],"data_offsets":[{from},{to}]}}"#));
+            all.extend(bytes);
+        }
+        let header = format!("{{{}}}{}", entries.join(","), " ".repeat(spaces));
+        let length = (header.len() as u64).to_le_bytes();
+        std::fs::write(path, [&length[..], header.as_bytes(), &all].concat()).unwrap();
+    }
+
+    #[test]
+    fn floats_are_read_where_they_lie_and_copied_where_they_lie_at_an_odd_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let values = [0.5, -1.25, 3.0];
+        let halves = |bits: fn(f32) -> u16| values.iter().flat_map(|v| bits(*v).to_le_bytes()).collect::<Vec<u8>>();
+        let tensors = [
+            ("F32", encode_f32(&values)),
+            ("BF16", halves(|v| bf16::from_f32(v).to_bits())),
+            ("F16", halves(|v| f16::from_f32(v).to_bits())),
+            ("I8", vec![1, 2, 3]),
+        ];
+        for spaces in 0..4 {
+            let path = folder.path().join(format!("{spaces}.safetensors"));
+            write(&path, &tensors, spaces);
+            let file = Checkpoint::open_file(&path).unwrap();
+            for (name, dtype) in [("F32", FloatDType::F32), ("BF16", FloatDType::BF16), ("F16", FloatDType::F16)] {
+                let data = file.data(name, &[3]).unwrap();
+                assert_eq!(data.dtype, DType::from(dtype));
+                assert!(data.bytes.as_ptr().addr().is_multiple_of(data.dtype.size()), "{name} after {spaces} spaces");
+                assert_eq!(data.convert::<f32>().to_vec::<f32>().unwrap(), values, "{name} after {spaces} spaces");
+                assert_eq!(file.floats(name, &[3]).unwrap(), values);
+                assert_eq!(file.floats_as(name, &[3], dtype).unwrap(), file.data(name, &[3]).unwrap());
+                let whole = quantized(&file.data(name, &[3]).unwrap(), [1, 3], 64, false).unwrap();
+                assert_eq!(whole, nf4::quantize(&values, [1, 3], 64, false).unwrap());
+            }
+            let error = file.data("I8", &[3]).unwrap_err().to_string();
+            assert!(error.contains("tensor `I8` is I8; F32, F16 and BF16 are read"), "{error}");
+        }
+    }
+}
