@@ -167,7 +167,7 @@ fn quantizing_gives_the_bits_of_the_plain_code() {
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         let source = nf4_quantize_source(Language::Cuda, &NF4_TABLE, dtype);
         let what = format!("of {dtype:?} in all block sizes");
-        run_with("quantize.cpp", &source, &what, &[&format!("-DTYPE={dtype:?}")]);
+        run_with("quantize.cpp", &source, &what, &[&format!("-D{dtype:?}")]);
     }
 }
 

@@ -1,42 +1,32 @@
 // Compares the quantizing kernel bit for bit to a transcription of engine/nf4/src/quantize.rs.
 //
-// Compile with -DKERNEL="\"file\"", the kernel's text, and -DTYPE=F32, BF16 or F16, what it takes weights in.
+// Compile with -DKERNEL="\"file\"", the kernel's text, and -DF32, -DBF16 or -DF16, what it takes weights in.
 #include <cmath>
 
 #include "device.h"
 
+#include "ptx.h"
 #include KERNEL
 #include "random.h"
 
-enum { F32, BF16, F16 };
-
-// What the bits of a weight say, by the definition of its type.
+// What the bits of a weight say, and those of a weight next to a number.
+#if defined(F32)
+static float widened(Bits bits) { return __uint_as_float(bits); }
+static Bits narrowed(float value) { return __float_as_uint(value); }
+#elif defined(BF16)
+static float widened(Bits bits) { return device::from_bf16(bits); }
+static Bits narrowed(float value) { return device::to_bf16(value); }
+#else
 static float widened(Bits bits) {
-    if (TYPE == F32) return __uint_as_float(bits);
-    if (TYPE == BF16) return __uint_as_float((u32)bits << 16);
-    const int exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
-    const float sign = bits >> 15 ? -1 : 1;
-    if (exponent == 31) return sign * (fraction ? NAN : INFINITY);
-    return sign * (exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24));
+    _Float16 value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
-
-// The bits of a weight next to this number.
 static Bits narrowed(float value) {
-    const u32 bits = __float_as_uint(value);
-    if (TYPE == F32) return bits;
-    if (TYPE == BF16) return bits >> 16 | (std::isnan(value) ? 1 : 0);
-    const Bits sign = bits >> 31 << 15;
-    if (std::isnan(value)) return sign | 0x7e00;
-    if (std::isinf(value)) return sign | 0x7c00;
-    // Of numbers without a sign the bits are in the same order.
-    u32 low = 0, high = 0x7bff;
-    while (low < high) {
-        const u32 middle = (low + high + 1) / 2;
-        if (widened(middle) <= std::fabs(value)) low = middle;
-        else high = middle - 1;
-    }
-    return sign | low;
+    const float most = 65504;
+    return device::f16_bits(std::isfinite(value) ? std::fmin(std::fmax(value, -most), most) : value);
 }
+#endif
 
 struct Quantized {
     // Padded to whole words.

@@ -37,7 +37,7 @@ impl Float for f32 {
 impl Float for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+        bf16::to_f32(self)
     }
 }
 

@@ -93,8 +93,8 @@ pub struct Loading<'a> {
     pub all: u64,
 }
 
-/// Loads the model of a Hugging Face folder. Each tensor is uploaded in the type that it has in the file, and quantized, before the next is
-/// touched, so that no more than one of them is held as it was; the system reads ahead meanwhile. `progress` is told of each tensor.
+/// Loads the model of a Hugging Face folder. A weight that is quantized goes to the device in the type that it has in the file; each
+/// tensor is done before the next is touched, so that no more than one is held as it was; the system reads ahead meanwhile. `progress` is told of each tensor.
 ///
 /// # Errors
 /// When a file is missing or broken, or a tensor does not have the shape that the configuration asks for.

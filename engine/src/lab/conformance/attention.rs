@@ -56,6 +56,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             let [q, k, v, grad] = [(tokens, *heads), (keys, *kv_heads), (keys, *kv_heads), (tokens, *heads)]
                 .map(|(rows, heads)| self.random(rows, heads * head_dim).rounded(held));
             let expected = formulas([&q, &k, &v], &grad, &shape);
+            let of = if held == FloatDType::F32 { String::new() } else { format!(" of {held:?}") };
             for form in B::ATTENTION_FORMS {
                 let masking = Masking::of(*form, sequences, *window, &self.device);
                 for matrix in [&q, &k, &v] {
@@ -69,7 +70,6 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
                     (" dk", d_k, &expected[2]),
                     (" dv", d_v, &expected[3]),
                 ] {
-                    let of = if held == FloatDType::F32 { String::new() } else { format!(" of {held:?}") };
                     let kernel = (format!("attention {form:?}{what}{of}"), tolerance(*form).max(rounding));
                     // Of a query that sees one key only, the gradient is zero, and what is found is rounding.
                     if expected.iter().any(|value| value.abs() > 1e-9) {
