@@ -9,8 +9,9 @@ use halfbyte::nf4::NF4_TABLE;
 use halfbyte::ops::Dropped;
 use halfbyte_shaders::{
     AttentionKernels, Language, LowRank, PTX, Pass, SkinnyBlock, Source, dropout_source, fetch_source,
-    half_matmul_source, half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source,
-    nf4_mma_source, nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
+    half_matmul_source, half_skinny_source, half_warpgroup_source, low_rank_source, nf4_dequantize_source,
+    nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source,
+    nf4_warpgroup_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -105,6 +106,16 @@ fn products_with_weights_in_bf16_are_those_in_f64() {
     for tile_rows in [128, 256] {
         let source = |gradient, branch, result| half_warpgroup_source(tile_rows, gradient, branch, result);
         with_branches("half.cpp", source, &format!("by {tile_rows} rows, "));
+    }
+}
+
+#[test]
+fn products_of_a_few_rows_with_weights_in_16_bits_are_those_in_f64() {
+    for rows in [1, 2, 4, 8, 16] {
+        for (dtype, option) in [(DType::BF16, "-DBF16"), (DType::F16, "-DF16")] {
+            let source = half_skinny_source(Language::Cuda, rows, true, dtype);
+            run_with("half_skinny.cpp", &source, &format!("for {rows} rows in {dtype:?}"), &[option]);
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
     AttentionKernels, Language, LowRank, Pass, SkinnyBlock, Source, dropout_source, fetch_source, half_matmul_source,
-    half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source, nf4_mma_source,
-    nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
+    half_skinny_source, half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source,
+    nf4_mma_source, nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
 };
 
 /// Turing in f32, Ampere, Ada, Hopper.
@@ -37,6 +37,9 @@ type Named = (String, Source);
 /// Widths of heads that models have.
 const WIDTHS: [usize; 5] = [64, 80, 96, 128, 256];
 
+/// Types of 16 bits.
+const HALVES: [DType; 2] = [DType::BF16, DType::F16];
+
 /// What a GPU of an architecture can run, every kernel with every option.
 fn kernels(architecture: &str) -> Vec<Named> {
     let mut kernels = in_f32();
@@ -63,6 +66,10 @@ fn in_f32() -> Vec<Named> {
     for (rows, branch) in [1, 2, 4, 8, 16].into_iter().flat_map(|rows| [(rows, false), (rows, true)]) {
         let name = format!("nf4_skinny, {rows} rows{}", with(branch));
         kernels.push((name, nf4_skinny_source(cuda, table, rows, true, branch)));
+    }
+    for (rows, dtype) in [1, 2, 4, 8, 16].into_iter().flat_map(|rows| HALVES.map(|dtype| (rows, dtype))) {
+        let name = format!("half_skinny {dtype:?}, {rows} rows");
+        kernels.push((name, half_skinny_source(cuda, rows, true, dtype)));
     }
     for gradient in [false, true] {
         let name = format!("nf4_matmul {}", direction(gradient));

@@ -4,8 +4,8 @@
 use burn::tensor::DType;
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
-    AttentionKernels, Language, Pass, Source, dropout_source, nf4_dequantize_source, nf4_matmul_source,
-    nf4_quantize_source, nf4_skinny_source,
+    AttentionKernels, Language, Pass, Source, dropout_source, half_rows_source, half_skinny_source,
+    nf4_dequantize_source, nf4_matmul_source, nf4_quantize_source, nf4_skinny_source,
 };
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use naga::{AddressSpace, front::wgsl};
@@ -24,6 +24,12 @@ fn kernels() -> Vec<Source> {
         for branch in [false, true] {
             kernels.extend([true, false].map(|subgroups| nf4_skinny_source(language, table, rows, subgroups, branch)));
         }
+        for dtype in [DType::BF16, DType::F16] {
+            kernels.extend([true, false].map(|subgroups| half_skinny_source(language, rows, subgroups, dtype)));
+        }
+    }
+    for dtype in [DType::BF16, DType::F16] {
+        kernels.extend([true, false].map(|picked| half_rows_source(dtype, picked)));
     }
     for gradient in [false, true] {
         kernels.extend([DType::F32, DType::F16].map(|dtype| nf4_matmul_source(language, table, dtype, gradient)));

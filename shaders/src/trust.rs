@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Language, SourceRuntime};
 
 /// The text of every kernel in CUDA C++.
-const TEXTS: [&str; 34] = [
+const TEXTS: [&str; 36] = [
     include_str!("attention/common.cu"),
     include_str!("attention/d_keys.cu"),
     include_str!("attention/d_queries.cu"),
@@ -26,6 +26,8 @@ const TEXTS: [&str; 34] = [
     include_str!("fetch/kernel.cu"),
     include_str!("half_matmul/kernel.cu"),
     include_str!("half_matmul/warpgroup.cu"),
+    include_str!("half_skinny/kernel.cu"),
+    include_str!("halves.cu"),
     include_str!("low_rank/common.cu"),
     include_str!("low_rank/narrow.cu"),
     include_str!("low_rank/outer.cu"),

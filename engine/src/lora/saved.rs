@@ -2,7 +2,7 @@
 
 use burn::tensor::FloatDType;
 
-use crate::model::{EMBEDDING, Parameter, Transformer, Weight};
+use crate::model::{EMBEDDING, Parameter, Transformer, Weight, in_type};
 use crate::ops::Ops;
 use crate::{Error, Result};
 
@@ -48,7 +48,7 @@ pub(crate) fn set_trainable<B: Ops>(model: &mut Transformer<B>, names: &[String]
         let saved = is_saved(path, names) && !path.contains(".lora_");
         // What is trained is f32, whatever it was held in.
         let value = parameter.value.clone();
-        let value = if saved && trainable { value.cast(FloatDType::F32) } else { value };
+        let value = if saved && trainable { in_type(value, FloatDType::F32) } else { value };
         Parameter { value, trainable: if saved { trainable } else { parameter.trainable } }
     });
     Ok(())

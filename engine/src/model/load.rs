@@ -56,8 +56,8 @@ impl Base {
             return Err(Error::Invalid(reason.into()));
         }
         stages.iter().try_for_each(|stage| self.compute.check::<B>(&stage.device))?;
-        let dtype = self.tables.into();
-        match stages.iter().find(|stage| !B::supports_dtype(&stage.device, dtype)) {
+        let dtype = self.tables;
+        match stages.iter().find(|stage| !B::holds(&stage.device, dtype)) {
             None => Ok(()),
             Some(Stage { device, .. }) => Err(Error::Device {
                 device: format!("{device:?}"),

@@ -47,7 +47,7 @@ pub use synthetic::synthetic;
 use crate::Result;
 use crate::files::check_device;
 use crate::lora::SQUARES;
-use crate::ops::{ComputeDtype, Ops, Product, Sequences, half_matmul, matmul};
+use crate::ops::{ComputeDtype, Ops, Product, Sequences, half_embedding, half_matmul, matmul};
 
 /// Up to so many tokens activations are f32: products of so few rows need not round them, and there is little to hold.
 pub const FEW_TOKENS: usize = 16;
@@ -140,7 +140,11 @@ impl<B: Ops> Transformer<B> {
     /// The rows of the embedding for `tokens`: `[tokens, hidden]`.
     pub fn embed(&self, tokens: &[u32]) -> Tensor<B, 2> {
         let rows = indices(tokens.iter().map(|t| *t as i32), &self.device());
-        self.scaled(self.embedding.value.clone().select(0, rows).cast(FloatDType::F32))
+        let table = self.embedding.value.clone();
+        self.scaled(match table.dtype() {
+            DType::F32 => table.select(0, rows),
+            _ => half_embedding(table, rows),
+        })
     }
 
     /// The embedding's gradient `[vocab, hidden]` from that of [`embed`](Self::embed)'s result.

@@ -1,7 +1,9 @@
 //! Products with a frozen weight in 16 bits: as much of it as fits a scratch is widened at a time, so that all arithmetic is f32.
 
+use std::ops::Range;
+
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor, TensorMetadata};
 
 use super::fused::{primitive, tensor};
 use super::{Ops, Product, matmul};
@@ -9,26 +11,36 @@ use super::{Ops, Product, matmul};
 /// Bytes of the scratch.
 const SCRATCH: usize = 256 << 20;
 
-/// Either product of f32 rows with a weight `[out, in]` of any type.
-pub(super) fn product<B: Ops>(x: FloatTensor<B>, weight: FloatTensor<B>, product: Product) -> FloatTensor<B> {
-    product_within::<B>(x, weight, product, SCRATCH)
+/// Either product of f32 rows with a weight `[out, in]` of any type, some of whose rows `widen` gives in f32.
+pub(super) fn product<B: Ops>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    product: Product,
+    widen: impl Fn(&FloatTensor<B>, Range<usize>) -> FloatTensor<B>,
+) -> FloatTensor<B> {
+    product_within::<B>(x, weight, product, widen, SCRATCH)
+}
+
+/// Rows of a matrix in f32.
+pub(super) fn widened<B: Ops>(matrix: &FloatTensor<B>, rows: Range<usize>) -> FloatTensor<B> {
+    primitive(tensor::<B, 2>(matrix.clone()).slice_dim(0, rows).cast(FloatDType::F32))
 }
 
 fn product_within<B: Ops>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     product: Product,
+    widen: impl Fn(&FloatTensor<B>, Range<usize>) -> FloatTensor<B>,
     scratch: usize,
 ) -> FloatTensor<B> {
-    let (x, weight) = (tensor::<B, 2>(x), tensor::<B, 2>(weight));
-    let [out, input] = weight.dims();
+    let (x, [out, input]) = (tensor::<B, 2>(x), weight.shape().dims());
     let at_once = match weight.dtype() {
         DType::F32 => out,
         _ => (scratch / (4 * input.max(1))).clamp(1, out.max(1)),
     };
     let parts = (0..out).step_by(at_once.max(1)).map(|first| {
         let count = at_once.min(out - first);
-        let part = weight.clone().narrow(0, first, count).cast(FloatDType::F32);
+        let part = tensor::<B, 2>(widen(&weight, first..first + count));
         match product {
             Product::Forward => matmul(x.clone(), part.transpose()),
             Product::InputGradient => matmul(x.clone().narrow(1, first, count), part),
@@ -45,7 +57,7 @@ mod tests {
     use burn::tensor::{FloatDType, Tensor, TensorData};
     use burn_flex::Flex;
 
-    use super::{Product, primitive, product_within, tensor};
+    use super::{Product, primitive, product_within, tensor, widened};
 
     fn values(rows: usize, columns: usize, seed: usize) -> Tensor<Flex, 2> {
         let values: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 + seed * 11) % 101) as f32 / 64.0 - 0.75).collect();
@@ -62,7 +74,13 @@ mod tests {
             for scratch in [1 << 20, 5 * 32, 1] {
                 let of = |x: &Tensor<Flex, 2>, product| {
                     let weight = primitive(weight.clone().cast(dtype));
-                    tensor::<Flex, 2>(product_within::<Flex>(primitive(x.clone()), weight, product, scratch))
+                    tensor::<Flex, 2>(product_within::<Flex>(
+                        primitive(x.clone()),
+                        weight,
+                        product,
+                        widened::<Flex>,
+                        scratch,
+                    ))
                 };
                 let found = [of(&x, Product::Forward), of(&d_y, Product::InputGradient)];
                 for (found, expected) in found.into_iter().zip(&expected) {

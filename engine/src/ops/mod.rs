@@ -42,8 +42,9 @@ pub(crate) use graph::{apart, backward_from};
 pub(crate) use lasting::lasting;
 pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
-    attention_with_gradients, causal_attention, cross_entropy, dropout, gated, half_matmul, lora_linear,
-    lora_linear_unseen, low_rank, low_rank_gradient, matmul, nf4_lora_by, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
+    attention_with_gradients, causal_attention, cross_entropy, dropout, gated, half_embedding, half_matmul,
+    lora_linear, lora_linear_unseen, low_rank, low_rank_gradient, matmul, nf4_lora_by, nf4_matmul, nf4_matmul_by,
+    rms_norm, rotate,
 };
 pub use weight::Nf4Weight;
 
@@ -245,7 +246,17 @@ pub trait Ops: Backend {
         product: Product,
         _compute: ComputeDtype,
     ) -> FloatTensor<Self> {
-        half::product::<Self>(x, weight, product)
+        half::product::<Self>(x, weight, product, half::widened::<Self>)
+    }
+
+    /// Whether the device holds embedding and head in this type: [`half_matmul`] and [`half_embedding`] take them so.
+    fn holds(device: &Self::Device, dtype: FloatDType) -> bool {
+        Self::supports_dtype(device, dtype.into())
+    }
+
+    /// [`half_embedding`].
+    fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
+        fused::wide::<Self>(Self::float_select(table, 0, rows))
     }
 
     /// [`rms_norm`].

@@ -140,6 +140,11 @@ pub fn half_matmul<B: Ops>(
     tensor(B::half_matmul(primitive(x), primitive(weight), product, compute))
 }
 
+/// The rows of a frozen `table` `[n, columns]` that `rows` `[m]` names, in f32: `[m, columns]` (`torch.nn.functional.embedding`).
+pub fn half_embedding<B: Ops>(table: Tensor<B, 2>, rows: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+    tensor(B::half_embedding(primitive(table), rows.into_primitive()))
+}
+
 /// Cross entropy of `logits` `[n, vocab]` against the tokens `targets` `[n, 1]`: the sum of the losses `[1]`, and its
 /// gradient for the logits, `softmax - onehot`. Not differentiable: the gradient is part of the result.
 pub fn cross_entropy<B: Ops>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (Tensor<B, 1>, Tensor<B, 2>) {

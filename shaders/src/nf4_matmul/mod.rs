@@ -8,13 +8,12 @@ use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
-use cubecl::ir::features::Plane;
 
 pub use tiled::source;
 
 use crate::half_matmul::by_warpgroups;
 use crate::matmul::{matmul, matmul_into};
-use crate::nf4_skinny::{MAX_ROWS, can_mma, nf4_skinny, nf4_skinny_mma};
+use crate::nf4_skinny::{MAX_ROWS, can_mma, has_subgroups, nf4_skinny, nf4_skinny_mma};
 use crate::source::tile_grid;
 use crate::trust::trusted;
 use crate::weight::told;
@@ -217,7 +216,7 @@ impl<R: SourceRuntime> Operands<R> {
 
     /// Computes the product into `y`.
     fn run(&self, variant: Variant) {
-        let subgroups = self.x.client.properties().features.plane.contains(Plane::Ops);
+        let subgroups = has_subgroups(&self.x.client);
         let with_branch = match variant {
             Variant::Decoded => self.run_decoded(),
             Variant::Skinny => self.run_skinny(subgroups),

@@ -4,7 +4,6 @@
 // ceil(count / block_size): a warp takes one block, or several of those that have fewer than 32 words. `codes` has
 // ceil(count / 8) words.
 // A weight that is NaN or infinite makes the scale of its block NaN or infinite: the caller must look there.
-typedef unsigned int u32;
 typedef unsigned long long u64;
 struct Info { u32 count, block_size, unused[2]; };
 
@@ -12,20 +11,8 @@ __constant__ float NF4[16] = { {{ nf4_table }} };
 constexpr u32 THREADS = {{ threads }};
 constexpr u32 ZERO_CODE = 7;
 
-// The bits of a weight, and what they are in f32 by its type.
+// The bits of a weight.
 typedef {{ bits }} Bits;
-
-__device__ __forceinline__ float from_f32(u32 bits) { return __uint_as_float(bits); }
-
-__device__ __forceinline__ float from_bf16(u32 bits) { return __uint_as_float(bits << 16); }
-
-__device__ __forceinline__ float from_f16(u32 bits) {
-    const u32 sign = (bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
-    // Below the smallest normal one it is so many times 2^-24.
-    const u32 magnitude = exponent == 0 ? __float_as_uint((float)fraction * 0x1p-24f)
-                                        : (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
-    return __uint_as_float(sign | magnitude);
-}
 
 // Eight elements of a block from `first` on; those from `count` on are 0.
 __device__ __forceinline__ void load(float (&value)[8], const Bits* weights, u64 first, u32 count, bool vector) {

@@ -16,33 +16,9 @@ const TINY: u32 = {{ tiny }}u;
 const INFINITE: u32 = 0x7f800000u;
 const ZERO_CODE: u32 = 7u;
 
-// The bits in f32 of the weight at a place. Integers throughout: f16 and bf16 are types that an adapter may lack.
-fn bits_of_f32(at: u32) -> u32 {
-    return weights[at];
-}
-
-fn sixteen_bits(at: u32) -> u32 {
-    return (weights[at / 2u] >> (16u * (at % 2u))) & 0xffffu;
-}
-
-fn bits_of_bf16(at: u32) -> u32 {
-    return sixteen_bits(at) << 16u;
-}
-
-fn bits_of_f16(at: u32) -> u32 {
-    let bits = sixteen_bits(at);
-    let sign = (bits & 0x8000u) << 16u;
-    let exponent = (bits >> 10u) & 31u;
-    let fraction = bits & 0x3ffu;
-    if exponent > 0u {
-        return sign | (select(exponent + 112u, 255u, exponent == 31u) << 23u) | (fraction << 13u);
-    }
-    if fraction == 0u {
-        return sign;
-    }
-    // fraction * 2^-24, its leading bit moved out.
-    let leading = firstLeadingBit(fraction);
-    return sign | ((leading + 103u) << 23u) | ((fraction << (23u - leading)) & 0x7fffffu);
+// The bits in f32 of the weight at a place.
+fn bits_at(at: u32) -> u32 {
+    {{ bits_at }}
 }
 
 // mantissa * 2^exponent, the mantissa from 2^23 to 2^24.
@@ -154,7 +130,7 @@ fn nf4_quantize(
     // Of numbers that are not negative the bits are in the same order, and NaN comes out on top.
     var largest = 0u;
     for (var i = first; i < end; i++) {
-        largest = max(largest, bits_of_{{ dtype }}(i) & 0x7fffffffu);
+        largest = max(largest, bits_at(i) & 0x7fffffffu);
     }
     let whole = end - first == info.y;
     absmax[block] = select(max(largest, TINY), largest, whole);
@@ -169,7 +145,7 @@ fn nf4_quantize(
         for (var i = 0u; i < min(8u, end - at + (end - at) % 2u); i++) {
             var nibble = ZERO_CODE;
             if at + i < end {
-                nibble = code(bits_of_{{ dtype }}(at + i), scale, inverse, whole);
+                nibble = code(bits_at(at + i), scale, inverse, whole);
             }
             packed |= nibble << (8u * (i / 2u) + 4u * (1u - i % 2u));
         }

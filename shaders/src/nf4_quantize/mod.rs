@@ -25,16 +25,21 @@ pub fn source(language: Language, table: &[f32; 16], dtype: DType) -> Source {
     SOURCES.get((language, dtype), |_| {
         let list =
             |values: &mut dyn Iterator<Item = f32>| values.map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
+        let bits_at = match dtype {
+            DType::F32 => "return weights[at];".to_string(),
+            _ => format!("return bits_of_{}((weights[at / 2u] >> (16u * (at % 2u))) & 0xffffu);", dtype.name()),
+        };
         let values = [
             ("nf4_table", list(&mut table.iter().copied())),
             ("bounds", list(&mut table.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0))),
             ("tiny", TINY.to_bits().to_string()),
             ("dtype", dtype.name().to_string()),
+            ("bits_at", bits_at),
             ("bits", if dtype == DType::F32 { "u32" } else { "unsigned short" }.to_string()),
         ];
         let template = match language {
-            Language::Wgsl => include_str!("kernel.wgsl"),
-            Language::Cuda => include_str!("kernel.cu"),
+            Language::Wgsl => concat!(include_str!("../halves.wgsl"), "\n", include_str!("kernel.wgsl")),
+            Language::Cuda => concat!(include_str!("../halves.cu"), "\n", include_str!("kernel.cu")),
         };
         Source::fill("nf4_quantize", language, threads(language), template, &values)
     })

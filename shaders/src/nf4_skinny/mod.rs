@@ -3,6 +3,7 @@
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
+use cubecl::ir::features::Plane;
 
 use crate::source::{Sources, grid};
 use crate::weight::{reader, told};
@@ -21,6 +22,25 @@ fn geometry(language: Language, rows: u32) -> (u32, usize) {
     }
 }
 
+/// In WGSL how the sums of a workgroup are added up, with subgroups or with workgroup memory alone: what goes before the kernel, its further
+/// inputs, and the code.
+pub(crate) fn reduction(subgroups: bool) -> [&'static str; 3] {
+    match subgroups {
+        true => [
+            // Browsers ask for it; wgpu's own compiler does not know it yet and takes subgroups without.
+            if cfg!(target_arch = "wasm32") { "enable subgroups;" } else { "" },
+            "@builtin(subgroup_invocation_id) subgroup_lane: u32,\n    @builtin(subgroup_size) subgroup_size: u32,",
+            include_str!("reduce_subgroups.wgsl"),
+        ],
+        false => ["", "", include_str!("reduce_memory.wgsl")],
+    }
+}
+
+/// Whether a device has subgroups.
+pub(crate) fn has_subgroups<R: SourceRuntime>(client: &ComputeClient<R>) -> bool {
+    client.properties().features.plane.contains(Plane::Ops)
+}
+
 static SOURCES: Sources<(Language, u32, bool, bool)> = Sources::new();
 
 /// The kernel's source for at most `rows` rows; in WGSL with subgroup reductions or with workgroup memory alone; with or
@@ -28,15 +48,7 @@ static SOURCES: Sources<(Language, u32, bool, bool)> = Sources::new();
 pub fn source(language: Language, table: &[f32; 16], rows: u32, subgroups: bool, branch: bool) -> Source {
     let kernels = [include_str!("kernel.wgsl"), include_str!("kernel.cu")];
     SOURCES.get((language, rows, subgroups, branch), |_| {
-        let (enable, inputs, reduce) = match subgroups {
-            true => (
-                // Browsers ask for it; wgpu's own compiler does not know it yet and takes subgroups without.
-                if cfg!(target_arch = "wasm32") { "enable subgroups;" } else { "" },
-                "@builtin(subgroup_invocation_id) subgroup_lane: u32,\n    @builtin(subgroup_size) subgroup_size: u32,",
-                include_str!("reduce_subgroups.wgsl"),
-            ),
-            false => ("", "", include_str!("reduce_memory.wgsl")),
-        };
+        let [enable, inputs, reduce] = reduction(subgroups);
         let (buffers, add, info_binding) = match (language, branch) {
             (Language::Wgsl, true) => (include_str!("branch_buffers.wgsl"), include_str!("branch.wgsl"), "7"),
             (Language::Wgsl, false) => ("", "", "5"),

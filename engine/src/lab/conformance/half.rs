@@ -1,37 +1,66 @@
-//! Products with weights in 16 bits.
+//! Weights in 16 bits: products with them, and their rows.
 
-use burn::tensor::FloatDType;
+use burn::tensor::{FloatDType, Tensor, TensorData};
 
 use super::{DENSE, HALF_TOLERANCE, Matrix, Suite, TOLERANCE};
 use crate::Result;
 use crate::lab::Case;
-use crate::ops::{ComputeDtype, Ops, Product, half_matmul};
+use crate::model::indices;
+use crate::ops::{ComputeDtype, Ops, Product, half_embedding, half_matmul};
 
 /// Weights `[out, in]` and rows beyond the dense products': of more than one tile each way, and where nothing is aligned.
 const TILES: [[usize; 3]; 4] = [[130, 264, 136], [257, 130, 72], [17, 131, 263], [129, 1, 300]];
+/// The same of as few rows as decoding has: of whole eights, whose kernel takes the weight as it is, and not.
+const FEW: [[usize; 3]; 4] = [[2, 264, 130], [7, 1032, 5], [16, 136, 67], [3, 65, 9]];
+/// Tables `[rows, columns]` with rows that begin inside a word.
+const TABLES: [[usize; 2]; 4] = [[1, 1], [5, 3], [300, 65], [70, 264]];
 
 impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
-    /// Both products, in f32 and in each type that the device computes in.
+    /// Both products, in f32 and in each type that the device computes in, and rows.
     pub(super) async fn halves(&mut self) -> Result<()> {
         for dtype in [FloatDType::BF16, FloatDType::F16] {
-            if !B::supports_dtype(&self.device, dtype.into()) {
+            if !B::holds(&self.device, dtype) {
                 continue;
             }
             for compute in [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::F16] {
                 if compute.check::<B>(&self.device).is_err() {
                     continue;
                 }
-                for [rows, input, out] in DENSE.into_iter().chain(TILES) {
-                    // Of so few bits that both types hold them.
-                    let mut weight = self.random(out, input);
-                    weight.values.iter_mut().for_each(|value| *value = (*value * 64.0).round() / 64.0);
+                for [rows, input, out] in DENSE.into_iter().chain(TILES).chain(FEW) {
+                    let weight = self.random(out, input).rounded(dtype);
                     for product in [Product::Forward, Product::InputGradient] {
                         self.half((dtype, compute), &weight, rows, product).await?;
                     }
                 }
             }
+            for table in TABLES {
+                self.rows(dtype, table).await?;
+            }
         }
         Ok(())
+    }
+
+    /// A matrix in a type that the device may have no arithmetic in.
+    fn upload_as(&self, matrix: &Matrix, dtype: FloatDType) -> Tensor<B, 2> {
+        let shape = [matrix.values.len() / matrix.columns, matrix.columns];
+        let data = TensorData::new(matrix.values.clone(), shape).convert_dtype(dtype.into());
+        Tensor::from_data(data, (&self.device, dtype.into()))
+    }
+
+    /// Rows of a table, some of them more than once: what they hold, to the bit.
+    async fn rows(&mut self, dtype: FloatDType, [count, columns]: [usize; 2]) -> Result<()> {
+        let mut table = self.random(count, columns);
+        // f16 has fewer bits for these.
+        table.values.iter_mut().step_by(7).for_each(|value| *value *= 1e-5);
+        let table = table.rounded(dtype);
+        let picked: Vec<usize> = (0..count + 3).map(|i| (i * 7 + count / 2) % count).collect();
+        let row = |row: &usize| table.values[row * columns..][..columns].iter().map(|value| f64::from(*value));
+        let expected: Vec<f64> = picked.iter().flat_map(row).collect();
+        let rows = indices(picked.iter().map(|row| *row as i32), &self.device);
+        self.poison(expected.len()).await?;
+        let found = half_embedding(self.upload_as(&table, dtype), rows);
+        let kernel = (format!("half_embedding {dtype:?}"), 0.0);
+        self.compare(kernel, format!("{} rows of [{count}, {columns}]", picked.len()), found, &expected).await
     }
 
     async fn half(
@@ -46,7 +75,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         let x = self.random(rows, taken);
         let expected = x.times(weight, product == Product::Forward);
         self.poison(rows * given).await?;
-        let found = half_matmul(self.upload(&x), self.upload(weight).cast(dtype), product, compute);
+        let found = half_matmul(self.upload(&x), self.upload_as(weight, dtype), product, compute);
         let tolerance = if compute == ComputeDtype::F32 { TOLERANCE } else { HALF_TOLERANCE };
         let kernel = (format!("half_matmul {product:?} {dtype:?} in {compute:?}"), tolerance);
         self.compare(kernel, format!("{rows} rows, [{out}, {input}]"), found, &expected).await

@@ -5,6 +5,8 @@
 
 mod adam;
 mod attention;
+mod encoded;
+mod half;
 mod lora;
 mod matrix;
 mod nf4;
@@ -14,11 +16,12 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata, bf16, f16};
 use burn_flex::{Flex, FlexTensor};
 
+use self::half::Halves;
 use super::fused::{cast, dtype, primitive, tensor, wide};
 use super::weight::data_of;
 use super::{
-    Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, Branch, Dropped, Frozen, LoraGradients, Masking,
-    Moments, Nf4Primitive, Ops, Product, Variant,
+    Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Dropped, Frozen,
+    LoraGradients, Masking, Moments, Nf4Primitive, Ops, Product, Variant,
 };
 use crate::nf4::quantize_blocks_into;
 
@@ -104,6 +107,23 @@ impl Ops for Flex {
             Product::Forward => vec![Variant::Decoded, Variant::Skinny, Variant::Tiled],
             Product::InputGradient => vec![Variant::Decoded, Variant::Tiled],
         }
+    }
+
+    fn half_matmul(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        product: Product,
+        _compute: ComputeDtype,
+    ) -> FloatTensor<Self> {
+        let weight = weight.to_contiguous();
+        let shape = [weight.shape()[0], weight.shape()[1]];
+        let dims = [x.shape()[0], product.widths(shape).1];
+        let y = |x: &[f32]| match weight.dtype() {
+            DType::BF16 => encoded::matmul(x, &Halves { elements: elements::<bf16>(&weight), shape }, product, None),
+            DType::F16 => encoded::matmul(x, &Halves { elements: elements::<f16>(&weight), shape }, product, None),
+            other => panic!("half_matmul: a weight in {other:?}"),
+        };
+        write(read([x], |[x]| y(x)), dims)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, into: FloatDType) -> FloatTensor<Self> {

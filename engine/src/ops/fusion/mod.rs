@@ -51,6 +51,19 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         })
     }
 
+    fn holds(device: &Self::Device, dtype: FloatDType) -> bool {
+        B::holds(device, dtype)
+    }
+
+    fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
+        let shape = [rows.shape()[0], table.shape()[1]].into();
+        let result = (shape, DType::F32);
+        register_as::<B, 2>("half_embedding", [table, rows], result, |handles, [table, rows]| {
+            let table = handles.get_float_tensor::<B>(table);
+            B::half_embedding(table, handles.get_int_tensor::<B>(rows))
+        })
+    }
+
     fn nf4_quantize(weights: FloatTensor<Self>, block_size: usize) -> [IntTensor<Self>; 2] {
         let count = weights.shape().num_elements();
         let results = [count.div_ceil(8), count.div_ceil(block_size)].map(|length| ([length].into(), DType::U32));
