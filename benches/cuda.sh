@@ -20,7 +20,7 @@ step() {
     tail -n 4 "$out/$name.txt"
 }
 
-half="--compute-dtype bf16 --embedding-dtype bf16"
+half="--compute-dtype bf16"
 # Passed, it has the kernels chosen that the steps after it measure.
 step selftest 240 "$halfbyte" selftest --device "$device"
 step train-8b 90 "$halfbyte" bench-training --device "$device" --model llama-3.1-8b --length 512,2048,8192 $half

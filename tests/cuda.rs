@@ -9,9 +9,9 @@ use halfbyte::nf4::NF4_TABLE;
 use halfbyte::ops::Dropped;
 use halfbyte_shaders::{
     AttentionKernels, Language, LowRank, PTX, Pass, SkinnyBlock, Source, dropout_source, fetch_source,
-    half_matmul_source, half_skinny_source, half_warpgroup_source, low_rank_source, nf4_dequantize_source,
-    nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source,
-    nf4_warpgroup_source,
+    half_matmul_source, half_rows_source, half_skinny_source, half_warpgroup_source, low_rank_source,
+    nf4_dequantize_source, nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_mma_source,
+    nf4_skinny_source, nf4_warpgroup_source,
 };
 
 /// Compiles the program `tests/cuda/{program}` around a kernel, runs it and prints what it found.
@@ -115,6 +115,16 @@ fn products_of_a_few_rows_with_weights_in_16_bits_are_those_in_f64() {
         for (dtype, option) in [(DType::BF16, "-DBF16"), (DType::F16, "-DF16")] {
             let source = half_skinny_source(Language::Cuda, rows, true, dtype);
             run_with("half_skinny.cpp", &source, &format!("for {rows} rows in {dtype:?}"), &[option]);
+        }
+    }
+}
+
+#[test]
+fn rows_in_16_bits_are_what_they_hold() {
+    for (dtype, option) in [(DType::BF16, "-DBF16"), (DType::F16, "-DF16")] {
+        for (picked, what) in [(false, "one after the other"), (true, "picked")] {
+            let source = half_rows_source(Language::Cuda, dtype, picked);
+            run_with("half_rows.cpp", &source, &format!("in {dtype:?}, {what}"), &[option]);
         }
     }
 }

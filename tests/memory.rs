@@ -9,7 +9,8 @@ use halfbyte::backends::Cpu;
 use halfbyte::data::{Dataset, Example};
 use halfbyte::files::save_adapter;
 use halfbyte::lora::{LoraConfig, Targets, attach};
-use halfbyte::model::{BaseWeights, ModelConfig, load, random, save_dense};
+use halfbyte::model::{Base, BaseWeights, ModelConfig, load, random, save_dense};
+use halfbyte::ops::FloatDType;
 use halfbyte::train::{Recompute, Trainer, TrainerConfig};
 use halfbyte_memory::{Device, Method, ModelShape, Phase, Plan, Run, plan};
 use halfbyte_tests::memory::{config, shape as model};
@@ -95,6 +96,8 @@ fn go(folder: &Path, case: &Case) -> Measured {
         Method::Qlora => BaseWeights::Nf4 { block_size: run.block_size as usize, double_quant: run.double_quant },
         _ => BaseWeights::Full,
     };
+    let tables = Some(if run.weight_bytes == 2 { FloatDType::BF16 } else { FloatDType::F32 });
+    let base = Base { tables, ..base.into() };
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
     let mut model = load::<Cpu>(folder, base, &Default::default(), &mut |_| {}).expect("a model");
@@ -239,6 +242,22 @@ fn dora_and_modules_to_save() {
         case("embedding", untied(), saved(&["embed_tokens"], Run { batch: 2, ..run() })),
         case("both, tied", small(), saved(&["embed_tokens", "lm_head"], Run { batch: 2, ..run() })),
         case("both, accumulation", untied(), saved(&["embed_tokens", "lm_head"], Run { accumulation: 2, ..run() })),
+    ]);
+}
+
+#[test]
+fn tables_in_16_bits() {
+    let (small, wordy) = (model(2048, 256, 768, 4, [4, 2, 64]), model(16_384, 256, 768, 2, [4, 2, 64]));
+    let untied = ModelShape { tied: false, ..wordy.clone() };
+    let run = || Run { weight_bytes: 2, batch: 2, ..run() };
+    let head = || vec!["lm_head".to_string()];
+    let case = |name: &str, model: &ModelShape, run| Case { name: name.into(), model: model.clone(), run };
+    check(&[
+        case("bf16", &small, run()),
+        case("bf16, chunk of 512", &wordy, Run { loss_chunk: 512, ..run() }),
+        case("bf16, chunk of 32", &wordy, Run { loss_chunk: 32, ..run() }),
+        case("bf16, untied, chunk of 64", &untied, Run { loss_chunk: 64, ..run() }),
+        case("bf16, head that is trained", &untied, Run { modules_to_save: head(), ..run() }),
     ]);
 }
 

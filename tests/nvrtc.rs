@@ -7,8 +7,9 @@ use cudarc::nvrtc::{result, sys};
 use halfbyte::nf4::NF4_TABLE;
 use halfbyte_shaders::{
     AttentionKernels, Language, LowRank, Pass, SkinnyBlock, Source, dropout_source, fetch_source, half_matmul_source,
-    half_skinny_source, half_warpgroup_source, low_rank_source, nf4_dequantize_source, nf4_matmul_source,
-    nf4_mma_source, nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source, nf4_warpgroup_source,
+    half_rows_source, half_skinny_source, half_warpgroup_source, low_rank_source, nf4_dequantize_source,
+    nf4_matmul_source, nf4_mma_source, nf4_quantize_source, nf4_skinny_mma_source, nf4_skinny_source,
+    nf4_warpgroup_source,
 };
 
 /// Turing in f32, Ampere, Ada, Hopper.
@@ -66,6 +67,10 @@ fn in_f32() -> Vec<Named> {
     for (rows, branch) in [1, 2, 4, 8, 16].into_iter().flat_map(|rows| [(rows, false), (rows, true)]) {
         let name = format!("nf4_skinny, {rows} rows{}", with(branch));
         kernels.push((name, nf4_skinny_source(cuda, table, rows, true, branch)));
+    }
+    for (picked, dtype) in [false, true].into_iter().flat_map(|picked| HALVES.map(|dtype| (picked, dtype))) {
+        let name = format!("half_rows {dtype:?}{}", if picked { ", picked" } else { "" });
+        kernels.push((name, half_rows_source(cuda, dtype, picked)));
     }
     for (rows, dtype) in [1, 2, 4, 8, 16].into_iter().flat_map(|rows| HALVES.map(|dtype| (rows, dtype))) {
         let name = format!("half_skinny {dtype:?}, {rows} rows");

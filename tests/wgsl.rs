@@ -29,7 +29,7 @@ fn kernels() -> Vec<Source> {
         }
     }
     for dtype in [DType::BF16, DType::F16] {
-        kernels.extend([true, false].map(|picked| half_rows_source(dtype, picked)));
+        kernels.extend([true, false].map(|picked| half_rows_source(language, dtype, picked)));
     }
     for gradient in [false, true] {
         kernels.extend([DType::F32, DType::F16].map(|dtype| nf4_matmul_source(language, table, dtype, gradient)));

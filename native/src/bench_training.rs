@@ -50,8 +50,8 @@ pub(crate) struct Arguments {
     /// What the operands of products are rounded to: f32, bf16 (CUDA) or f16 (other GPUs)
     #[arg(long, default_value = "f32", value_parser = parse::<ComputeDtype>)]
     compute_dtype: ComputeDtype,
-    /// What embedding and head are held in: f32, bf16 or f16
-    #[arg(long, default_value = "f32", value_parser = parse::<EmbeddingDtype>)]
+    /// What embedding and head are held in: f32, bf16, f16, or as the model's files hold them (auto)
+    #[arg(long, default_value = "auto", value_parser = parse::<EmbeddingDtype>)]
     embedding_dtype: EmbeddingDtype,
     /// Optimizer
     #[arg(long, default_value = "adamw", value_parser = parse::<Optim>)]
@@ -99,7 +99,7 @@ fn as_llama(shape: &ModelShape) -> serde_json::Value {
         "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
         "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv(),
         "head_dim": shape.head(), "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "tie_word_embeddings": shape.tied,
-        "max_position_embeddings": 1 << 20, "attention_bias": shape.attention_bias, "mlp_bias": shape.mlp_bias,
+        "max_position_embeddings": 1 << 20, "dtype": shape.dtype, "attention_bias": shape.attention_bias, "mlp_bias": shape.mlp_bias,
     })
 }
 

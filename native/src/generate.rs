@@ -8,7 +8,7 @@ use halfbyte::model::BaseWeights;
 use halfbyte::ops::Ops;
 use halfbyte::text::{Message, Tokenizer};
 use halfbyte::train::Devices;
-use halfbyte_memory::{ComputeDtype, Method, Run};
+use halfbyte_memory::{ComputeDtype, Method, ModelShape, Run};
 use pollster::block_on;
 
 use crate::device::{self, Choice, Found, Job, Seat};
@@ -78,8 +78,8 @@ impl Job for Generate {
         let tokenizer = Tokenizer::from_folder(source.folder())?;
         let adapter = adapter.as_ref().map(Source::weights).transpose()?;
         let base = arguments.held.resolve(adapter)?;
-        let map = found.map_for(source.folder(), |_| Ok(inference(base)))?;
-        let mut model = load_base::<B>(source.weights()?, base, &map)?;
+        let map = found.map_for(source.folder(), |shape| Ok(inference(base, shape)))?;
+        let mut model = load_base::<B>(source.weights()?, base.as_stored(), &map)?;
         if let Some(adapter) = adapter {
             attach_adapter(&mut model, adapter, &arguments.model)?;
         }
@@ -111,12 +111,12 @@ impl Job for Generate {
 }
 
 /// Answering with a base that is held so, as far as it decides how layers are shared out.
-fn inference(base: BaseWeights) -> Run {
-    let method = match base {
-        BaseWeights::Nf4 { .. } => Method::Qlora,
-        BaseWeights::Full => Method::Lora,
+fn inference(base: BaseWeights, shape: &ModelShape) -> Run {
+    let (method, weight_bytes) = match base {
+        BaseWeights::Nf4 { .. } => (Method::Qlora, if shape.in_16_bits() { 2 } else { 4 }),
+        BaseWeights::Full => (Method::Lora, 4),
     };
-    Run { method, weight_bytes: 4, compute_dtype: ComputeDtype::F32, length: 1, ..Run::default() }
+    Run { method, weight_bytes, compute_dtype: ComputeDtype::F32, length: 1, ..Run::default() }
 }
 
 fn show(piece: &str) {

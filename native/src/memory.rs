@@ -29,8 +29,8 @@ pub(crate) struct Arguments {
     /// AdamW with 8-bit state
     #[arg(long)]
     adamw_8bit: bool,
-    /// What is computed in, and embedding and head are held in: bf16 as on CUDA from Ampere on, or f32 as through wgpu. Full fine-tuning
-    /// and LoRA in bf16 are planned for comparison
+    /// What is computed in: bf16 as on CUDA from Ampere on, or f32 as through wgpu. Full fine-tuning and LoRA in bf16 are planned for
+    /// comparison
     #[arg(long, default_value = "bf16", value_parser = parse::<ComputeDtype>)]
     compute_dtype: ComputeDtype,
     #[command(flatten)]
@@ -59,13 +59,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         length: arguments.length,
         recompute: !arguments.no_recompute,
         optimizer: if arguments.adamw_8bit { Optimizer::AdamW8bit } else { Optimizer::AdamW },
-        weight_bytes: arguments.compute_dtype.bytes(),
         compute_dtype: arguments.compute_dtype,
         ..Run::default()
     };
     let table = Table::load(against.gpus.as_deref())?;
-    let report = |method| {
-        let plan = plan(&model, &Run { method, ..run.clone() });
+    let report = |method: Method| {
+        let weight_bytes = method.weight_bytes(run.compute_dtype);
+        let plan = plan(&model, &Run { method, weight_bytes, ..run.clone() });
         let fits = against.memory.map(|memory| plan.peak() <= memory);
         let gpus = table.estimates(plan.peak(), run.compute_dtype, None);
         Report { method, peak: plan.peak(), persistent: plan.persistent(), plan, fits, gpus }

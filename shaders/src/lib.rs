@@ -31,7 +31,7 @@ pub use fused::{
     rms_norm_backward, rotate, sum_of_squares,
 };
 pub use half_matmul::{half_matmul, source as half_matmul_source, warpgroup_source as half_warpgroup_source};
-pub use half_rows::{half_embedding, half_rows, source as half_rows_source};
+pub use half_rows::{half_embedding, half_rows, is_bits, source as half_rows_source};
 pub use half_skinny::{half_skinny, source as half_skinny_source};
 pub use low_rank::{LowRank, low_rank, low_rank_gradient, source as low_rank_source};
 pub use matmul::matmul;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::{Language, SourceRuntime};
 
 /// The text of every kernel in CUDA C++.
-const TEXTS: [&str; 36] = [
+const TEXTS: [&str; 37] = [
     include_str!("attention/common.cu"),
     include_str!("attention/d_keys.cu"),
     include_str!("attention/d_queries.cu"),
@@ -26,6 +26,7 @@ const TEXTS: [&str; 36] = [
     include_str!("fetch/kernel.cu"),
     include_str!("half_matmul/kernel.cu"),
     include_str!("half_matmul/warpgroup.cu"),
+    include_str!("half_rows/kernel.cu"),
     include_str!("half_skinny/kernel.cu"),
     include_str!("halves.cu"),
     include_str!("low_rank/common.cu"),

@@ -6,29 +6,9 @@
 #include "ptx.h"
 #include KERNEL
 #include "compare.h"
+#include "halves.h"
 
 struct Case { size_t rows, out, in; };
-
-// An element of a weight: usual ones, zeros, and some below the smallest normal f16.
-static u32 element() {
-    const float sizes[] = { 1, 1, 1, 0, 1e-6f }, value = uniform() * sizes[noise() % 5];
-#ifdef BF16
-    return device::to_bf16(value);
-#else
-    return device::f16_bits(value);
-#endif
-}
-
-static double wide(u32 bits) {
-#ifdef BF16
-    return device::from_bf16((bf16)bits);
-#else
-    const unsigned short half = (unsigned short)bits;
-    _Float16 value;
-    memcpy(&value, &half, sizeof value);
-    return value;
-#endif
-}
 
 // Runs a case; its largest error.
 static double run(const Case& c) {
@@ -38,8 +18,8 @@ static double run(const Case& c) {
     std::vector<uint4> weight(c.out * c.in / 8);
     for (uint4& eight : weight)
         for (u32* word : { &eight.x, &eight.y, &eight.z, &eight.w }) {
-            const u32 low = element();
-            *word = low | element() << 16;
+            const u32 low = element_bits();
+            *word = low | element_bits() << 16;
         }
     std::vector<float4> x(c.rows * c.in / 4);
     for (float4& four : x) four = { uniform(), uniform(), uniform(), uniform() };
@@ -53,7 +33,7 @@ static double run(const Case& c) {
     device::launch((u32)grid_x, (u32)grid_y, THREADS, [&] { half_skinny(w.data, input.data, y.data, info); });
     y.check_surroundings("y");
     const auto x_at = [&](size_t i) { return (double)(&x[i / 4].x)[i % 4]; };
-    const auto w_at = [&](size_t i) { return wide((&weight[i / 8].x)[i % 8 / 2] >> 16 * (i % 2) & 0xffff); };
+    const auto w_at = [&](size_t i) { return widened((&weight[i / 8].x)[i % 8 / 2] >> 16 * (i % 2) & 0xffff); };
     return compare(
         "y", c.rows, c.out,
         [&](size_t row, size_t column, auto add) {

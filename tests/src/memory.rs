@@ -3,7 +3,7 @@
 use halfbyte::data::{Dataset, Example};
 use halfbyte::lora::{LoraConfig, attach};
 use halfbyte::model::{Base, BaseWeights, DeviceMap, ModelConfig, Transformer, synthetic};
-use halfbyte::ops::{ComputeDtype, Ops};
+use halfbyte::ops::{ComputeDtype, FloatDType, Ops};
 use halfbyte::train::{Recompute, Trainer, TrainerConfig};
 use halfbyte_memory::{Device, ModelShape, Run, plan};
 use pollster::block_on;
@@ -38,7 +38,8 @@ pub fn config(shape: &ModelShape) -> String {
 /// A model of made-up weights, with adapters.
 fn model<B: Ops>(shape: &ModelShape, run: &Run, compute: ComputeDtype, device: &B::Device) -> Transformer<B> {
     let config = ModelConfig::parse("config.json", config(shape).as_bytes()).expect("a configuration");
-    let base = Base { compute, ..BaseWeights::Nf4 { block_size: 64, double_quant: true }.into() };
+    let tables = Some(if run.weight_bytes == 2 { FloatDType::BF16 } else { FloatDType::F32 });
+    let base = Base { tables, compute, ..BaseWeights::Nf4 { block_size: 64, double_quant: true }.into() };
     let map = DeviceMap::Whole(device.clone());
     let mut model = synthetic::<B>(config, base, 1, &map, &mut |_| {}).expect("a model");
     let lora_dropout = if run.dropout { 0.1 } else { 0.0 };
@@ -102,6 +103,7 @@ pub fn steps_take_what_the_plan_says<B: Ops>(device: &B::Device, compute: Comput
     let cases = [
         ("layers again", &shape, run(900)),
         ("logits", &wordy, Run { loss_chunk: 256, ..run(768) }),
+        ("head in bf16", &wordy, Run { weight_bytes: 2, loss_chunk: 256, ..run(768) }),
         ("graphs kept", &shape, Run { recompute: false, ..run(768) }),
         ("accumulation", &shape, Run { accumulation: 2, rank: 64, ..run(768) }),
         ("dropout", &shape, Run { dropout: true, ..run(900) }),

@@ -186,7 +186,7 @@ class HalfbyteMemory extends HTMLElement {
       lines.push(...flat(config, "config."));
     }
     for (const [name, field] of Object.entries(RUN)) lines.push(`run.${field}\t${this[name]}`);
-    return [...lines, `run.recompute\t${this.recompute !== "false"}`, `run.weight_bytes\t${this.dtype === "f32" ? 4 : 2}`];
+    return [...lines, `run.recompute\t${this.recompute !== "false"}`, `run.weight_bytes\t${this.dtype === "f32" && this.method !== "qlora" ? 4 : 2}`];
   }
 
   // The lists of models and GPUs are the library's; the controls show the attributes.

@@ -31,6 +31,7 @@ mod plan;
 mod presets;
 mod residency;
 mod run;
+mod scratch;
 mod shape;
 mod spread;
 mod stages;

@@ -22,6 +22,17 @@ pub enum Method {
     Qlora,
 }
 
+impl Method {
+    /// Bytes of a base weight that is not in 4 bits, unless a run says otherwise: beside weights in 4 bits those of files in 16 bits, else
+    /// those of what is computed in.
+    pub fn weight_bytes(self, compute: ComputeDtype) -> u64 {
+        match self {
+            Self::Qlora => 2,
+            Self::Full | Self::Lora => compute.bytes(),
+        }
+    }
+}
+
 /// What a run on a GPU computes in (`quantization.compute_dtype` of a recipe). A CPU computes in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -119,7 +130,7 @@ pub struct Run {
     /// Bytes of the optimizer's state that may stay on the device, the rest being paged out to host memory; none where it is
     /// not paged.
     pub optimizer_budget: Option<u64>,
-    /// Bytes of a dense base weight: 2 for bf16, 4 for f32.
+    /// Bytes of a dense base weight: 2 for bf16 and f16, 4 for f32.
     pub weight_bytes: u64,
     /// Bytes of a weight in the model's files.
     pub file_bytes: u64,

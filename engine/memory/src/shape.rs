@@ -59,6 +59,8 @@ pub struct ModelShape {
     /// `model_type` of the configuration, for what a family has without saying so: Qwen2 biases on q, k and v, Qwen3 and
     /// Gemma 3 norms on heads, Gemma norms around the MLP.
     pub model_type: String,
+    /// `dtype` of the configuration (older ones: `torch_dtype`), in which its files hold floats; empty where it says none.
+    pub dtype: String,
 }
 
 /// The keys as files have them; a multi-modal model's are in `text_config`.
@@ -79,6 +81,8 @@ struct Config {
     mlp_bias: bool,
     #[serde(default)]
     model_type: String,
+    dtype: Option<String>,
+    torch_dtype: Option<String>,
 }
 
 impl TryFrom<Config> for ModelShape {
@@ -86,8 +90,10 @@ impl TryFrom<Config> for ModelShape {
 
     /// Fills in what transformers' class of the family takes for an absent key.
     fn try_from(config: Config) -> Result<Self, String> {
+        let dtype = config.dtype.or(config.torch_dtype).unwrap_or_default();
         if let Some(text) = config.text_config {
-            return Self::try_from(*text);
+            let text = Self::try_from(*text)?;
+            return Ok(Self { dtype: if text.dtype.is_empty() { dtype } else { text.dtype }, ..text });
         }
         let kind = config.model_type.as_str();
         let gemma3 = kind.starts_with("gemma3");
@@ -106,11 +112,17 @@ impl TryFrom<Config> for ModelShape {
             attention_bias: config.attention_bias,
             mlp_bias: config.mlp_bias,
             model_type: config.model_type,
+            dtype,
         })
     }
 }
 
 impl ModelShape {
+    /// Whether its files hold floats in bf16 or f16.
+    pub fn in_16_bits(&self) -> bool {
+        self.dtype.ends_with("float16")
+    }
+
     /// Checks that every size is one that a model can have, which keeps all sums of a plan inside 64 bits.
     ///
     /// # Errors

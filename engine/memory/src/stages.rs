@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
+use crate::scratch::{halves_head, head_tile, scratch};
 use crate::timeline::{Moment, Stretch};
-use crate::walk::{BLOCK, SCRATCH, SKINNY_ROWS, TILE, Walk};
+use crate::walk::{SCRATCH, SKINNY_ROWS, Walk};
 use crate::weights::{F32, frozen_elements, linear_bytes, nf4_buffers, optimizer_places};
 use crate::{Device, Method, ModelShape, Run};
 
@@ -33,40 +34,6 @@ pub(crate) fn persistent(model: &ModelShape, run: &Run) -> Parts {
     }
     parts[Component::Scratch as usize] = scratch(model, run);
     parts
-}
-
-/// What the CPU's kernels keep per thread: `gemm`'s buffer, and floats for decoded weights and attention weights, which
-/// at least double when they grow (`ops/cpu/matrix.rs`). The thread that runs the job decodes; all take part in attention.
-fn scratch(model: &ModelShape, run: &Run) -> u64 {
-    let Device::Cpu { threads, cache } = run.device else { return 0 };
-    let grown = |have: u64, need: u64| if need > have { need.max(product([2, have])) } else { have };
-    let longest = run.longest();
-    let scores = product([BLOCK.min(longest), longest]);
-    let mut main = 0;
-    let skinny = run.tokens() <= SKINNY_ROWS;
-    let decoded = |main: u64, l: &crate::LinearShape| {
-        let rows = if skinny { 1 } else { (TILE / l.input.max(1)).clamp(1, l.out.max(1)) };
-        grown(main, product([rows, l.input]))
-    };
-    let linears = model.linears();
-    let quantized = run.method == Method::Qlora;
-    for (i, linear) in linears.iter().enumerate() {
-        if i == 3 {
-            main = grown(main, scores);
-        }
-        if quantized {
-            main = decoded(main, linear);
-        }
-    }
-    main = grown(main, product([2, scores]));
-    if quantized && skinny {
-        let whole = |l: &crate::LinearShape| product([(TILE / l.input.max(1)).clamp(1, l.out.max(1)), l.input]);
-        main = linears.iter().rev().fold(main, |main, l| grown(main, whole(l)));
-    }
-    let tasks = product([run.rows(), model.kv()]);
-    let others = threads.saturating_sub(1).min(tasks.saturating_sub(1));
-    let shared = product([others, 2, scores]);
-    product([F32, main.saturating_add(shared)]).saturating_add(product([threads, cache]))
 }
 
 impl Walk<'_> {
@@ -125,18 +92,23 @@ impl Walk<'_> {
         self.hold(Component::Work, some);
         self.hold(Component::Work, some);
         // Kernels that take the head in 16 bits round the other operand (`half_matmul` of `halfbyte-shaders`).
-        let rounds = self.run.weight_bytes < F32 && self.run.in_bf16();
+        let halved = halves_head(self.run);
+        let rounds = halved && self.run.in_bf16();
         let rounded = |features| if rounds { product([rows, features, 2]) } else { 0 };
         let [rounded_hidden, rounded_logits] = [self.model.hidden_size, self.model.vocab_size].map(rounded);
         self.hold(Component::Work, rounded_hidden);
         self.hold(Component::Logits, logits);
         self.free(Component::Work, rounded_hidden);
-        if self.run.weight_bytes < F32 && !rounds {
+        if halved && self.cpu() {
+            // The logits of a few rows, across (`ops/cpu/encoded.rs`).
+            self.touch(Component::Work, [if (2..=SKINNY_ROWS).contains(&rows) { logits } else { 0 }]);
+        } else if halved && !rounds {
             // A part of the head, widened, and the logits in parts until they are put together (`ops/half.rs`).
             let widened = SCRATCH.min(self.table());
             self.touch(Component::Work, [widened, if widened < self.table() { logits } else { 0 }]);
         }
-        let packed = self.packing(self.model.vocab_size, self.model.hidden_size, true).min(product([512, rows, F32]));
+        let features = if halved { head_tile(self.model) } else { self.model.vocab_size };
+        let packed = self.packing(features, self.model.hidden_size, true).min(product([512, rows, F32]));
         self.touch(Component::Work, [packed]);
         self.free(Component::Work, some);
         // The shifted logits, in the place of the logits, exist beside their exponentials, which become the gradient; a GPU's kernel writes

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use burn::tensor::{DType, Distribution, FloatDType, Tensor};
+use burn::tensor::{DType, Distribution, FloatDType, Tensor, TensorData};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde::Serialize;
@@ -131,8 +131,14 @@ pub async fn measure_storage<B: Ops>(device: &B::Device, shape: [usize; 2]) -> R
     Ok(vec![measurement("nf4_quantize", plain, quantize), measurement("nf4_dequantize", data.byte_size(), dequantize)])
 }
 
-/// Measures the products of `rows` rows with a weight of this shape: every variant in both directions, and the dense f32
-/// product beside them, where the device can hold a dense weight of this size.
+/// A weight in bf16, which not every device could make itself of one in f32.
+fn in_bf16<B: Ops>(shape: [usize; 2], device: &B::Device) -> Tensor<B, 2> {
+    let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| (i * 37 % 101) as f32 / 64.0 - 0.8).collect();
+    Tensor::from_data(TensorData::new(values, shape).convert_dtype(DType::BF16), (device, DType::BF16))
+}
+
+/// Measures the products of `rows` rows with a weight of this shape: every variant in both directions, and beside them the products with
+/// the weight in bf16 and in f32, where the device can hold a weight of this size so.
 ///
 /// # Errors
 /// When a kernel fails on the device.
@@ -143,7 +149,8 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
     let weights = (0..turns).map(|_| Nf4Weight::<B>::upload(&data, device)).collect::<Result<Vec<_>>>()?;
     let mut turn = weights.iter().cycle();
     let mut weight = || turn.next().expect("it goes on and on");
-    let dense_fits = 4 * (out * input) as u64 <= B::largest_tensor(device);
+    let fits = |dtype: FloatDType| (DType::from(dtype).size() * out * input) as u64 <= B::largest_tensor(device);
+    let half = fits(FloatDType::BF16).then(|| in_bf16::<B>(shape, device));
     let mut measurements = Vec::new();
     let mut add = |kernel: String, weight_bytes: usize, held: FloatDType, seconds: f64| {
         let bytes = weight_bytes + DType::from(held).size() * rows * (out + input);
@@ -183,7 +190,12 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
                 add(format!("nf4_lora {product:?} {variant:?}, rank {RANK}"), bytes, held, seconds);
             }
         }
-        if !dense_fits {
+        if let Some(half) = &half {
+            let once = || half_matmul(x.clone(), half.clone(), product, ComputeDtype::F32);
+            let seconds = time::<B, _>(device, once).await?;
+            add(format!("half_matmul {product:?} BF16 in f32"), 2 * out * input, FloatDType::F32, seconds);
+        }
+        if !fits(FloatDType::F32) {
             continue;
         }
         let dense = Tensor::<B, 2>::random(shape, Distribution::Default, device);

@@ -1,5 +1,7 @@
 //! What a decoder-only transformer looks like: sizes, constants, and what kinds of layer it has.
 
+use burn::tensor::FloatDType;
+
 use super::family::{Biases, Family};
 use super::rope::RopeConfig;
 use crate::ops::Activation;
@@ -45,6 +47,8 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// Positions that the model was trained on.
     pub max_positions: usize,
+    /// What its files hold floats in, as far as it says so; else f32.
+    pub dtype: FloatDType,
 }
 
 /// A linear layer: path inside its decoder layer, `[out, in]`, and whether it has a bias.

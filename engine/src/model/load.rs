@@ -35,35 +35,34 @@ pub enum BaseWeights {
 pub struct Base {
     /// The linear layers of the decoder.
     pub linears: BaseWeights,
-    /// Embedding and head: f32, or 16 bits of which parts are widened for each use.
-    pub tables: FloatDType,
+    /// Embedding and head; where absent, what the model's files hold floats in ([`ModelConfig::dtype`]).
+    pub tables: Option<FloatDType>,
     /// What the operands of products are rounded to.
     pub compute: ComputeDtype,
 }
 
 impl From<BaseWeights> for Base {
     fn from(linears: BaseWeights) -> Self {
-        Self { linears, tables: FloatDType::F32, compute: ComputeDtype::F32 }
+        Self { linears, tables: Some(FloatDType::F32), compute: ComputeDtype::F32 }
+    }
+}
+
+impl BaseWeights {
+    /// Linear layers held so, and embedding and head as the model's files hold them; in f32 where all is.
+    pub fn as_stored(self) -> Base {
+        Base { tables: if self == Self::Full { Some(FloatDType::F32) } else { None }, ..self.into() }
     }
 }
 
 impl Base {
     /// # Errors
-    /// When a device has not the tables' type, or computes no products in the one that is asked for.
+    /// When a device computes no products in the type that is asked for.
     pub(super) fn check<B: Ops>(&self, stages: &[Stage<B>]) -> Result<()> {
         if self.compute != ComputeDtype::F32 && self.linears == BaseWeights::Full {
             let reason = "quantization.compute_dtype is of products with 4-bit weights: leave it at f32 with load_in_4bit = false";
             return Err(Error::Invalid(reason.into()));
         }
-        stages.iter().try_for_each(|stage| self.compute.check::<B>(&stage.device))?;
-        let dtype = self.tables;
-        match stages.iter().find(|stage| !B::holds(&stage.device, dtype)) {
-            None => Ok(()),
-            Some(Stage { device, .. }) => Err(Error::Device {
-                device: format!("{device:?}"),
-                reason: format!("it has no {dtype:?}; hold embedding and head in f32 (quantization.embedding_dtype)"),
-            }),
-        }
+        stages.iter().try_for_each(|stage| self.compute.check::<B>(&stage.device))
     }
 }
 
@@ -221,7 +220,8 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
     /// In its own type before it comes to the device: f32 beside it would take a page that is never given back.
     fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
         self.tell(path);
-        let data = self.file.floats_as(&self.name(path), &shape, self.base.tables)?;
+        let dtype = self.base.tables.unwrap_or(self.names.dtype);
+        let data = self.file.floats_as(&self.name(path), &shape, dtype)?;
         Ok(Parameter { value: lasting(data, &self.device), trainable: false })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burn::tensor::FloatDType;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -132,7 +133,18 @@ impl ModelConfig {
             output_bias,
             mlp_bias,
             max_positions,
+            dtype: dtype(&[keys, &json]),
         })
+    }
+}
+
+/// What floats are held in by the first of these that says so, as `dtype` or, in older files, `torch_dtype`.
+fn dtype(configurations: &[&Value]) -> FloatDType {
+    let said = configurations.iter().flat_map(|keys| ["dtype", "torch_dtype"].map(|key| keys.get(key)));
+    match said.flatten().find_map(Value::as_str) {
+        Some(name) if name.ends_with("bfloat16") => FloatDType::BF16,
+        Some(name) if name.ends_with("float16") => FloatDType::F16,
+        _ => FloatDType::F32,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{Distribution, Tensor, TensorData};
+use burn::tensor::{Distribution, FloatDType, Tensor, TensorData};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -46,7 +46,13 @@ pub fn synthetic<B: Ops>(
     let norm = 1.0 - config.family.norm_offset;
     let random = SmallRng::seed_from_u64(seed);
     let device = B::Device::default();
-    build(config, base, stages, &mut Synthetic::<B> { base, random, made: HashMap::new(), norm, device, progress })
+    let tables = base.tables.unwrap_or(config.dtype);
+    build(
+        config,
+        base,
+        stages,
+        &mut Synthetic::<B> { base, tables, random, made: HashMap::new(), norm, device, progress },
+    )
 }
 
 /// A weight of random codes under scales that are nearly alike: quantizing random weights would take longer, and give no other.
@@ -80,6 +86,7 @@ pub(crate) fn random_nf4(
 
 struct Synthetic<'a, B: Backend> {
     base: Base,
+    tables: FloatDType,
     random: SmallRng,
     /// The weights of each shape: those of all layers are alike.
     made: HashMap<[usize; 2], Nf4Data>,
@@ -122,7 +129,7 @@ impl<B: Ops> Values<B> for Synthetic<'_, B> {
         let count = shape[0] * shape[1];
         let some: Vec<f32> = (0..count.min(REPEATED)).map(|_| self.random.random_range(-bound..bound)).collect();
         let values = some.iter().copied().cycle().take(count).collect();
-        let data = TensorData::new::<f32, _>(values, shape).convert_dtype(self.base.tables.into());
+        let data = TensorData::new::<f32, _>(values, shape).convert_dtype(self.tables.into());
         Ok(Parameter { value: lasting(data, &self.device), trainable: false })
     }
 }

@@ -269,10 +269,6 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
         }
     }
 
-    fn holds(device: &Self::Device, dtype: FloatDType) -> bool {
-        B::holds(device, dtype)
-    }
-
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
         <Self as AutodiffBackend>::from_inner(B::half_embedding(table.primitive, rows))
     }

@@ -10,7 +10,7 @@ use burn_cubecl::kernel::{into_contiguous, into_contiguous_aligned};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::server::CopyDescriptor;
-use halfbyte_shaders::{AdamRates, Heads, Language, Nf4, SourceRuntime};
+use halfbyte_shaders::{AdamRates, Heads, Language, Nf4, SourceRuntime, is_bits};
 
 use super::attention::Bounds;
 use super::fused::{self, primitive, tensor};
@@ -41,11 +41,6 @@ fn heads(shape: &AttentionShape) -> Heads {
 /// Whether kernels for f32 alone take these; other types are left to Burn's operations.
 fn taken<R: SourceRuntime, const N: usize>(tensors: [&CubeTensor<R>; N]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype == DType::F32)
-}
-
-/// Whether a matrix is but words to the shading language.
-fn is_words<R: SourceRuntime>(matrix: &CubeTensor<R>) -> bool {
-    R::LANGUAGE == Language::Wgsl && matches!(matrix.dtype, DType::BF16 | DType::F16)
 }
 
 fn coefficients(activation: Activation) -> [f32; 2] {
@@ -115,28 +110,22 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
             Product::Forward => halfbyte_shaders::half_skinny(&x, &weight),
             Product::InputGradient => None,
         };
-        let widen = |matrix: &CubeTensor<R>, rows| match is_words(matrix) {
+        let widen = |matrix: &CubeTensor<R>, rows| match is_bits(matrix) {
             true => halfbyte_shaders::half_rows(matrix, rows),
             false => half::widened::<Self>(matrix, rows),
         };
         of_few.unwrap_or_else(|| half::product::<Self>(x, weight, product, widen))
     }
 
-    fn holds(device: &Self::Device, dtype: FloatDType) -> bool {
-        // Kernels of our own read what WGSL lacks, or a device has no arithmetic in.
-        R::LANGUAGE == Language::Wgsl && DType::from(dtype).size() == 2 || Self::supports_dtype(device, dtype.into())
-    }
-
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
-        match is_words(&table) {
+        match is_bits(&table) {
             true => halfbyte_shaders::half_embedding(&table, rows),
             false => fused::wide::<Self>(Self::float_select(table, 0, rows)),
         }
     }
 
     fn cast(x: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
-        // Where there is arithmetic in the type, Burn's own casts tensors of any form.
-        match is_words(&x) && !Self::supports_dtype(&x.device, x.dtype) && dtype == FloatDType::F32 {
+        match is_bits(&x) && !Self::supports_dtype(&x.device, x.dtype) && dtype == FloatDType::F32 {
             true => halfbyte_shaders::half_rows(&x, 0..x.meta.shape()[0]),
             false => Self::float_cast(x, dtype),
         }

@@ -249,11 +249,6 @@ pub trait Ops: Backend {
         half::product::<Self>(x, weight, product, half::widened::<Self>)
     }
 
-    /// Whether the device holds embedding and head in this type: [`half_matmul`] and [`half_embedding`] take them so.
-    fn holds(device: &Self::Device, dtype: FloatDType) -> bool {
-        Self::supports_dtype(device, dtype.into())
-    }
-
     /// [`half_embedding`].
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
         fused::wide::<Self>(Self::float_select(table, 0, rows))

@@ -35,10 +35,12 @@ impl Recipe {
             optimizer_budget: training.optim_device_budget.0.filter(|_| training.optim.is_paged()),
             // What is not in 4 bits: embedding and head, or in f32 all that there is.
             weight_bytes: match quantization.embedding_dtype {
+                EmbeddingDtype::Auto if !model.in_16_bits() => 4,
                 EmbeddingDtype::F32 => 4,
                 _ if quantization.load_in_4bit => 2,
                 _ => 4,
             },
+            file_bytes: if model.dtype.is_empty() || model.in_16_bits() { 2 } else { 4 },
             compute_dtype: match quantization.compute_dtype {
                 // What is not in 4 bits is trained in f32; in f16 gradients go through the products in f32, which may decode a weight whole.
                 ComputeDtype::Bf16 if quantization.load_in_4bit => halfbyte_memory::ComputeDtype::Bf16,
@@ -67,7 +69,7 @@ mod tests {
         let text = "model = 'm'
             data.max_length = 2048
             training = { batch_size = 1, gradient_accumulation_steps = 1 }
-            quantization = { compute_dtype = 'bf16', embedding_dtype = 'bf16' }
+            quantization = { compute_dtype = 'bf16' }
             lora = { r = 16, target_modules = 'all-linear' }";
         let recipe: Recipe = parse_recipe(Path::new("r.toml"), text, &[]).unwrap();
         let default = Run::default();

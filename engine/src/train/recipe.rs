@@ -66,16 +66,19 @@ pub struct QuantizationConfig {
     pub compute_dtype: ComputeDtype,
 }
 
-/// What embedding and head are held in. In 16 bits, parts of them are widened for each use, so that all arithmetic is f32.
+/// What embedding and head are held in. In 16 bits they are widened where they are used, so that all arithmetic is f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EmbeddingDtype {
-    /// As fast as it gets.
+    /// What `config.json` says that the model's files hold them in (transformers, `dtype="auto"`), of which nothing is lost; f32 where it
+    /// says nothing, and for a base that is not in 4 bits.
     #[default]
+    Auto,
+    /// Whatever they come in.
     F32,
-    /// Half the memory, and nothing lost of a model that comes in bf16, where the device has the type.
+    /// Half of the memory.
     Bf16,
-    /// The same for one that comes in f16.
+    /// The same.
     F16,
 }
 
@@ -87,9 +90,10 @@ impl QuantizationConfig {
             false => BaseWeights::Full,
         };
         let tables = match self.embedding_dtype {
-            EmbeddingDtype::F32 => FloatDType::F32,
-            EmbeddingDtype::Bf16 => FloatDType::BF16,
-            EmbeddingDtype::F16 => FloatDType::F16,
+            EmbeddingDtype::Auto => linears.as_stored().tables,
+            EmbeddingDtype::F32 => Some(FloatDType::F32),
+            EmbeddingDtype::Bf16 => Some(FloatDType::BF16),
+            EmbeddingDtype::F16 => Some(FloatDType::F16),
         };
         Base { linears, tables, compute: self.compute_dtype }
     }

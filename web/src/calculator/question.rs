@@ -111,12 +111,13 @@ impl Question {
         let run = Memo::new(move |_| {
             let (length, batch) = (whole(length.get()), whole(batch.get()));
             let compute_dtype = if dtype.get() == "f32" { ComputeDtype::F32 } else { ComputeDtype::Bf16 };
+            let method = match method.get().as_str() {
+                "full" => Method::Full,
+                "lora" => Method::Lora,
+                _ => Method::Qlora,
+            };
             Run {
-                method: match method.get().as_str() {
-                    "full" => Method::Full,
-                    "lora" => Method::Lora,
-                    _ => Method::Qlora,
-                },
+                method,
                 rank: whole(rank.get()),
                 targets: targets.get().split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
                 dropout: dropout.get(),
@@ -128,7 +129,7 @@ impl Question {
                 optimizer: if optimizer.get() == "adamw8bit" { Optimizer::AdamW8bit } else { Optimizer::AdamW },
                 optimizer_budget: paged.get().then_some(0),
                 double_quant: double_quant.get(),
-                weight_bytes: compute_dtype.bytes(),
+                weight_bytes: method.weight_bytes(compute_dtype),
                 compute_dtype,
                 ..Run::default()
             }

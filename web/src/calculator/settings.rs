@@ -53,8 +53,7 @@ pub(crate) fn Settings(question: Question) -> impl IntoView {
                     ("bf16".to_owned(), "bf16"), ("f32".to_owned(), "f32"),
                 ]/>
                 <p class="help">
-                    "bf16 takes an NVIDIA GPU from Ampere on; a recipe asks for it by "<code>"compute_dtype"</code>" and "
-                    <code>"embedding_dtype"</code>". f32 runs on every GPU. LoRA and full fine-tuning in bf16 are shown for comparison: Halfbyte itself trains a base that is not in 4 bits in f32."
+                    "bf16 takes an NVIDIA GPU from Ampere on; a recipe asks for it by "<code>"compute_dtype"</code>". f32 runs on every GPU. LoRA and full fine-tuning in bf16 are shown for comparison: Halfbyte itself trains a base that is not in 4 bits in f32."
                 </p>
                 <Slider label="Micro-batches of a step" value=question.accumulation scale=powers(7)/>
                 <Slider

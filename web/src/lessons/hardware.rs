@@ -19,7 +19,7 @@ fn run(method: Method, length: u64) -> Run {
 /// The same run on a CPU, which computes in f32: eight threads, a megabyte of second-level cache each.
 fn on_cpu(length: u64) -> Run {
     let device = Device::Cpu { threads: 8, cache: 1 << 20 };
-    Run { length, weight_bytes: 4, device, ..Run::default() }
+    Run { length, device, ..Run::default() }
 }
 
 /// The largest micro-batch by method that a memory of so many GiB holds; none where not even one sequence fits.

@@ -9,7 +9,7 @@ use halfbyte::model::{DeviceMap, ModelConfig, Transformer, load_from};
 use halfbyte::ops::Ops;
 use halfbyte::text::Tokenizer;
 use halfbyte::train::{QuantizationConfig, Recipe, parse_override, parse_recipe};
-use halfbyte_memory::{Device, ModelShape, Plan, bytes, plan};
+use halfbyte_memory::{Device, ModelShape, Plan, Run, bytes, plan};
 use halfbyte_protocol::{
     Adapter, Choice, DeviceReport, Event, Kind, ModelReport, ModelSource, Part, RecipeSource, Request,
 };
@@ -138,7 +138,7 @@ impl<B: Ops> Session<B> {
         let run = recipe.memory(&shape, self.place());
         let plan = plan(&shape, &run);
         let available = (self.report.device == Choice::Cpu).then_some(HOST_MEMORY);
-        let refusal = self.refusal(&shape, &plan, available);
+        let refusal = self.refusal(&shape, &run, &plan, available);
         let download = files.shards().await?.iter().map(|(_, size)| size).sum();
         Ok(ModelReport {
             name: source.name().into(),
@@ -154,7 +154,7 @@ impl<B: Ops> Session<B> {
     }
 
     /// Why a run will not do, if so. A browser does not say how much memory its GPU has; how large a tensor may be it says.
-    fn refusal(&self, shape: &ModelShape, plan: &Plan, available: Option<u64>) -> Option<String> {
+    fn refusal(&self, shape: &ModelShape, run: &Run, plan: &Plan, available: Option<u64>) -> Option<String> {
         if let Some(available) = available.filter(|available| plan.peak() > *available) {
             return Some(format!(
                 "the run needs {} and a tab on the CPU has {}; take a smaller model, shorter sequences or smaller batches",
@@ -162,7 +162,8 @@ impl<B: Ops> Session<B> {
                 bytes(available)
             ));
         }
-        let (embedding, most) = (4 * shape.vocab_size * shape.hidden_size, B::largest_tensor(&self.device));
+        let embedding = run.weight_bytes * shape.vocab_size * shape.hidden_size;
+        let most = B::largest_tensor(&self.device);
         (embedding > most).then(|| {
             format!(
                 "its embedding has {} and this GPU binds {} at most; take a model with a smaller vocabulary, or the CPU",

@@ -19,9 +19,6 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     /// Both products, in f32 and in each type that the device computes in, and rows.
     pub(super) async fn halves(&mut self) -> Result<()> {
         for dtype in [FloatDType::BF16, FloatDType::F16] {
-            if !B::holds(&self.device, dtype) {
-                continue;
-            }
             for compute in [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::F16] {
                 if compute.check::<B>(&self.device).is_err() {
                     continue;

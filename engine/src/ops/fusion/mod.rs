@@ -51,10 +51,6 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         })
     }
 
-    fn holds(device: &Self::Device, dtype: FloatDType) -> bool {
-        B::holds(device, dtype)
-    }
-
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
         let shape = [rows.shape()[0], table.shape()[1]].into();
         let result = (shape, DType::F32);
