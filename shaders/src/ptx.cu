@@ -54,6 +54,13 @@ __device__ __forceinline__ u32 pack_f16(float low, float high) {
     return pair;
 }
 
+// A number in f16, from its bits.
+__device__ __forceinline__ float from_f16(u32 bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"((unsigned short)bits));
+    return value;
+}
+
 // Starts a copy of 16 bytes to shared memory; of zeros, if not `inside`.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"

@@ -1,7 +1,7 @@
 // Elements of matrices in 16 bits, for -DBF16 or -DF16.
 #pragma once
 
-#include "device.h"
+#include "ptx.h"
 #include "random.h"
 
 // The bits of an element: usual ones, zeros, and some below the smallest normal f16.
@@ -19,9 +19,6 @@ static double widened(u32 bits) {
 #ifdef BF16
     return device::from_bf16((bf16)bits);
 #else
-    const unsigned short half = (unsigned short)bits;
-    _Float16 value;
-    memcpy(&value, &half, sizeof value);
-    return value;
+    return device::from_f16(bits);
 #endif
 }

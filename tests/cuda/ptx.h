@@ -68,6 +68,13 @@ static inline u32 f16_bits(float value) {
     return bits;
 }
 
+static inline float from_f16(u32 bits) {
+    const unsigned short half = (unsigned short)bits;
+    _Float16 value;
+    memcpy(&value, &half, sizeof value);
+    return value;
+}
+
 static inline u32 pack_f16(float low, float high) { return f16_bits(high) << 16 | f16_bits(low); }
 
 static inline void start_copy(void* to, const void* from, size_t bytes, bool inside) {
@@ -143,6 +150,7 @@ static inline void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b_low, u
 
 }  // namespace device
 
-using device::load_codes, device::place_in_shared, device::load_word, device::power_of_two, device::pack_bf16, device::pack_f16, device::multiply_add;
+using device::load_codes, device::place_in_shared, device::load_word, device::power_of_two, device::pack_bf16, device::pack_f16, device::from_f16;
+using device::multiply_add;
 using device::copy_async, device::copy_word_async, device::commit_copies, device::await_copies_but, device::await_copies_but_one;
 using device::load_matrices, device::load_matrices_transposed;

@@ -17,11 +17,7 @@ static Bits narrowed(float value) { return __float_as_uint(value); }
 static float widened(Bits bits) { return device::from_bf16(bits); }
 static Bits narrowed(float value) { return device::to_bf16(value); }
 #else
-static float widened(Bits bits) {
-    _Float16 value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
+static float widened(Bits bits) { return device::from_f16(bits); }
 static Bits narrowed(float value) {
     const float most = 65504;
     return device::f16_bits(std::isfinite(value) ? std::fmin(std::fmax(value, -most), most) : value);

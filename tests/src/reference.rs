@@ -55,7 +55,7 @@ pub fn golden_batch(expected: &Expected) -> Batch {
 
 /// A tensor on the host.
 pub fn values<B: Ops, const D: usize>(tensor: burn::tensor::Tensor<B, D>) -> Vec<f32> {
-    tensor.into_data().to_vec().expect("f32")
+    tensor.into_data().convert::<f32>().to_vec().expect("f32")
 }
 
 /// Logits of the plain, the quantized and the adapted model, to 1e-4.

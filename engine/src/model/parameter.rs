@@ -9,7 +9,7 @@ use crate::ops::{Ops, lasting};
 /// A tensor of the model. Vectors (norms, biases) are held as `[1, n]`, so that every parameter has two dimensions.
 #[derive(Clone, Debug)]
 pub struct Parameter<B: Backend> {
-    /// The values, f32.
+    /// The values, f32; of embedding and head, where they are not trained, perhaps in 16 bits.
     pub value: Tensor<B, 2>,
     /// Whether training changes it.
     pub trainable: bool,

@@ -59,7 +59,9 @@ pub(crate) fn moved<B: Ops, const D: usize>(x: Tensor<B, D>, device: &B::Device)
     if x.device() == *device {
         return x;
     }
-    Tensor::from_data(to_host(x), device)
+    let data = to_host(x);
+    let dtype = data.dtype;
+    Tensor::from_data(data, (device, dtype))
 }
 
 /// Waits for the device.

@@ -29,7 +29,9 @@ pub fn source(language: Language, dtype: DType, picked: bool) -> Source {
         ];
         let template = match language {
             Language::Wgsl => concat!(include_str!("../halves.wgsl"), "\n", include_str!("kernel.wgsl")),
-            Language::Cuda => concat!(include_str!("../halves.cu"), "\n", include_str!("kernel.cu")),
+            Language::Cuda => {
+                concat!(include_str!("../ptx.cu"), "\n", include_str!("../halves.cu"), "\n", include_str!("kernel.cu"))
+            }
         };
         Source::fill("half_rows", language, THREADS, template, &values.map(|(name, value)| (name, value.to_string())))
     })

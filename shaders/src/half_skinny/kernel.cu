@@ -17,7 +17,7 @@ __device__ __forceinline__ float low(u32 word) { return from_{{ dtype }}(word & 
 
 __device__ __forceinline__ float high(u32 word) { return from_{{ dtype }}(word >> 16); }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 half_skinny(const uint4* __restrict__ weight, const float4* __restrict__ x, float* __restrict__ y,
             const __grid_constant__ Info info) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, eights = info.in / 8;

@@ -32,7 +32,10 @@ pub fn source(language: Language, rows: u32, subgroups: bool, dtype: DType) -> S
         ];
         let template = match language {
             Language::Wgsl => format!("{enable}\n{}\n{}", include_str!("../halves.wgsl"), include_str!("kernel.wgsl")),
-            Language::Cuda => concat!(include_str!("../halves.cu"), "\n", include_str!("kernel.cu")).to_string(),
+            Language::Cuda => {
+                concat!(include_str!("../ptx.cu"), "\n", include_str!("../halves.cu"), "\n", include_str!("kernel.cu"))
+                    .to_string()
+            }
         };
         Source::fill("half_skinny", language, geometry(language).0, &template, &values)
     })

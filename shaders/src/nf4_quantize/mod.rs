@@ -39,7 +39,9 @@ pub fn source(language: Language, table: &[f32; 16], dtype: DType) -> Source {
         ];
         let template = match language {
             Language::Wgsl => concat!(include_str!("../halves.wgsl"), "\n", include_str!("kernel.wgsl")),
-            Language::Cuda => concat!(include_str!("../halves.cu"), "\n", include_str!("kernel.cu")),
+            Language::Cuda => {
+                concat!(include_str!("../ptx.cu"), "\n", include_str!("../halves.cu"), "\n", include_str!("kernel.cu"))
+            }
         };
         Source::fill("nf4_quantize", language, threads(language), template, &values)
     })

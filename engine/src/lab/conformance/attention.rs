@@ -55,14 +55,22 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             // As they are held: a gradient of queries is a difference of much larger terms, and what operands lose at first would tell in it.
             let [q, k, v, grad] = [(tokens, *heads), (keys, *kv_heads), (keys, *kv_heads), (tokens, *heads)]
                 .map(|(rows, heads)| self.random(rows, heads * head_dim).rounded(held));
-            let expected = formulas([&q, &k, &v], &grad, &shape);
+            let of_these = |dtype| {
+                let operands = [&q, &k, &v, &grad].map(|matrix| matrix.clone().rounded(dtype));
+                let expected = formulas(&operands, &shape);
+                (operands, expected)
+            };
+            let as_held = of_these(held);
             let of = if held == FloatDType::F32 { String::new() } else { format!(" of {held:?}") };
             for form in B::ATTENTION_FORMS {
                 let masking = Masking::of(*form, sequences, *window, &self.device);
-                for matrix in [&q, &k, &v] {
+                // What a form rounds at first is lost beforehand, too.
+                let rounded = (*form == AttentionForm::FusedBf16).then(|| of_these(FloatDType::BF16));
+                let (operands, expected) = rounded.as_ref().unwrap_or(&as_held);
+                for matrix in &operands[..3] {
                     self.poison(matrix.values.len()).await?;
                 }
-                let [q, k, v, grad] = [&q, &k, &v, &grad].map(|matrix| in_type(self.upload(matrix), held));
+                let [q, k, v, grad] = operands.each_ref().map(|matrix| in_type(self.upload(matrix), held));
                 let (y, [d_q, d_k, d_v]) = attention_with_gradients([q, k, v], grad, &masking, &shape);
                 for (what, found, expected) in [
                     ("", y, &expected[0]),
@@ -83,7 +91,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
 }
 
 /// The result and the gradients of queries, keys and values.
-fn formulas([q, k, v]: [&Matrix; 3], grad: &Matrix, shape: &AttentionShape) -> [Vec<f64>; 4] {
+fn formulas([q, k, v, grad]: &[Matrix; 4], shape: &AttentionShape) -> [Vec<f64>; 4] {
     let (d, group, scale) = (shape.head_dim, shape.group(), f64::from(shape.scale));
     let element = |x: &Matrix, row: usize, head: usize, i: usize| f64::from(x.values[row * x.columns + head * d + i]);
     let zeros = |x: &Matrix| vec![0.0f64; x.values.len()];

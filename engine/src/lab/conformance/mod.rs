@@ -172,6 +172,7 @@ struct Suite<B: Ops, P> {
 }
 
 /// A row-major matrix.
+#[derive(Clone)]
 struct Matrix {
     columns: usize,
     values: Vec<f32>,

@@ -1,25 +1,34 @@
 //! Weights in bf16 and f16 on the host.
 
-use burn::tensor::{bf16, f16};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 use super::encoded::Encoded;
+use super::rows::vectorized;
 
 /// A float of 16 bits.
 pub(super) trait Half: Copy + Sync {
-    /// In f32, exactly.
-    fn widen(self) -> f32;
+    /// All of these in f32, exactly.
+    fn widen(from: &[Self], into: &mut [f32]);
 }
 
 impl Half for bf16 {
-    // `to_f32` makes every NaN a quiet one, which costs as much as the rest of a product of one row.
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+    // `to_f32` looks at each whether it is a NaN.
+    fn widen(from: &[Self], into: &mut [f32]) {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (wide, half) in into.iter_mut().zip(from) {
+                    *wide = f32::from_bits(u32::from(half.to_bits()) << 16);
+                }
+            },
+        );
     }
 }
 
 impl Half for f16 {
-    fn widen(self) -> f32 {
-        self.to_f32()
+    fn widen(from: &[Self], into: &mut [f32]) {
+        from.convert_to_f32_slice(into);
     }
 }
 
@@ -35,8 +44,6 @@ impl<E: Half> Encoded for Halves<'_, E> {
     }
 
     fn decode(&self, start: usize, out: &mut [f32]) {
-        for (wide, half) in out.iter_mut().zip(&self.elements[start..]) {
-            *wide = half.widen();
-        }
+        E::widen(&self.elements[start..start + out.len()], out);
     }
 }
