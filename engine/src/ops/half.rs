@@ -38,7 +38,7 @@ fn product_within<B: Ops>(
         DType::F32 => out,
         _ => (scratch / (4 * input.max(1))).clamp(1, out.max(1)),
     };
-    let parts = (0..out).step_by(at_once.max(1)).map(|first| {
+    let mut parts = (0..out).step_by(at_once.max(1)).map(|first| {
         let count = at_once.min(out - first);
         let part = tensor::<B, 2>(widen(&weight, first..first + count));
         match product {
@@ -47,6 +47,10 @@ fn product_within<B: Ops>(
         }
     });
     primitive(match product {
+        // Of one part it would be a copy.
+        Product::Forward if at_once >= out => {
+            parts.next().unwrap_or_else(|| Tensor::zeros([x.dims()[0], 0], &x.device()))
+        }
         Product::Forward => Tensor::cat(parts.collect(), 1),
         Product::InputGradient => parts.reduce(|sum, more| sum + more).unwrap_or_else(|| x.zeros_like()),
     })
