@@ -11,13 +11,14 @@ use halfbyte::files::save_adapter;
 use halfbyte::lora::{LoraConfig, Targets, attach};
 use halfbyte::model::{Base, BaseWeights, ModelConfig, load, random, save_dense};
 use halfbyte::ops::FloatDType;
-use halfbyte::train::{Recompute, Trainer, TrainerConfig};
+use halfbyte::train::{Recipe, Recompute, Trainer, TrainerConfig, parse_recipe};
 use halfbyte_memory::{Device, Method, ModelShape, Phase, Plan, Run, plan};
 use halfbyte_tests::memory::{config, shape as model};
 use peak_alloc::PeakAlloc;
 use pollster::block_on;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
@@ -259,6 +260,37 @@ fn tables_in_16_bits() {
         case("bf16, untied, chunk of 64", &untied, Run { loss_chunk: 64, ..run() }),
         case("bf16, head that is trained", &untied, Run { modules_to_save: head(), ..run() }),
     ]);
+}
+
+/// By whichever key a configuration says what its files hold floats in, the engine holds embedding and head so, and the plan counts them so.
+#[test]
+fn tables_are_planned_as_they_are_held() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write(folder.path(), &model(256, 64, 64, 1, [1, 1, 64]));
+    let path = folder.path().join("config.json");
+    let plain: Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("a configuration");
+    for (said, bytes) in [
+        (json!({}), 4),
+        (json!({"dtype": "bfloat16"}), 2),
+        (json!({"torch_dtype": "float16"}), 2),
+        (json!({"torch_dtype": "float32"}), 4),
+        (json!({"dtype": null, "torch_dtype": "bfloat16"}), 2),
+        (json!({"dtype": "float32", "torch_dtype": "bfloat16"}), 4),
+    ] {
+        let mut config = plain.clone();
+        for (key, value) in said.as_object().expect("keys") {
+            config[key] = value.clone();
+        }
+        std::fs::write(&path, config.to_string()).expect("a folder that can be written");
+        let shape: ModelShape = serde_json::from_value(config).expect("a shape");
+        for (recipe, bytes) in [("", bytes), ("[quantization]\nload_in_4bit = false", 4)] {
+            let recipe: Recipe = parse_recipe(&path, recipe, &[]).expect("a recipe");
+            let model = load::<Cpu>(folder.path(), recipe.quantization.base(), &Default::default(), &mut |_| {});
+            let held = model.expect("a model").head.weight.value.dtype().size() as u64;
+            let planned = recipe.memory(&shape, Device::Gpu).weight_bytes;
+            assert_eq!((held, planned), (bytes, bytes), "{said} {:?}", recipe.quantization);
+        }
+    }
 }
 
 #[test]

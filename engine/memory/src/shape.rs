@@ -218,6 +218,17 @@ mod tests {
     }
 
     #[test]
+    fn a_text_model_may_leave_it_to_the_whole_in_what_its_floats_are() {
+        let text =
+            json!({"model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1});
+        let mut whole = json!({"model_type": "gemma3", "torch_dtype": "bfloat16", "text_config": text});
+        let shape = |json: &serde_json::Value| serde_json::from_value::<ModelShape>(json.clone()).unwrap();
+        assert!(shape(&whole).in_16_bits());
+        whole["text_config"]["dtype"] = json!("float32");
+        assert!(!shape(&whole).in_16_bits());
+    }
+
+    #[test]
     fn families_have_what_their_files_leave_unsaid() {
         let files = [
             (

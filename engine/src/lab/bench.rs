@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use burn::tensor::{DType, Distribution, FloatDType, Tensor, TensorData};
+use half::bf16;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde::Serialize;
@@ -133,8 +134,9 @@ pub async fn measure_storage<B: Ops>(device: &B::Device, shape: [usize; 2]) -> R
 
 /// A weight in bf16, which not every device could make itself of one in f32.
 fn in_bf16<B: Ops>(shape: [usize; 2], device: &B::Device) -> Tensor<B, 2> {
-    let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| (i * 37 % 101) as f32 / 64.0 - 0.8).collect();
-    Tensor::from_data(TensorData::new(values, shape).convert_dtype(DType::BF16), (device, DType::BF16))
+    let value = |i: usize| bf16::from_f32((i * 37 % 101) as f32 / 64.0 - 0.8);
+    let values: Vec<bf16> = (0..shape[0] * shape[1]).map(value).collect();
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::BF16))
 }
 
 /// Measures the products of `rows` rows with a weight of this shape: every variant in both directions, and beside them the products with

@@ -38,7 +38,7 @@ pub(crate) struct Question {
     pub(crate) paged: RwSignal<bool>,
     pub(crate) double_quant: RwSignal<bool>,
     pub(crate) dropout: RwSignal<bool>,
-    /// What is computed in, and embedding and head are held in.
+    /// What is computed in.
     pub(crate) dtype: RwSignal<String>,
     /// The model's shape, or why there is none.
     pub(crate) shape: Memo<Result<ModelShape, String>>,
