@@ -11,7 +11,7 @@ use halfbyte::files::save_adapter;
 use halfbyte::lora::{LoraConfig, Targets, attach};
 use halfbyte::model::{Base, BaseWeights, ModelConfig, load, random, save_dense};
 use halfbyte::ops::FloatDType;
-use halfbyte::train::{Recipe, Recompute, Trainer, TrainerConfig, parse_recipe};
+use halfbyte::train::{Recipe, Recompute, Trainer, TrainerConfig, parse_recipe, shape_of};
 use halfbyte_memory::{Device, Method, ModelShape, Phase, Plan, Run, plan};
 use halfbyte_tests::memory::{config, shape as model};
 use peak_alloc::PeakAlloc;
@@ -276,13 +276,14 @@ fn tables_are_planned_as_they_are_held() {
         (json!({"torch_dtype": "float32"}), 4),
         (json!({"dtype": null, "torch_dtype": "bfloat16"}), 2),
         (json!({"dtype": "float32", "torch_dtype": "bfloat16"}), 4),
+        (json!({"torch_dtype": "bfloat16", "text_config": {"dtype": "float16"}}), 2),
     ] {
         let mut config = plain.clone();
         for (key, value) in said.as_object().expect("keys") {
             config[key] = value.clone();
         }
         std::fs::write(&path, config.to_string()).expect("a folder that can be written");
-        let shape: ModelShape = serde_json::from_value(config).expect("a shape");
+        let shape = shape_of(&path, config.to_string().as_bytes()).expect("a shape");
         for (recipe, bytes) in [("", bytes), ("[quantization]\nload_in_4bit = false", 4)] {
             let recipe: Recipe = parse_recipe(&path, recipe, &[]).expect("a recipe");
             let model = load::<Cpu>(folder.path(), recipe.quantization.base(), &Default::default(), &mut |_| {});

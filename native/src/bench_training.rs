@@ -94,12 +94,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 
 /// A known model's shape as the configuration of a Llama: what differs between families costs no time worth speaking of.
 fn as_llama(shape: &ModelShape) -> serde_json::Value {
+    let dtype = if shape.in_16_bits { "bfloat16" } else { "float32" };
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": shape.vocab_size,
         "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
         "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv(),
         "head_dim": shape.head(), "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "tie_word_embeddings": shape.tied,
-        "max_position_embeddings": 1 << 20, "dtype": shape.dtype, "attention_bias": shape.attention_bias, "mlp_bias": shape.mlp_bias,
+        "max_position_embeddings": 1 << 20, "dtype": dtype, "attention_bias": shape.attention_bias, "mlp_bias": shape.mlp_bias,
     })
 }
 

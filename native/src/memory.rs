@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use halfbyte_memory::{ComputeDtype, Method, ModelShape, Optimizer, Plan, Run, bytes, grouped, names, plan, preset};
 use serde::Serialize;
 
@@ -106,8 +106,5 @@ pub(crate) fn shape(name: &str) -> Result<ModelShape> {
 /// The shape that a `config.json` describes.
 pub(crate) fn shape_of(path: &Path) -> Result<ModelShape> {
     let json = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let shape: ModelShape = serde_json::from_slice(&json)
-        .with_context(|| format!("{}: not a configuration of a decoder", path.display()))?;
-    shape.check().map_err(|reason| anyhow!("{}: {reason}", path.display()))?;
-    Ok(shape)
+    Ok(halfbyte::train::shape_of(path, &json)?)
 }

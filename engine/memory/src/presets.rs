@@ -62,8 +62,7 @@ pub fn preset(name: &str) -> Option<ModelShape> {
         attention_bias: false,
         mlp_bias: false,
         model_type: (*model_type).to_string(),
-        // Or f16, which is as wide.
-        dtype: "bfloat16".to_string(),
+        in_16_bits: true,
     })
 }
 

@@ -14,10 +14,7 @@ pub(crate) fn scratch(model: &ModelShape, run: &Run) -> u64 {
     let scores = product([BLOCK.min(longest), longest]);
     let mut main = 0;
     let skinny = run.tokens() <= SKINNY_ROWS;
-    let decoded = |main: u64, l: &crate::LinearShape| {
-        let rows = if skinny { 1 } else { (TILE / l.input.max(1)).clamp(1, l.out.max(1)) };
-        grown(main, product([rows, l.input]))
-    };
+    let decoded = |main: u64, l: &crate::LinearShape| grown(main, if skinny { l.input } else { tile(l.out, l.input) });
     let linears = model.linears();
     let quantized = run.method == Method::Qlora;
     for (i, linear) in linears.iter().enumerate() {
@@ -29,12 +26,11 @@ pub(crate) fn scratch(model: &ModelShape, run: &Run) -> u64 {
         }
     }
     if halves_head(run) {
-        main = grown(main, product([head_tile(model), model.hidden_size]));
+        main = grown(main, tile(model.vocab_size, model.hidden_size));
     }
     main = grown(main, product([2, scores]));
     if quantized && skinny {
-        let whole = |l: &crate::LinearShape| product([(TILE / l.input.max(1)).clamp(1, l.out.max(1)), l.input]);
-        main = linears.iter().rev().fold(main, |main, l| grown(main, whole(l)));
+        main = linears.iter().rev().fold(main, |main, l| grown(main, tile(l.out, l.input)));
     }
     let tasks = product([run.rows(), model.kv()]);
     let others = threads.saturating_sub(1).min(tasks.saturating_sub(1));
@@ -42,12 +38,12 @@ pub(crate) fn scratch(model: &ModelShape, run: &Run) -> u64 {
     product([F32, main.saturating_add(shared)]).saturating_add(product([threads, cache]))
 }
 
-/// Whether products are with a head in 16 bits; one that is trained is in f32.
-pub(crate) fn halves_head(run: &Run) -> bool {
-    run.weight_bytes < F32 && run.part.head && !run.saves_head()
+/// Elements of a weight `[out, input]` that are decoded at a time: whole rows.
+fn tile(out: u64, input: u64) -> u64 {
+    product([input, out.min(TILE / input.max(1)).max(1)])
 }
 
-/// Rows of a head in 16 bits that a CPU decodes at a time.
-pub(crate) fn head_tile(model: &ModelShape) -> u64 {
-    (TILE / model.hidden_size.max(1)).clamp(1, model.vocab_size.max(1))
+/// Whether products are with a head in 16 bits; one that is trained is in f32.
+pub(crate) fn halves_head(run: &Run) -> bool {
+    run.weight_bytes < F32 && !run.saves_head()
 }

@@ -59,8 +59,9 @@ pub struct ModelShape {
     /// `model_type` of the configuration, for what a family has without saying so: Qwen2 biases on q, k and v, Qwen3 and
     /// Gemma 3 norms on heads, Gemma norms around the MLP.
     pub model_type: String,
-    /// `dtype` of the configuration (older ones: `torch_dtype`), in which its files hold floats; empty where it says none.
-    pub dtype: String,
+    /// Its files hold floats in bf16 or f16, as nearly all do: what is deserialized is taken to, and `halfbyte::train::shape_of` looks.
+    #[serde(skip_serializing)]
+    pub in_16_bits: bool,
 }
 
 /// The keys as files have them; a multi-modal model's are in `text_config`.
@@ -81,8 +82,6 @@ struct Config {
     mlp_bias: bool,
     #[serde(default)]
     model_type: String,
-    dtype: Option<String>,
-    torch_dtype: Option<String>,
 }
 
 impl TryFrom<Config> for ModelShape {
@@ -90,10 +89,8 @@ impl TryFrom<Config> for ModelShape {
 
     /// Fills in what transformers' class of the family takes for an absent key.
     fn try_from(config: Config) -> Result<Self, String> {
-        let dtype = config.dtype.or(config.torch_dtype).unwrap_or_default();
         if let Some(text) = config.text_config {
-            let text = Self::try_from(*text)?;
-            return Ok(Self { dtype: if text.dtype.is_empty() { dtype } else { text.dtype }, ..text });
+            return Self::try_from(*text);
         }
         let kind = config.model_type.as_str();
         let gemma3 = kind.starts_with("gemma3");
@@ -112,17 +109,12 @@ impl TryFrom<Config> for ModelShape {
             attention_bias: config.attention_bias,
             mlp_bias: config.mlp_bias,
             model_type: config.model_type,
-            dtype,
+            in_16_bits: true,
         })
     }
 }
 
 impl ModelShape {
-    /// Whether its files hold floats in bf16 or f16.
-    pub fn in_16_bits(&self) -> bool {
-        self.dtype.ends_with("float16")
-    }
-
     /// Checks that every size is one that a model can have, which keeps all sums of a plan inside 64 bits.
     ///
     /// # Errors
@@ -215,17 +207,6 @@ mod tests {
         let error = super::ModelShape { hidden_size: u64::MAX, ..shape.clone() }.check().unwrap_err();
         assert!(error.contains("`hidden_size`"), "{error}");
         assert!(super::ModelShape { heads: 0, ..shape }.check().is_err());
-    }
-
-    #[test]
-    fn a_text_model_may_leave_it_to_the_whole_in_what_its_floats_are() {
-        let text =
-            json!({"model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1});
-        let mut whole = json!({"model_type": "gemma3", "torch_dtype": "bfloat16", "text_config": text});
-        let shape = |json: &serde_json::Value| serde_json::from_value::<ModelShape>(json.clone()).unwrap();
-        assert!(shape(&whole).in_16_bits());
-        whole["text_config"]["dtype"] = json!("float32");
-        assert!(!shape(&whole).in_16_bits());
     }
 
     #[test]

@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
-use crate::scratch::{halves_head, head_tile, scratch};
+use crate::scratch::{halves_head, scratch};
 use crate::timeline::{Moment, Stretch};
-use crate::walk::{SCRATCH, SKINNY_ROWS, Walk};
+use crate::walk::{SCRATCH, SKINNY_ROWS, TILE, Walk};
 use crate::weights::{F32, frozen_elements, linear_bytes, nf4_buffers, optimizer_places};
 use crate::{Device, Method, ModelShape, Run};
 
@@ -99,15 +99,14 @@ impl Walk<'_> {
         self.hold(Component::Work, rounded_hidden);
         self.hold(Component::Logits, logits);
         self.free(Component::Work, rounded_hidden);
-        if halved && self.cpu() {
-            // The logits of a few rows, across (`ops/cpu/encoded.rs`).
-            self.touch(Component::Work, [if (2..=SKINNY_ROWS).contains(&rows) { logits } else { 0 }]);
-        } else if halved && !rounds {
-            // A part of the head, widened, and the logits in parts until they are put together (`ops/half.rs`).
-            let widened = SCRATCH.min(self.table());
-            self.touch(Component::Work, [widened, if widened < self.table() { logits } else { 0 }]);
+        if halved && !rounds {
+            // A GPU widens a part of the head, and has the logits in parts until they are put together (`ops/half.rs`); a CPU has those of a
+            // few rows across (`ops/cpu/encoded.rs`).
+            let widened = if self.cpu() { 0 } else { SCRATCH.min(self.table()) };
+            let twice = if self.cpu() { (2..=SKINNY_ROWS).contains(&rows) } else { widened < self.table() };
+            self.touch(Component::Work, [widened, if twice { logits } else { 0 }]);
         }
-        let features = if halved { head_tile(self.model) } else { self.model.vocab_size };
+        let features = if halved { TILE / self.model.hidden_size.max(1) } else { u64::MAX }.min(self.model.vocab_size);
         let packed = self.packing(features, self.model.hidden_size, true).min(product([512, rows, F32]));
         self.touch(Component::Work, [packed]);
         self.free(Component::Work, some);

@@ -34,6 +34,7 @@ pub(crate) use names::{module_path, prefix_of, text_path};
 pub use norm::RmsNorm;
 pub(crate) use parameter::join;
 pub use parameter::{Parameter, Shares};
+pub(crate) use parse::dtype;
 pub use pass::{Kind, Pass, View};
 pub use projections::Projections;
 pub use rope::{Llama3Scaling, LongRope, Rope, RopeConfig, Scaling, Yarn};

@@ -133,15 +133,17 @@ impl ModelConfig {
             output_bias,
             mlp_bias,
             max_positions,
-            dtype: dtype(&[keys, &json]),
+            dtype: dtype(&json),
         })
     }
 }
 
-/// What floats are held in by the first of these that says so, as `dtype` or, in older files, `torch_dtype`.
-fn dtype(configurations: &[&Value]) -> FloatDType {
-    let said = configurations.iter().flat_map(|keys| ["dtype", "torch_dtype"].map(|key| keys.get(key)));
-    match said.flatten().find_map(Value::as_str) {
+/// What a model's files hold floats in by its configuration, as `dtype` or, in older files, `torch_dtype`: of the text model, or else of the
+/// whole; f32 where it does not say.
+pub(crate) fn dtype(json: &Value) -> FloatDType {
+    let configurations = json.get("text_config").into_iter().chain([json]);
+    let mut said = configurations.flat_map(|keys| ["dtype", "torch_dtype"].map(|key| keys.get(key)?.as_str()));
+    match said.find_map(|name| name) {
         Some(name) if name.ends_with("bfloat16") => FloatDType::BF16,
         Some(name) if name.ends_with("float16") => FloatDType::F16,
         _ => FloatDType::F32,

@@ -29,6 +29,7 @@ pub use evaluation::{BestMetric, Evaluation, EvaluationConfig, Strategy, evaluat
 pub use loss::{Targets, head_loss, loss_and_hits};
 pub use neftune::noise;
 pub use optimization::Optimization;
+pub use plan::shape_of;
 pub use recipe::{
     EmbeddingDtype, PretrainRecipe, QuantizationConfig, Recipe, ShowConfig, load_recipe, parse_override, parse_recipe,
 };

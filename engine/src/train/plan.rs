@@ -1,11 +1,33 @@
-//! What a recipe's run is to the memory plan.
+//! What a model and a recipe's run are to the memory plan.
 
+use std::path::Path;
+
+use burn::tensor::FloatDType;
 use halfbyte_memory::{Device, Method, ModelShape, Optimizer, Run};
+
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::backprop::Recompute;
 use super::recipe::{EmbeddingDtype, Recipe};
 use crate::lora::Targets;
+use crate::model::dtype;
 use crate::ops::ComputeDtype;
+use crate::{Error, Result};
+
+/// The shape of a model as the memory plan takes it, from its `config.json`; `path` is for messages.
+///
+/// # Errors
+/// When it is not that of a decoder, or has sizes that no model has.
+pub fn shape_of(path: impl AsRef<Path>, json: &[u8]) -> Result<ModelShape> {
+    let refused = |reason: String| Error::file(path.as_ref(), reason);
+    let not_understood = |e| refused(format!("not a configuration of a decoder: {e}"));
+    let json: Value = serde_json::from_slice(json).map_err(not_understood)?;
+    let in_16_bits = dtype(&json) != FloatDType::F32;
+    let shape = ModelShape { in_16_bits, ..ModelShape::deserialize(json).map_err(not_understood)? };
+    shape.check().map_err(refused)?;
+    Ok(shape)
+}
 
 impl Recipe {
     /// The run that [`halfbyte_memory::plan`] takes. Lengths are the most that the recipe allows.
@@ -35,12 +57,12 @@ impl Recipe {
             optimizer_budget: training.optim_device_budget.0.filter(|_| training.optim.is_paged()),
             // What is not in 4 bits: embedding and head, or in f32 all that there is.
             weight_bytes: match quantization.embedding_dtype {
-                EmbeddingDtype::Auto if !model.in_16_bits() => 4,
+                EmbeddingDtype::Auto if !model.in_16_bits => 4,
                 EmbeddingDtype::F32 => 4,
                 _ if quantization.load_in_4bit => 2,
                 _ => 4,
             },
-            file_bytes: if model.dtype.is_empty() || model.in_16_bits() { 2 } else { 4 },
+            file_bytes: if model.in_16_bits { 2 } else { 4 },
             compute_dtype: match quantization.compute_dtype {
                 // What is not in 4 bits is trained in f32; in f16 gradients go through the products in f32, which may decode a weight whole.
                 ComputeDtype::Bf16 if quantization.load_in_4bit => halfbyte_memory::ComputeDtype::Bf16,
@@ -58,8 +80,6 @@ impl Recipe {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::train::parse_recipe;
 

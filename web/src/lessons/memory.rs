@@ -26,7 +26,7 @@ pub(super) fn model_of(parameters: u64) -> ModelShape {
         attention_bias: false,
         mlp_bias: false,
         model_type: "llama".into(),
-        dtype: "bfloat16".into(),
+        in_16_bits: true,
     };
     let widths = (4..=160).map(|i| i * 2 * HEAD);
     let hidden = widths.into_iter().find(|hidden| of(*hidden, hidden / HEAD).parameters() >= parameters);

@@ -8,7 +8,7 @@ use halfbyte::lora::LoraConfig;
 use halfbyte::model::{DeviceMap, ModelConfig, Transformer, load_from};
 use halfbyte::ops::Ops;
 use halfbyte::text::Tokenizer;
-use halfbyte::train::{QuantizationConfig, Recipe, parse_override, parse_recipe};
+use halfbyte::train::{QuantizationConfig, Recipe, parse_override, parse_recipe, shape_of};
 use halfbyte_memory::{Device, ModelShape, Plan, Run, bytes, plan};
 use halfbyte_protocol::{
     Adapter, Choice, DeviceReport, Event, Kind, ModelReport, ModelSource, Part, RecipeSource, Request,
@@ -134,7 +134,7 @@ impl<B: Ops> Session<B> {
         config: &[u8],
         recipe: &Recipe,
     ) -> Result<ModelReport> {
-        let shape = shape_of(source.name(), config)?;
+        let shape = shape_of(Path::new(source.name()).join("config.json"), config)?;
         let run = recipe.memory(&shape, self.place());
         let plan = plan(&shape, &run);
         let available = (self.report.device == Choice::Cpu).then_some(HOST_MEMORY);
@@ -191,6 +191,7 @@ impl<B: Ops> Session<B> {
         self.model = None;
         let name = Path::new(source.name());
         let parsed = ModelConfig::parse(name.join("config.json"), &config)?;
+        let shape = shape_of(name.join("config.json"), &config)?;
         let tokenizer = files.tokenizer().await?;
         let weights = files.weights().await?;
         let (mut count, total) = (0, weights.names().len() as u64);
@@ -205,7 +206,7 @@ impl<B: Ops> Session<B> {
             source,
             quantization: recipe.quantization.clone(),
             digest: weights.digest()?,
-            shape: shape_of(&report.name, &config)?,
+            shape,
             config,
             tokenizer,
             base,
@@ -240,13 +241,4 @@ impl<B: Ops> Session<B> {
 pub(crate) fn recipe(source: &RecipeSource) -> Result<Recipe> {
     let overrides = source.set.iter().map(|text| parse_override(text)).collect::<halfbyte::Result<Vec<_>>>()?;
     Ok(parse_recipe(Path::new("recipe"), &source.toml, &overrides)?)
-}
-
-/// The shape that a `config.json` describes.
-fn shape_of(name: &str, json: &[u8]) -> Result<ModelShape> {
-    let refused = |reason: String| Error::new(Kind::File, format!("{name}/config.json: {reason}"));
-    let shape: ModelShape =
-        serde_json::from_slice(json).map_err(|e| refused(format!("not a configuration of a decoder: {e}")))?;
-    shape.check().map_err(|reason| refused(reason.to_string()))?;
-    Ok(shape)
 }
