@@ -276,7 +276,6 @@ fn tables_are_planned_as_they_are_held() {
         (json!({"torch_dtype": "float32"}), 4),
         (json!({"dtype": null, "torch_dtype": "bfloat16"}), 2),
         (json!({"dtype": "float32", "torch_dtype": "bfloat16"}), 4),
-        (json!({"torch_dtype": "bfloat16", "text_config": {"dtype": "float16"}}), 2),
     ] {
         let mut config = plain.clone();
         for (key, value) in said.as_object().expect("keys") {
