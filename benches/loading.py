@@ -13,7 +13,7 @@ import struct
 import subprocess
 import time
 
-# A table in f32 is as large as the smallest device takes, 128 MiB.
+# A table would be as large as the smallest device takes, 128 MiB, were it held in f32.
 VOCABULARY, HIDDEN, INNER, KEYS = 8192, 4096, 14336, 1024
 SHIPPED = pathlib.Path(__file__).parent.parent / "models" / "wordnet-4m"
 
