@@ -113,7 +113,7 @@ impl Job for Generate {
 /// Answering with a base that is held so, as far as it decides how layers are shared out.
 fn inference(base: BaseWeights, shape: &ModelShape) -> Run {
     let (method, weight_bytes) = match base {
-        BaseWeights::Nf4 { .. } => (Method::Qlora, if shape.in_16_bits { 2 } else { 4 }),
+        BaseWeights::Nf4 { .. } => (Method::Qlora, shape.file_bytes()),
         BaseWeights::Full => (Method::Lora, 4),
     };
     Run { method, weight_bytes, compute_dtype: ComputeDtype::F32, length: 1, ..Run::default() }

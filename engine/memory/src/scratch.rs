@@ -38,9 +38,14 @@ pub(crate) fn scratch(model: &ModelShape, run: &Run) -> u64 {
     product([F32, main.saturating_add(shared)]).saturating_add(product([threads, cache]))
 }
 
-/// Elements of a weight `[out, input]` that are decoded at a time: whole rows.
+/// Rows of a weight `[out, input]` that are decoded at a time.
+pub(crate) fn tile_rows(out: u64, input: u64) -> u64 {
+    out.min(TILE / input.max(1)).max(1)
+}
+
+/// Their elements.
 fn tile(out: u64, input: u64) -> u64 {
-    product([input, out.min(TILE / input.max(1)).max(1)])
+    product([tile_rows(out, input), input])
 }
 
 /// Whether products are with a head in 16 bits; one that is trained is in f32.

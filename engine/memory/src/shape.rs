@@ -115,6 +115,11 @@ impl TryFrom<Config> for ModelShape {
 }
 
 impl ModelShape {
+    /// Bytes of a float in its files.
+    pub fn file_bytes(&self) -> u64 {
+        if self.in_16_bits { 2 } else { 4 }
+    }
+
     /// Checks that every size is one that a model can have, which keeps all sums of a plan inside 64 bits.
     ///
     /// # Errors

@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use crate::layer::Forward;
 use crate::ledger::{Component, Parts, Phase};
 use crate::run::product;
-use crate::scratch::{halves_head, scratch};
+use crate::scratch::{halves_head, scratch, tile_rows};
 use crate::timeline::{Moment, Stretch};
-use crate::walk::{SCRATCH, SKINNY_ROWS, TILE, Walk};
+use crate::walk::{SCRATCH, SKINNY_ROWS, Walk};
 use crate::weights::{F32, frozen_elements, linear_bytes, nf4_buffers, optimizer_places};
 use crate::{Device, Method, ModelShape, Run};
 
@@ -106,8 +106,9 @@ impl Walk<'_> {
             let twice = if self.cpu() { (2..=SKINNY_ROWS).contains(&rows) } else { widened < self.table() };
             self.touch(Component::Work, [widened, if twice { logits } else { 0 }]);
         }
-        let features = if halved { TILE / self.model.hidden_size.max(1) } else { u64::MAX }.min(self.model.vocab_size);
-        let packed = self.packing(features, self.model.hidden_size, true).min(product([512, rows, F32]));
+        let (vocab, hidden_size) = (self.model.vocab_size, self.model.hidden_size);
+        let features = if halved { tile_rows(vocab, hidden_size) } else { vocab };
+        let packed = self.packing(features, hidden_size, true).min(product([512, rows, F32]));
         self.touch(Component::Work, [packed]);
         self.free(Component::Work, some);
         // The shifted logits, in the place of the logits, exist beside their exponentials, which become the gradient; a GPU's kernel writes

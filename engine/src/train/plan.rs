@@ -57,12 +57,12 @@ impl Recipe {
             optimizer_budget: training.optim_device_budget.0.filter(|_| training.optim.is_paged()),
             // What is not in 4 bits: embedding and head, or in f32 all that there is.
             weight_bytes: match quantization.embedding_dtype {
-                EmbeddingDtype::Auto if !model.in_16_bits => 4,
+                _ if !quantization.load_in_4bit => 4,
+                EmbeddingDtype::Auto => model.file_bytes(),
                 EmbeddingDtype::F32 => 4,
-                _ if quantization.load_in_4bit => 2,
-                _ => 4,
+                EmbeddingDtype::Bf16 | EmbeddingDtype::F16 => 2,
             },
-            file_bytes: if model.in_16_bits { 2 } else { 4 },
+            file_bytes: model.file_bytes(),
             compute_dtype: match quantization.compute_dtype {
                 // What is not in 4 bits is trained in f32; in f16 gradients go through the products in f32, which may decode a weight whole.
                 ComputeDtype::Bf16 if quantization.load_in_4bit => halfbyte_memory::ComputeDtype::Bf16,

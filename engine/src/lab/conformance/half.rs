@@ -1,6 +1,6 @@
 //! Weights in 16 bits: products with them, and their rows.
 
-use burn::tensor::{FloatDType, Tensor, TensorData};
+use burn::tensor::FloatDType;
 
 use super::{DENSE, HALF_TOLERANCE, Matrix, Suite, TOLERANCE};
 use crate::Result;
@@ -35,13 +35,6 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             }
         }
         Ok(())
-    }
-
-    /// A matrix in a type that the device may have no arithmetic in.
-    fn upload_as(&self, matrix: &Matrix, dtype: FloatDType) -> Tensor<B, 2> {
-        let shape = [matrix.values.len() / matrix.columns, matrix.columns];
-        let data = TensorData::new(matrix.values.clone(), shape).convert_dtype(dtype.into());
-        Tensor::from_data(data, (&self.device, dtype.into()))
     }
 
     /// Rows of a table, some of them more than once: what they hold, to the bit.

@@ -214,8 +214,14 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     }
 
     fn upload(&self, matrix: &Matrix) -> Tensor<B, 2> {
-        let rows = matrix.values.len() / matrix.columns;
-        Tensor::from_data(TensorData::new(matrix.values.clone(), [rows, matrix.columns]), &self.device)
+        self.upload_as(matrix, FloatDType::F32)
+    }
+
+    /// In a type that the device may have no arithmetic in.
+    fn upload_as(&self, matrix: &Matrix, dtype: FloatDType) -> Tensor<B, 2> {
+        let shape = [matrix.values.len() / matrix.columns, matrix.columns];
+        let data = TensorData::new(matrix.values.clone(), shape).convert_dtype(dtype.into());
+        Tensor::from_data(data, (&self.device, dtype.into()))
     }
 
     /// The types that activations may have on the device, each with what results in it may be off by.
