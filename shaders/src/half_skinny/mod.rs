@@ -7,6 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use crate::nf4_skinny::{MAX_ROWS, has_subgroups, reduction};
 use crate::source::{Sources, grid};
 use crate::trust::trusted;
+use crate::weight::told;
 use crate::{Language, Source, SourceRuntime, view};
 
 /// Threads of a workgroup and the output features that it makes.
@@ -24,19 +25,30 @@ static SOURCES: Sources<(Language, u32, bool, DType)> = Sources::new();
 pub fn source(language: Language, rows: u32, subgroups: bool, dtype: DType) -> Source {
     SOURCES.get((language, rows, subgroups, dtype), |_| {
         let [enable, inputs, reduce] = reduction(subgroups);
+        let rows = rows.to_string();
         let values = [
-            ("subgroup_inputs", inputs.to_string()),
-            ("reduce", reduce.to_string()),
-            ("rows", rows.to_string()),
-            ("dtype", dtype.name().to_string()),
+            ("subgroup_inputs", inputs),
+            ("reduce", reduce),
+            ("branch_buffers", ""),
+            ("branch", ""),
+            ("x_binding", "1"),
+            ("y_binding", "2"),
+            ("info_binding", "3"),
+            ("entry", "half_skinny"),
+            ("rows", rows.as_str()),
+            ("dtype", dtype.name()),
         ];
         let template = match language {
-            Language::Wgsl => format!("{enable}\n{}\n{}", include_str!("../halves.wgsl"), include_str!("kernel.wgsl")),
+            Language::Wgsl => {
+                let texts = [include_str!("../halves.wgsl"), include_str!("weight.wgsl")].join("\n");
+                format!("{enable}\n{texts}\n{}", include_str!("../nf4_skinny/kernel.wgsl"))
+            }
             Language::Cuda => {
                 concat!(include_str!("../ptx.cu"), "\n", include_str!("../halves.cu"), "\n", include_str!("kernel.cu"))
                     .to_string()
             }
         };
+        let values = values.map(|(name, value)| (name, value.to_string()));
         Source::fill("half_skinny", language, geometry(language).0, &template, &values)
     })
 }
@@ -60,7 +72,8 @@ pub fn half_skinny<R: SourceRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>) 
     let subgroups = R::LANGUAGE == Language::Wgsl && has_subgroups(&x.client);
     let source = source(R::LANGUAGE, rows.next_power_of_two() as u32, subgroups, weight.dtype);
     let (_, features) = geometry(R::LANGUAGE);
-    let info = [rows as u32, out as u32, input as u32, 0];
-    source.launch(grid(out.div_ceil(features) as u32), &[weight, &x, &y], &info);
+    let mut buffers = vec![weight, &x, &y];
+    let info = told(rows, [out, input], None, &mut buffers);
+    source.launch(grid(out.div_ceil(features) as u32), &buffers, &info);
     Some(y)
 }

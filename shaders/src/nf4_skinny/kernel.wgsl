@@ -1,8 +1,9 @@
 // y = x · Wᵀ for a few rows of x, bound by reading W: every packed word is read once, by one invocation, for all rows. With
 // a branch beside the weight, y = x · Wᵀ + scaling · low · Bᵀ.
-// A workgroup makes four output features; the grid is as many workgroups as that takes, in x and y.
-@group(0) @binding(3) var<storage, read_write> x: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+// A workgroup makes four output features; the grid is as many workgroups as that takes, in x and y. Text before this reads the weight, a word of
+// eight elements at a time: `weight.wgsl` one in 4 bits, `half_skinny/weight.wgsl` one in 16.
+@group(0) @binding({{ x_binding }}) var<storage, read_write> x: array<vec4<f32>>;
+@group(0) @binding({{ y_binding }}) var<storage, read_write> y: array<f32>;
 {{ branch_buffers }}
 struct Info {
     rows: u32,
@@ -23,7 +24,7 @@ const THREADS: u32 = {{ threads }}u;
 var<workgroup> shared_sums: array<vec4<f32>, {{ threads }}>;
 
 @compute @workgroup_size({{ threads }}, 1, 1)
-fn nf4_skinny(
+fn {{ entry }}(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,

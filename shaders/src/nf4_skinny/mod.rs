@@ -61,6 +61,9 @@ pub fn source(language: Language, table: &[f32; 16], rows: u32, subgroups: bool,
             ("branch_buffers", buffers),
             ("branch", add),
             ("info_binding", info_binding),
+            ("x_binding", "3"),
+            ("y_binding", "4"),
+            ("entry", "nf4_skinny"),
         ];
         let mut values: Vec<(&'static str, String)> = texts.map(|(name, text)| (name, text.to_string())).to_vec();
         values.push(("rows", rows.to_string()));
