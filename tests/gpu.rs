@@ -30,6 +30,7 @@ tests! {
     gradients_match: reference::gradients_match::<Cuda>;
     kernels_conform: operations::kernels_conform::<Cuda>;
     products_match: operations::products_match::<Cuda>;
+    large_tables_match: operations::large_tables_match::<Cuda>;
     large_products_match: operations::large_products_match::<Cuda>;
     nf4_products_match: operations::nf4_products_match::<Cuda>;
     elementwise_blocks_match: operations::elementwise_blocks_match::<Cuda>;
@@ -43,6 +44,7 @@ tests! {
     products_in_16_bits_are_nearly_the_same: consistency::products_in_16_bits_are_nearly_the_same::<Cuda>;
     activations_in_16_bits_are_nearly_the_same: activations::of_16_bits_are_nearly_the_same::<Cuda>;
     activations_in_16_bits_go_on_in_a_cache: activations::of_16_bits_go_on_in_a_cache::<Cuda>;
+    tables_in_parts_are_the_whole: consistency::tables_in_parts_are_the_whole::<Cuda>;
     tables_in_16_bits_are_their_values: consistency::tables_in_16_bits_are_their_values::<Cuda>;
     adamw_is_torchs: optimizers::adamw_is_torchs::<Cuda>;
     the_8_bit_state_is_nearly_that_of_bitsandbytes: |device| optimizers::eight_bit_is_bitsandbytes::<Cuda>(false, device);

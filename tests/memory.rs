@@ -286,7 +286,7 @@ fn tables_are_planned_as_they_are_held() {
         for (recipe, bytes) in [("", bytes), ("[quantization]\nload_in_4bit = false", 4)] {
             let recipe: Recipe = parse_recipe(&path, recipe, &[]).expect("a recipe");
             let model = load::<Cpu>(folder.path(), recipe.quantization.base(), &Default::default(), &mut |_| {});
-            let held = model.expect("a model").head.weight.value.dtype().size() as u64;
+            let held = model.expect("a model").head.weight.dtype().size() as u64;
             let planned = recipe.memory(&shape, Device::Gpu).weight_bytes;
             assert_eq!((held, planned), (bytes, bytes), "{said} {:?}", recipe.quantization);
         }

@@ -74,6 +74,11 @@ fn activations_in_16_bits_go_on_in_a_cache() {
 }
 
 #[test]
+fn tables_in_parts_are_the_whole() {
+    consistency::tables_in_parts_are_the_whole::<Cpu>(&Default::default());
+}
+
+#[test]
 fn tables_in_16_bits_are_their_values() {
     consistency::tables_in_16_bits_are_their_values::<Cpu>(&Default::default());
 }

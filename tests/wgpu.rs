@@ -47,6 +47,11 @@ fn products_match() {
 }
 
 #[test]
+fn large_tables_match() {
+    operations::large_tables_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
 fn large_products_match() {
     operations::large_products_match::<Wgpu>(&RASTERIZER);
 }
@@ -109,6 +114,11 @@ fn activations_in_16_bits_are_nearly_the_same() {
 #[test]
 fn activations_in_16_bits_go_on_in_a_cache() {
     activations::of_16_bits_go_on_in_a_cache::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn tables_in_parts_are_the_whole() {
+    consistency::tables_in_parts_are_the_whole::<Wgpu>(&RASTERIZER);
 }
 
 #[test]

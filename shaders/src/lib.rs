@@ -6,6 +6,7 @@ mod dropout;
 mod fetch;
 mod fused;
 mod half_matmul;
+mod half_product;
 mod half_rows;
 mod half_skinny;
 mod low_rank;
@@ -31,8 +32,9 @@ pub use fused::{
     rms_norm_backward, rotate, sum_of_squares,
 };
 pub use half_matmul::{half_matmul, source as half_matmul_source, warpgroup_source as half_warpgroup_source};
+pub use half_product::half_product;
 pub use half_rows::{half_embedding, half_rows, is_bits, source as half_rows_source};
-pub use half_skinny::{half_skinny, source as half_skinny_source};
+pub use half_skinny::source as half_skinny_source;
 pub use low_rank::{LowRank, low_rank, low_rank_gradient, source as low_rank_source};
 pub use matmul::matmul;
 pub use nf4_dequantize::{dequantized_types, nf4_dequantize, source as nf4_dequantize_source};

@@ -5,7 +5,10 @@
 //! the end where the inner dimension is an odd number of stages (tracel-ai/cubek#434, tracel-ai/burn#5626). Others round
 //! f32 operands to tf32.
 
+use std::ops::Range;
+
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::ComputeClient;
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::std::InputBinding;
@@ -33,7 +36,7 @@ pub fn matmul<R: SourceRuntime>(lhs: CubeTensor<R>, rhs: CubeTensor<R>) -> CubeT
 }
 
 /// [`matmul`] into a tensor of the result's shape, or a part of one. Nothing of it is empty.
-pub(crate) fn matmul_into<R: SourceRuntime>(lhs: &CubeTensor<R>, rhs: &CubeTensor<R>, out: &CubeTensor<R>) {
+fn matmul_into<R: SourceRuntime>(lhs: &CubeTensor<R>, rhs: &CubeTensor<R>, out: &CubeTensor<R>) {
     let element = lhs.dtype.into();
     let launch = |strategy: &Strategy| {
         let operand = |tensor: &CubeTensor<R>| InputBinding::new(tensor.clone().binding(), element);
@@ -43,4 +46,38 @@ pub(crate) fn matmul_into<R: SourceRuntime>(lhs: &CubeTensor<R>, rhs: &CubeTenso
     launch(&Strategy::SimpleUnit(Default::default()))
         .or_else(|_| launch(&Strategy::Naive))
         .unwrap_or_else(|refusal| panic!("no kernel takes {:?} x {:?}: {refusal:?}", lhs.meta, rhs.meta));
+}
+
+/// Bytes of a weight that are f32 at a time, where the device binds as many.
+const SCRATCH: usize = 256 << 20;
+
+/// The output features of a weight `[out, in]`, so many of them at a time that they fit a scratch in f32.
+pub(crate) fn features_at_once<R: SourceRuntime>(
+    client: &ComputeClient<R>,
+    out: usize,
+    input: usize,
+) -> impl Iterator<Item = Range<usize>> + use<R> {
+    let largest = client.properties().memory.max_page_size;
+    let scratch = SCRATCH.min(largest.try_into().unwrap_or(usize::MAX));
+    let at_once = (scratch / (4 * input.max(1)) / view::ALIGNMENT * view::ALIGNMENT).max(view::ALIGNMENT);
+    (0..out).step_by(at_once).map(move |first| first..out.min(first + at_once))
+}
+
+/// What some output features of a weight, `dense` `[features, in]`, do in a product: `x · denseᵀ` into their columns of `y`, or for the gradient of an input what
+/// their columns of `x` make with them, which is added to that of the features before.
+pub(crate) fn matmul_of_features<R: SourceRuntime>(
+    x: &CubeTensor<R>,
+    mut dense: CubeTensor<R>,
+    features: Range<usize>,
+    y: &CubeTensor<R>,
+    gradient: bool,
+) {
+    if !gradient {
+        dense.meta.swap(0, 1);
+        matmul_into(x, &dense, &view::columns(y, features));
+    } else if features.start == 0 {
+        matmul_into(&view::columns(x, features), &dense, y);
+    } else {
+        view::add(y, &matmul(view::columns(x, features), dense), 1.0);
+    }
 }

@@ -1,11 +1,11 @@
 //! What has to be equal however a step is computed: alone or in a batch, from stored or from recomputed graphs, with
 //! adapters on every layer or on some.
 
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::{FloatDType, TensorData};
 use halfbyte::data::Batch;
 use halfbyte::files::load_adapter;
 use halfbyte::lora::{Dropout, LoraConfig, Targets, attach};
-use halfbyte::model::{Base, Transformer, load};
+use halfbyte::model::{Base, Table, Transformer, load, save_dense};
 use halfbyte::ops::{ComputeDtype, Ops, Product, Variant};
 use halfbyte::optim::{Gradients, accumulate};
 use halfbyte::train::{Recompute, Step, backpropagate, whole_graph};
@@ -142,11 +142,10 @@ pub fn tables_in_16_bits_are_their_values<B: Ops>(device: &B::Device) {
         let held = load::<B>(&golden(MODEL), Base { tables: Some(tables), ..NF4.into() }, device, &mut |_| {});
         let mut held = held.expect("a type that every device holds tables in");
         let mut wide: Transformer<B> = model(MODEL, NF4, device);
-        for parameter in [&mut wide.embedding, &mut wide.head.weight] {
-            let data = parameter.value.to_data().convert_dtype(tables.into()).convert::<f32>();
-            parameter.value = Tensor::from_data(data, device);
+        for table in [&mut wide.embedding, &mut wide.head.weight] {
+            *table = Table::upload(data_of(table).convert_dtype(tables.into()).convert::<f32>(), device);
         }
-        assert_ne!(held.embedding.value.dtype(), wide.embedding.value.dtype());
+        assert_ne!(held.embedding.dtype(), wide.embedding.dtype());
         let modules_to_save = saved.iter().map(|name| name.to_string()).collect();
         let lora = LoraConfig { r: 4, modules_to_save, ..Default::default() };
         for model in [&mut held, &mut wide] {
@@ -158,6 +157,54 @@ pub fn tables_in_16_bits_are_their_values<B: Ops>(device: &B::Device) {
         let step = |model: &Transformer<B>| backpropagate(model, &batch, 0.1, 16, Recompute::Layers, None);
         assert_same(&what, step(&held), &step(&wide));
     }
+}
+
+/// Tables in parts, as a device has them that holds none so large in one, give what they give whole, and are written as one.
+pub fn tables_in_parts_are_the_whole<B: Ops>(device: &B::Device) {
+    for (name, tables) in [(MODEL, FloatDType::BF16), (MODEL, FloatDType::F32), ("llama-tied", FloatDType::BF16)] {
+        let batch = golden_batch(&expected(name));
+        let whole = load::<B>(&golden(name), Base { tables: Some(tables), ..NF4.into() }, device, &mut |_| {});
+        let mut whole = whole.expect("a type that every device holds tables in");
+        let mut parts = whole.clone();
+        let [vocab, hidden] = parts.embedding.dims();
+        for table in [&mut parts.embedding, &mut parts.head.weight] {
+            // Of 64 rows, whatever is asked for.
+            *table = Table::upload_within(data_of(table), 1, device);
+            assert_eq!((table.parts().len(), table.dims()), (vocab.div_ceil(64), [vocab, hidden]));
+        }
+        assert!(parts.embedding.parts().len() > 1, "{vocab} tokens are of one part");
+        let what = format!("{name}, {tables:?}");
+        let counts = [&mut whole, &mut parts].map(|model| model.parameter_counts());
+        assert_eq!(counts[0], counts[1], "{what}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let written = [&whole, &parts].map(|model| {
+            let path = folder.path().join("model.safetensors");
+            pollster::block_on(save_dense(model, &path)).expect("a file");
+            std::fs::read(&path).expect("what was written")
+        });
+        assert!(written[0] == written[1], "{what}: other files");
+        let saved = LoraConfig { modules_to_save: vec!["embed_tokens".into()], ..Default::default() };
+        let refusal = attach(&mut parts, &saved, 1).expect_err("parts are not trained").to_string();
+        assert!(refusal.contains("modules_to_save") && refusal.contains("embed_tokens"), "{refusal}");
+        for model in [&mut whole, &mut parts] {
+            attach(model, &LoraConfig { r: 4, ..Default::default() }, 1).expect("an adapter");
+        }
+        // Out of order, of parts that nobody asks for, of one alone, and of none.
+        let all: Vec<u32> = (0..vocab as u32).map(|i| (i * 7 + 3) % vocab as u32).collect();
+        for tokens in [&all[..], &[vocab as u32 - 1, 0, vocab as u32 - 1], &[70], &[]] {
+            let rows = [&whole, &parts].map(|model| values(model.embed(tokens)));
+            assert_eq!(rows[0], rows[1], "{what}: {} rows", tokens.len());
+        }
+        let one = |model: &Transformer<B>| values(model.logits(&batch.tokens[..1], &[1]));
+        assert_close(&format!("a token, {what}"), &one(&parts), &one(&whole), 1e-5);
+        let step = |model: &Transformer<B>| backpropagate(model, &batch, 0.1, 16, Recompute::Layers, None);
+        assert_same(&what, step(&parts), &step(&whole));
+    }
+}
+
+/// The values of a table in one piece, as it holds them.
+fn data_of<B: Ops>(table: &Table<B>) -> TensorData {
+    table.parts()[0].value.to_data()
 }
 
 /// Adapters on the upper layer only: nothing below is kept or given a gradient, and the rest is what the whole graph says.

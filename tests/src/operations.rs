@@ -4,12 +4,13 @@
 //! differences, which f64 makes exact to about 1e-9.
 
 use burn::backend::Autodiff;
-use burn::tensor::{FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData, bf16};
 use halfbyte::lab::conformance;
+use halfbyte::model::Table;
 use halfbyte::nf4::{Absmax, Nf4Data, quantize};
 use halfbyte::ops::{
-    Activation, Branch, Dropped, Frozen, Nf4Weight, Ops, Product, Variant, cross_entropy, dropout, gated, lora_linear,
-    matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
+    Activation, Branch, ComputeDtype, Dropped, Frozen, Nf4Weight, Ops, Product, Variant, cross_entropy, dropout, gated,
+    lora_linear, matmul, nf4_matmul, nf4_matmul_by, rms_norm, rotate,
 };
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -178,6 +179,38 @@ pub fn large_products_match<B: Ops>(device: &B::Device) {
         let x = Tensor::from_data(TensorData::new(x, [1, taken]), device);
         let found = values(nf4_matmul_by(Variant::Decoded, x, &weight, product, FloatDType::F32));
         assert_close(&format!("{product:?} with {shape:?}"), &found, &expected, 2e-5);
+    }
+}
+
+/// A head of more bytes than WebGPU binds at once by default, in bf16, as [`Table`] has it there: for a row, a few and many.
+pub fn large_tables_match<B: Ops>(device: &B::Device) {
+    let mut random = ChaCha8Rng::seed_from_u64(12);
+    let [vocab, hidden] = [70_000, 1024];
+    let values_of = |count: usize, random: &mut ChaCha8Rng| -> Vec<f32> {
+        (0..count).map(|_| bf16::from_f32(random.random_range(-1.0f32..1.0)).to_f32()).collect()
+    };
+    let dense = values_of(vocab * hidden, &mut random);
+    let held = dense.iter().map(|value| bf16::from_f32(*value)).collect();
+    let table = Table::<B>::upload(TensorData::new::<bf16, _>(held, [vocab, hidden]), device);
+    let tokens = [69_999, 0, 65_535, 65_536, 1, 69_999];
+    let expected: Vec<f32> =
+        tokens.iter().flat_map(|token| dense[*token as usize * hidden..][..hidden].iter().copied()).collect();
+    assert!(values(table.rows(&tokens)) == expected, "rows of a large table");
+    for rows in [1, 3, 20] {
+        let x = values_of(rows * hidden, &mut random);
+        let dot =
+            |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32;
+        let expected: Vec<f32> = x.chunks(hidden).flat_map(|x| dense.chunks(hidden).map(move |w| dot(x, w))).collect();
+        let x = Tensor::<Autodiff<B>, 2>::from_data(TensorData::new(x, [rows, hidden]), device).require_grad();
+        let logits = table.map("", &mut |_, part| part.lift()).logits(x.clone(), ComputeDtype::F32);
+        assert_close(&format!("{rows} rows of logits"), &values(logits.clone().inner()), &expected, 1e-5);
+        // Of one token in each of a few places, so that what is expected is quickly found.
+        let asked = [5usize, 65_600, 69_999];
+        let places = Tensor::<Autodiff<B>, 1, Int>::from_data(asked.map(|token| token as i32), device);
+        let gradients = logits.select(1, places).sum().backward();
+        let row: Vec<f32> = (0..hidden).map(|i| asked.iter().map(|token| dense[token * hidden + i]).sum()).collect();
+        let found = values(x.grad(&gradients).expect("a gradient"));
+        assert_close(&format!("the gradient of {rows} rows"), &found, &row.repeat(rows), 1e-5);
     }
 }
 

@@ -100,11 +100,11 @@ impl Walk<'_> {
         self.hold(Component::Logits, logits);
         self.free(Component::Work, rounded_hidden);
         if halved && !rounds {
-            // A GPU widens a part of the head, and has the logits in parts until they are put together (`ops/half.rs`); a CPU has those of a
-            // few rows across (`ops/cpu/encoded.rs`).
+            // A GPU widens a part of the head (`half_product` of `halfbyte-shaders`); a CPU has the logits of a few rows across
+            // (`ops/cpu/encoded.rs`).
             let widened = if self.cpu() { 0 } else { SCRATCH.min(self.table()) };
-            let twice = if self.cpu() { (2..=SKINNY_ROWS).contains(&rows) } else { widened < self.table() };
-            self.touch(Component::Work, [widened, if twice { logits } else { 0 }]);
+            let across = if self.cpu() && (2..=SKINNY_ROWS).contains(&rows) { logits } else { 0 };
+            self.touch(Component::Work, [widened, across]);
         }
         let (vocab, hidden_size) = (self.model.vocab_size, self.model.hidden_size);
         let features = if halved { tile_rows(vocab, hidden_size) } else { vocab };

@@ -99,7 +99,7 @@ pub async fn ceilings<B: Ops>(
     let w = Tensor::<B, 2>::random([input, out], Distribution::Default, device);
     let dense = if compute == ComputeDtype::Bf16 {
         let w = w.transpose().cast(DType::BF16);
-        time::<B, _>(device, || half_matmul(x.clone(), w.clone(), Product::Forward, compute)).await?
+        time::<B, _>(device, || half_matmul(x.clone(), vec![w.clone()], Product::Forward, compute)).await?
     } else {
         time::<B, _>(device, || x.clone().matmul(w.clone())).await?
     };
@@ -193,7 +193,7 @@ pub async fn measure_products<B: Ops>(device: &B::Device, shape: [usize; 2], row
             }
         }
         if let Some(half) = &half {
-            let once = || half_matmul(x.clone(), half.clone(), product, ComputeDtype::F32);
+            let once = || half_matmul(x.clone(), vec![half.clone()], product, ComputeDtype::F32);
             let seconds = time::<B, _>(device, once).await?;
             add(format!("half_matmul {product:?} BF16 in f32"), 2 * out * input, FloatDType::F32, seconds);
         }

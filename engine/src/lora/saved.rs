@@ -23,7 +23,8 @@ pub(crate) fn is_saved(path: &str, names: &[String]) -> bool {
 /// each keeps the values that it has, and only what was named is trained.
 ///
 /// # Errors
-/// When a name is not in the model, or means a weight in 4 bits; the model is unchanged then.
+/// When a name is not in the model, means a weight in 4 bits, or a table that the device does not hold in one piece; the model is unchanged
+/// then.
 pub(crate) fn set_trainable<B: Ops>(model: &mut Transformer<B>, names: &[String], trainable: bool) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -41,7 +42,15 @@ pub(crate) fn set_trainable<B: Ops>(model: &mut Transformer<B>, names: &[String]
             return wrong(name, "is no module of this model; usual are lm_head and embed_tokens");
         }
     }
-    if [HEAD, EMBEDDING].iter().any(|path| is_saved(path, names)) {
+    let tables = [(EMBEDDING, &model.embedding), (HEAD, &model.head.weight)];
+    for (path, table) in tables.iter().filter(|(path, _)| is_saved(path, names)) {
+        let (needed, most) = (4 * table.dims().iter().product::<usize>() as u64, B::largest_tensor(&table.device()));
+        if table.parts().len() > 1 || needed > most {
+            let reason = "is larger in f32 than this device holds in one piece; leave it out, or take another device";
+            return wrong(path, reason);
+        }
+    }
+    if tables.iter().any(|(path, _)| is_saved(path, names)) {
         model.head.tied = false;
     }
     *model = model.map(|path, parameter| {

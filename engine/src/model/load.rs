@@ -10,10 +10,10 @@ use rand_chacha::ChaCha8Rng;
 use super::config::LinearConfig;
 use super::{
     Attention, DecoderLayer, DeviceMap, EMBEDDING, Head, Kind, Linear, Mlp, ModelConfig, Parameter, Projections,
-    RmsNorm, Rope, Stage, Transformer, Weight, join, layer_path,
+    RmsNorm, Rope, Stage, Table, Transformer, Weight, join, layer_path,
 };
 use crate::files::{Checkpoint, is_quantized, nf4_weight, quantized};
-use crate::ops::{ComputeDtype, Nf4Weight, Ops, lasting};
+use crate::ops::{ComputeDtype, Nf4Weight, Ops};
 use crate::{Error, Result};
 
 /// How the linear layers of the decoder are held on the device.
@@ -78,7 +78,7 @@ pub(super) trait Values<B: Backend> {
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>>;
 
     /// Embedding or head.
-    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>>;
+    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Table<B>>;
 }
 
 /// How far loading has come, before the tensor at `path`.
@@ -218,11 +218,11 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
     }
 
     /// In its own type before it comes to the device: f32 beside it would take a page that is never given back.
-    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
+    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Table<B>> {
         self.tell(path);
         let dtype = self.base.tables.unwrap_or(self.names.dtype);
         let data = self.file.floats_as(&self.name(path), &shape, dtype)?;
-        Ok(Parameter { value: lasting(data, &self.device), trainable: false })
+        Ok(Table::upload(data, &self.device))
     }
 }
 
@@ -269,8 +269,8 @@ impl<B: Ops> Values<B> for Random<B> {
         Ok(Weight::Dense(self.parameter(path, shape, &shape)?))
     }
 
-    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
-        self.parameter(path, shape, &shape)
+    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Table<B>> {
+        Ok(self.parameter(path, shape, &shape)?.into())
     }
 }
 

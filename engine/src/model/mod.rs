@@ -18,9 +18,10 @@ mod rope;
 mod save;
 mod stage;
 mod synthetic;
+mod table;
 
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
 
 pub use attention::{Attention, LayerCache};
 pub use config::{AttentionConfig, LayerKind, LinearConfig, ModelConfig};
@@ -44,11 +45,12 @@ pub(crate) use stage::{Away, moved};
 pub use stage::{DeviceMap, Stage};
 pub(crate) use synthetic::random_nf4;
 pub use synthetic::synthetic;
+pub use table::Table;
 
 use crate::Result;
 use crate::files::check_device;
 use crate::lora::SQUARES;
-use crate::ops::{ComputeDtype, Ops, Product, Sequences, half_embedding, half_matmul, matmul};
+use crate::ops::{ComputeDtype, Ops, Sequences};
 
 /// Up to so many tokens activations are f32: products of so few rows need not round them, and there is little to hold.
 pub const FEW_TOKENS: usize = 16;
@@ -62,7 +64,7 @@ pub struct Transformer<B: Backend> {
     /// Shape and constants.
     pub config: ModelConfig,
     /// `[vocab, hidden]`.
-    pub embedding: Parameter<B>,
+    pub embedding: Table<B>,
     /// The decoder layers, bottom first.
     pub layers: Vec<DecoderLayer<B>>,
     /// Which device holds which of them, bottom first.
@@ -85,7 +87,7 @@ pub struct Head<B: Backend> {
     /// Norm before the head.
     pub norm: RmsNorm<B>,
     /// `[vocab, hidden]`; the embedding itself where the model ties them.
-    pub weight: Parameter<B>,
+    pub weight: Table<B>,
     /// The weight is the embedding.
     pub tied: bool,
     /// What the operands of the product with a weight in 16 bits are rounded to.
@@ -100,11 +102,7 @@ pub type Cache<B> = Vec<Option<LayerCache<B>>>;
 impl<B: Ops> Head<B> {
     /// `[tokens, hidden] -> [tokens, vocab]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let (x, weight) = (self.norm.forward(x, FloatDType::F32), self.weight.value.clone());
-        let logits = match weight.dtype() {
-            DType::F32 => matmul(x, weight.transpose()),
-            _ => half_matmul(x, weight, Product::Forward, self.compute),
-        };
+        let logits = self.weight.logits(self.norm.forward(x, FloatDType::F32), self.compute);
         match self.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
@@ -116,7 +114,7 @@ impl<B: Ops> Head<B> {
         let path = if self.tied { EMBEDDING } else { "lm_head.weight" };
         Head {
             norm: self.norm.map("model.norm", f),
-            weight: f(path, &self.weight),
+            weight: self.weight.map(path, f),
             tied: self.tied,
             compute: self.compute,
             softcap: self.softcap,
@@ -127,7 +125,7 @@ impl<B: Ops> Head<B> {
 impl<B: Ops> Transformer<B> {
     /// The device that the embedding is on; the whole model's where it has one stage.
     pub fn device(&self) -> B::Device {
-        self.embedding.value.device()
+        self.embedding.device()
     }
 
     /// Asks every device of the model whether it refused something since it was last asked.
@@ -140,19 +138,14 @@ impl<B: Ops> Transformer<B> {
 
     /// The rows of the embedding for `tokens`: `[tokens, hidden]`.
     pub fn embed(&self, tokens: &[u32]) -> Tensor<B, 2> {
-        let rows = indices(tokens.iter().map(|t| *t as i32), &self.device());
-        let table = self.embedding.value.clone();
-        self.scaled(match table.dtype() {
-            DType::F32 => table.select(0, rows),
-            _ => half_embedding(table, rows),
-        })
+        self.scaled(self.embedding.rows(tokens))
     }
 
     /// The embedding's gradient `[vocab, hidden]` from that of [`embed`](Self::embed)'s result.
     pub fn embed_backward(&self, tokens: &[u32], d_embedded: Tensor<B, 2>) -> Tensor<B, 2> {
         let device = self.device();
         let rows = indices(tokens.iter().map(|t| *t as i32), &device);
-        let zeros = Tensor::zeros(self.embedding.value.dims(), &device);
+        let zeros = Tensor::zeros(self.embedding.dims(), &device);
         zeros.select_assign(0, rows, self.scaled(d_embedded), IndexingUpdateOp::Add)
     }
 
@@ -204,11 +197,11 @@ impl<B: Ops> Transformer<B> {
     /// Rebuilds the model with `f(path, parameter)` in place of every parameter, bottom to top; paths are Hugging Face's.
     pub fn map<C: Shares<B>>(&self, mut f: impl FnMut(&str, &Parameter<B>) -> Parameter<C>) -> Transformer<C> {
         let f = &mut f;
-        let embedding = f(EMBEDDING, &self.embedding);
+        let embedding = self.embedding.map(EMBEDDING, f);
         let layers = self.layers.iter().enumerate().map(|(i, layer)| layer.map(&layer_path(i), f)).collect();
         let mut head = self.head.map(f);
         if self.head.tied {
-            head.weight = embedding.on(&self.head.weight.value.device());
+            head.weight = embedding.on(&self.head.weight.device());
         }
         let stage = |stage: &Stage<B>| Stage { device: stage.device.clone(), layers: stage.layers.clone() };
         let stages = self.stages.iter().map(stage).collect();
@@ -217,14 +210,14 @@ impl<B: Ops> Transformer<B> {
         Transformer { config, embedding, layers, stages, head, kinds, base_weights, compute, activations }
     }
 
-    /// Calls `f(path, parameter)` for every parameter, the tied head left out.
+    /// Calls `f(path, parameter)` for every parameter, the tied head left out; for each part of a table that is in several.
     pub fn visit(&self, mut f: impl FnMut(&str, &Parameter<B>)) {
-        let mut embedding_seen = false;
+        let mut of_embedding = self.embedding.parts().len();
         self.map::<B>(|path, parameter| {
-            if path != EMBEDDING || !embedding_seen {
+            if path != EMBEDDING || of_embedding > 0 {
                 f(path, parameter);
             }
-            embedding_seen |= path == EMBEDDING;
+            of_embedding -= usize::from(path == EMBEDDING && of_embedding > 0);
             parameter.clone()
         });
     }
@@ -241,7 +234,7 @@ impl<B: Ops> Transformer<B> {
     /// The lowest decoder layer with a parameter that is trained; 0 where the embedding is, and as many as there are
     /// layers where only the head is.
     pub fn lowest_trained(&self) -> usize {
-        if self.embedding.trainable {
+        if self.embedding.trainable() {
             return 0;
         }
         let trained = |layer: &DecoderLayer<B>| {

@@ -7,7 +7,7 @@ use burn::tensor::FloatDType;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use super::{Parameter, Transformer};
+use super::{Parameter, Transformer, in_type};
 use crate::files::{encode_bf16, read, write_atomic};
 use crate::ops::Ops;
 use crate::{Error, Result};
@@ -26,10 +26,18 @@ pub(crate) fn stored_shape(path: &str, [rows, columns]: [usize; 2]) -> Vec<usize
 pub async fn save_dense<B: Ops>(model: &Transformer<B>, path: &Path) -> Result<()> {
     let mut parameters: Vec<(String, Parameter<B>)> = Vec::new();
     model.visit(|name, parameter| parameters.push((name.to_string(), parameter.clone())));
-    let mut tensors = Vec::new();
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     for (name, parameter) in parameters {
         let shape = stored_shape(&name, parameter.value.dims());
-        tensors.push((name, shape, encode_bf16(&read(parameter.value.cast(FloatDType::F32)).await?)));
+        let bytes = encode_bf16(&read(in_type(parameter.value, FloatDType::F32)).await?);
+        match tensors.last_mut().filter(|(before, ..)| *before == name) {
+            // The next part of a table.
+            Some((_, all, rows)) => {
+                all[0] += shape[0];
+                rows.extend(bytes);
+            }
+            None => tensors.push((name, shape, bytes)),
+        }
     }
     let failed = |e: safetensors::SafeTensorError| Error::file(path, e);
     let views: Result<Vec<_>> = tensors

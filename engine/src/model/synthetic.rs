@@ -8,10 +8,10 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
 use super::load::{Values, build};
-use super::{Base, BaseWeights, DeviceMap, ModelConfig, Parameter, Transformer, Weight};
+use super::{Base, BaseWeights, DeviceMap, ModelConfig, Parameter, Table, Transformer, Weight};
 use crate::Result;
 use crate::nf4::{self, Absmax, NESTED_BLOCK_SIZE, Nf4Data};
-use crate::ops::{Nf4Weight, Ops, lasting};
+use crate::ops::{Nf4Weight, Ops};
 
 /// Standard deviation of the weights (transformers, `initializer_range`).
 const DEVIATION: f64 = 0.02;
@@ -123,14 +123,14 @@ impl<B: Ops> Values<B> for Synthetic<'_, B> {
     }
 
     /// Evenly distributed, on the host: see the table of a file.
-    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Parameter<B>> {
+    fn table(&mut self, path: &str, shape: [usize; 2]) -> Result<Table<B>> {
         (self.progress)(path);
         let bound = (DEVIATION * 3f64.sqrt()) as f32;
         let count = shape[0] * shape[1];
         let some: Vec<f32> = (0..count.min(REPEATED)).map(|_| self.random.random_range(-bound..bound)).collect();
         let values = some.iter().copied().cycle().take(count).collect();
         let data = TensorData::new::<f32, _>(values, shape).convert_dtype(self.tables.into());
-        Ok(Parameter { value: lasting(data, &self.device), trainable: false })
+        Ok(Table::upload(data, &self.device))
     }
 }
 

@@ -123,7 +123,7 @@ impl<B: Ops> Backward<B, 2> for Gated {
 struct HalfMatmul;
 
 impl<B: Ops> Backward<B, 1> for HalfMatmul {
-    type State = (FloatTensor<B>, Product, ComputeDtype);
+    type State = (Vec<FloatTensor<B>>, Product, ComputeDtype);
 
     fn backward(self, step: Step<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (weight, product, compute) = step.state;
@@ -257,11 +257,11 @@ impl<B: Ops, C: CheckpointStrategy> Ops for Autodiff<B, C> {
 
     fn half_matmul(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Vec<FloatTensor<Self>>,
         product: Product,
         compute: ComputeDtype,
     ) -> FloatTensor<Self> {
-        let weight = weight.primitive;
+        let weight: Vec<_> = weight.into_iter().map(|part| part.primitive).collect();
         let y = B::half_matmul(x.primitive, weight.clone(), product, compute);
         match HalfMatmul.prepare::<C>([x.node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((weight, product, compute), y),

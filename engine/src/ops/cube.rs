@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use burn::tensor::backend::{Backend, ExecutionError};
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
-use burn_cubecl::kernel::{into_contiguous, into_contiguous_aligned};
+use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::server::CopyDescriptor;
@@ -16,7 +16,7 @@ use super::attention::Bounds;
 use super::fused::{self, primitive, tensor};
 use super::{
     Activation, AdamStep, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking,
-    Moments, Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, device, half, lora,
+    Moments, Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, device, lora, parts,
 };
 use crate::nf4::NF4_TABLE;
 
@@ -98,23 +98,18 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
 
     fn half_matmul(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Vec<FloatTensor<Self>>,
         product: Product,
         compute: ComputeDtype,
     ) -> FloatTensor<Self> {
-        if (R::LANGUAGE, compute, weight.dtype) == (Language::Cuda, ComputeDtype::Bf16, DType::BF16) {
-            return halfbyte_shaders::half_matmul(x, weight, product == Product::InputGradient);
+        let gradient = product == Product::InputGradient;
+        let in_bf16 = weight.iter().all(|part| part.dtype == DType::BF16);
+        match (R::LANGUAGE, compute, in_bf16) {
+            (Language::Cuda, ComputeDtype::Bf16, true) => {
+                parts::of_parts::<Self>(x, weight, product, |x, part| halfbyte_shaders::half_matmul(x, part, gradient))
+            }
+            _ => halfbyte_shaders::half_product(x, weight, gradient),
         }
-        let weight = into_contiguous(weight);
-        let of_few = match product {
-            Product::Forward => halfbyte_shaders::half_skinny(&x, &weight),
-            Product::InputGradient => None,
-        };
-        let widen = |matrix: &CubeTensor<R>, rows| match is_bits(matrix) {
-            true => halfbyte_shaders::half_rows(matrix, rows),
-            false => half::widened::<Self>(matrix, rows),
-        };
-        of_few.unwrap_or_else(|| half::product::<Self>(x, weight, product, widen))
     }
 
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {

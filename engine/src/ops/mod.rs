@@ -20,9 +20,9 @@ mod fused;
 #[cfg(feature = "gpu")]
 mod fusion;
 mod graph;
-mod half;
 mod lasting;
 mod lora;
+mod parts;
 mod tensors;
 mod weight;
 
@@ -239,15 +239,13 @@ pub trait Ops: Backend {
     /// Gives this device back what is kept for tensors to come.
     fn release_memory(_device: &Self::Device) {}
 
-    /// Either product of f32 rows with a frozen weight in 16 bits; [`half_matmul`].
+    /// [`half_matmul`].
     fn half_matmul(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Vec<FloatTensor<Self>>,
         product: Product,
-        _compute: ComputeDtype,
-    ) -> FloatTensor<Self> {
-        half::product::<Self>(x, weight, product, half::widened::<Self>)
-    }
+        compute: ComputeDtype,
+    ) -> FloatTensor<Self>;
 
     /// [`half_embedding`].
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {

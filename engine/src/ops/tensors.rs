@@ -129,15 +129,19 @@ pub fn attention_with_gradients<B: Ops>(
     (tensor(y), gradients.map(tensor))
 }
 
-/// `x · Wᵀ` or `dy · W` of f32 rows with a weight `[out, in]` in 16 bits, which is not trained: on tensor cores where `compute` is the weight's own
-/// type and the device has them for it; else in f32, the weight widened a part at a time and, for the gradient of `x`, once more.
+/// `x · Wᵀ` or `dy · W` of f32 rows with a weight `[out, in]` in 16 bits, or f32, which is not trained: on tensor cores where `compute` is the
+/// weight's own type and the device has them for it; else in f32, the weight widened a part at a time and, for the gradient of `x`, once more.
+/// The weight is one tensor, or several of consecutive output features, a multiple of 64 in each but the last.
+///
+/// # Panics
+/// When there is no tensor, or the shapes do not fit.
 pub fn half_matmul<B: Ops>(
     x: Tensor<B, 2>,
-    weight: Tensor<B, 2>,
+    weight: Vec<Tensor<B, 2>>,
     product: Product,
     compute: ComputeDtype,
 ) -> Tensor<B, 2> {
-    tensor(B::half_matmul(primitive(x), primitive(weight), product, compute))
+    tensor(B::half_matmul(primitive(x), weight.into_iter().map(primitive).collect(), product, compute))
 }
 
 /// The rows of a frozen `table` `[n, columns]` that `rows` `[m]` names, in f32: `[m, columns]` (`torch.nn.functional.embedding`).

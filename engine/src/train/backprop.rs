@@ -162,7 +162,7 @@ impl<'a, B: Ops> Flight<'a, B> {
 
     /// Whether a layer's input has a gradient.
     fn below(&self, layer: usize) -> bool {
-        layer > self.lowest || self.model.embedding.trainable
+        layer > self.lowest || self.model.embedding.trainable()
     }
 
     /// Up through a layer of a stage, counted from the stage's bottom, if it has so many.
@@ -232,7 +232,7 @@ impl<'a, B: Ops> Flight<'a, B> {
             self.carried = graph.backward(&path, d_output, &mut gradients);
         }
         if stage == 0
-            && let Some(d_embedded) = self.carried.take().filter(|_| model.embedding.trainable)
+            && let Some(d_embedded) = self.carried.take().filter(|_| model.embedding.trainable())
         {
             let d_embedding = model.embed_backward(&self.batch.tokens, d_embedded);
             accumulate(&mut gradients, Gradients::from([(EMBEDDING.to_string(), d_embedding)]));

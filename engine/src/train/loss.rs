@@ -42,9 +42,18 @@ struct Rows<B: Ops> {
     targets: Tensor<B, 2, Int>,
 }
 
+/// At most so many rows whose logits the device holds as one tensor.
+///
 /// What is kept for tensors to come is given back before each chunk that has other sizes than the one before: logits are of sizes that
 /// nothing else has. The caller does the same when it is done with the last.
-fn chunks<'a, B: Ops>(targets: &'a Targets, chunk: usize, device: &'a B::Device) -> impl Iterator<Item = Rows<B>> + 'a {
+fn chunks<'a, B: Ops>(
+    head: &Head<B>,
+    targets: &'a Targets,
+    chunk: usize,
+    device: &'a B::Device,
+) -> impl Iterator<Item = Rows<B>> + use<'a, B> {
+    let most = B::largest_tensor(device) / (4 * head.weight.dims()[0].max(1)) as u64;
+    let chunk = chunk.min(usize::try_from(most).unwrap_or(usize::MAX)).max(1);
     let pairs = targets.rows.chunks(chunk).zip(targets.tokens.chunks(chunk));
     let mut before = 0;
     pairs.map(move |(rows, tokens)| {
@@ -69,7 +78,7 @@ pub fn loss_and_hits<B: Ops>(
 ) -> [Tensor<B, 1>; 2] {
     let device = hidden.device();
     let zero = || Tensor::zeros([1], &device);
-    let sums = chunks::<B>(targets, chunk, &device).fold([zero(), zero()], |[loss, hits], rows| {
+    let sums = chunks(head, targets, chunk, &device).fold([zero(), zero()], |[loss, hits], rows| {
         let logits = head.forward(hidden.clone().select(0, rows.indices));
         let hit = logits.clone().argmax(1).equal(rows.targets.clone()).float().sum();
         [loss + cross_entropy(logits, rows.targets).0, hits + hit]
@@ -95,7 +104,7 @@ pub fn head_loss<B: Ops>(
     let mut loss = Tensor::zeros([1], &device);
     let mut gradient = Tensor::zeros(hidden.dims(), &device);
     let mut gradients = Gradients::new();
-    for rows in chunks::<B>(targets, chunk, &device) {
+    for rows in chunks(head, targets, chunk, &device) {
         let x = Tensor::<Autodiff<B>, 2>::from_inner(hidden.clone().select(0, rows.indices.clone())).require_grad();
         let (logits, place) = apart(lifted.forward(x.clone()));
         let (sum, d_logits) = cross_entropy(logits, rows.targets);

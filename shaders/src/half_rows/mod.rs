@@ -62,7 +62,7 @@ fn widened<R: SourceRuntime>(
     wide
 }
 
-/// Rows of a contiguous matrix `[n, columns]` in bf16 or f16, in f32.
+/// Rows of a contiguous matrix `[n, columns]` in bf16 or f16 ([`is_bits`]), in f32.
 pub fn half_rows<R: SourceRuntime>(matrix: &CubeTensor<R>, rows: Range<usize>) -> CubeTensor<R> {
     widened(matrix, rows.len(), rows.start, None)
 }

@@ -8,7 +8,7 @@ use crate::nf4_skinny::{MAX_ROWS, has_subgroups, reduction};
 use crate::source::{Sources, grid};
 use crate::trust::trusted;
 use crate::weight::told;
-use crate::{Language, Source, SourceRuntime, view};
+use crate::{Language, Source, SourceRuntime};
 
 /// Threads of a workgroup and the output features that it makes.
 fn geometry(language: Language) -> (u32, usize) {
@@ -53,27 +53,22 @@ pub fn source(language: Language, rows: u32, subgroups: bool, dtype: DType) -> S
     })
 }
 
-/// `x` `[rows, in]`, f32, times the transposed `weight` `[out, in]` in bf16 or f16, contiguous: `[rows, out]` in f32. None for shapes that
-/// the kernel is not for: more than 16 rows, rows of `in` elements that are not whole pieces of 16 bytes, or nothing at all.
-pub fn half_skinny<R: SourceRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>) -> Option<CubeTensor<R>> {
+/// `x` `[rows, in]`, f32, times the transposed `weight` `[out, in]` in bf16 or f16, into `y` `[rows, out]` in f32, all contiguous. False, and
+/// nothing done, for what the kernel is not for: more than 16 rows, rows of `in` elements that are not whole pieces of 16 bytes, nothing at all.
+pub(crate) fn half_skinny<R: SourceRuntime>(x: &CubeTensor<R>, weight: &CubeTensor<R>, y: &CubeTensor<R>) -> bool {
     let [rows, input] = [0, 1].map(|i| x.meta.shape()[i]);
     let out = weight.meta.shape()[0];
     let aligned = |tensor: &CubeTensor<R>| tensor.handle.offset_start.unwrap_or(0).is_multiple_of(16);
     let fits = (1..=MAX_ROWS).contains(&rows) && input > 0 && input.is_multiple_of(8) && out > 0;
-    let taken = matches!(weight.dtype, DType::BF16 | DType::F16) && aligned(weight);
+    let taken = matches!(weight.dtype, DType::BF16 | DType::F16) && aligned(weight) && aligned(x);
     if !fits || !taken || !trusted::<R>() {
-        return None;
+        return false;
     }
-    let x = view::contiguous(x.clone());
-    if !aligned(&x) {
-        return None;
-    }
-    let y = view::empty(&x, [rows, out], DType::F32);
     let subgroups = R::LANGUAGE == Language::Wgsl && has_subgroups(&x.client);
     let source = source(R::LANGUAGE, rows.next_power_of_two() as u32, subgroups, weight.dtype);
     let (_, features) = geometry(R::LANGUAGE);
-    let mut buffers = vec![weight, &x, &y];
+    let mut buffers = vec![weight, x, y];
     let info = told(rows, [out, input], None, &mut buffers);
     source.launch(grid(out.div_ceil(features) as u32), &buffers, &info);
-    Some(y)
+    true
 }

@@ -12,7 +12,7 @@ use cubecl::client::ComputeClient;
 pub use tiled::source;
 
 use crate::half_matmul::by_warpgroups;
-use crate::matmul::{matmul, matmul_into};
+use crate::matmul::{features_at_once, matmul, matmul_of_features};
 use crate::nf4_skinny::{MAX_ROWS, can_mma, has_subgroups, nf4_skinny, nf4_skinny_mma};
 use crate::source::tile_grid;
 use crate::trust::trusted;
@@ -24,9 +24,6 @@ use crate::{
 
 /// Rows from which on it pays to decode a weight once, and not in each block of rows: measured on an H200.
 const DECODED_ROWS: usize = 512;
-
-/// Bytes that are decoded at a time, where the device binds as many.
-const SCRATCH: usize = 256 << 20;
 
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,20 +279,9 @@ impl<R: SourceRuntime> Operands<R> {
 
     fn run_decoded(&self) -> bool {
         let [out, input] = self.weight.shape;
-        let largest = self.x.client.properties().memory.max_page_size;
-        let scratch = SCRATCH.min(largest.try_into().unwrap_or(usize::MAX));
-        let at_once = (scratch / (4 * input) / view::ALIGNMENT * view::ALIGNMENT).max(view::ALIGNMENT);
-        for first in (0..out).step_by(at_once) {
-            let features = first..out.min(first + at_once);
-            let mut dense = nf4_dequantize(&self.weight, features.clone(), DType::F32);
-            if !self.gradient() {
-                dense.meta.swap(0, 1);
-                matmul_into(&self.x, &dense, &view::columns(&self.y, features));
-            } else if first == 0 {
-                matmul_into(&view::columns(&self.x, features), &dense, &self.y);
-            } else {
-                view::add(&self.y, &matmul(view::columns(&self.x, features), dense), 1.0);
-            }
+        for features in features_at_once(&self.x.client, out, input) {
+            let dense = nf4_dequantize(&self.weight, features.clone(), DType::F32);
+            matmul_of_features(&self.x, dense, features, &self.y, self.gradient());
         }
         false
     }

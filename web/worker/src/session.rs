@@ -138,7 +138,7 @@ impl<B: Ops> Session<B> {
         let run = recipe.memory(&shape, self.place());
         let plan = plan(&shape, &run);
         let available = (self.report.device == Choice::Cpu).then_some(HOST_MEMORY);
-        let refusal = self.refusal(&shape, &run, &plan, available);
+        let refusal = refusal(&plan, available);
         let download = files.shards().await?.iter().map(|(_, size)| size).sum();
         Ok(ModelReport {
             name: source.name().into(),
@@ -150,26 +150,6 @@ impl<B: Ops> Session<B> {
             available,
             refusal,
             chat: false,
-        })
-    }
-
-    /// Why a run will not do, if so. A browser does not say how much memory its GPU has; how large a tensor may be it says.
-    fn refusal(&self, shape: &ModelShape, run: &Run, plan: &Plan, available: Option<u64>) -> Option<String> {
-        if let Some(available) = available.filter(|available| plan.peak() > *available) {
-            return Some(format!(
-                "the run needs {} and a tab on the CPU has {}; take a smaller model, shorter sequences or smaller batches",
-                bytes(plan.peak()),
-                bytes(available)
-            ));
-        }
-        let embedding = run.weight_bytes * shape.vocab_size * shape.hidden_size;
-        let most = B::largest_tensor(&self.device);
-        (embedding > most).then(|| {
-            format!(
-                "its embedding has {} and this GPU binds {} at most; take a model with a smaller vocabulary, or the CPU",
-                bytes(embedding),
-                bytes(most)
-            )
         })
     }
 
@@ -235,6 +215,16 @@ impl<B: Ops> Session<B> {
         loaded.adapted = Some(Adapted { model, lora });
         Ok(Event::Imported { rank, layers, base })
     }
+}
+
+/// Why a run will not do, if so. How much memory its GPU has a browser does not say.
+fn refusal(plan: &Plan, available: Option<u64>) -> Option<String> {
+    let available = available.filter(|available| plan.peak() > *available)?;
+    Some(format!(
+        "the run needs {} and a tab on the CPU has {}; take a smaller model, shorter sequences or smaller batches",
+        bytes(plan.peak()),
+        bytes(available)
+    ))
 }
 
 /// A recipe with what is put in place of its keys.

@@ -12,6 +12,8 @@ use crate::ops::{ComputeDtype, Ops, Product, half_embedding, half_matmul};
 const TILES: [[usize; 3]; 4] = [[130, 264, 136], [257, 130, 72], [17, 131, 263], [129, 1, 300]];
 /// The same of as few rows as decoding has: of whole eights, whose kernel takes the weight as it is, and not.
 const FEW: [[usize; 3]; 4] = [[2, 264, 130], [7, 1032, 5], [16, 136, 67], [3, 65, 9]];
+/// The same of weights in two and three tensors, for one row, some and many.
+const PARTS: [[usize; 3]; 4] = [[1, 264, 130], [1, 65, 129], [16, 136, 100], [130, 72, 150]];
 /// Tables `[rows, columns]` with rows that begin inside a word.
 const TABLES: [[usize; 2]; 4] = [[1, 1], [5, 3], [300, 65], [70, 264]];
 
@@ -26,12 +28,26 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
                 for [rows, input, out] in DENSE.into_iter().chain(TILES).chain(FEW) {
                     let weight = self.random(out, input).rounded(dtype);
                     for product in [Product::Forward, Product::InputGradient] {
-                        self.half((dtype, compute), &weight, rows, product).await?;
+                        self.half((dtype, compute), (&weight, out), rows, product).await?;
                     }
                 }
+                self.halves_in_parts((dtype, compute)).await?;
             }
             for table in TABLES {
                 self.rows(dtype, table).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Weights whose output features lie in several tensors; those in f32, too, come so.
+    async fn halves_in_parts(&mut self, (dtype, compute): (FloatDType, ComputeDtype)) -> Result<()> {
+        for [rows, input, out] in PARTS {
+            for dtype in [dtype, FloatDType::F32] {
+                let weight = self.random(out, input).rounded(dtype);
+                for product in [Product::Forward, Product::InputGradient] {
+                    self.half((dtype, compute), (&weight, 64), rows, product).await?;
+                }
             }
         }
         Ok(())
@@ -56,7 +72,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
     async fn half(
         &mut self,
         (dtype, compute): (FloatDType, ComputeDtype),
-        weight: &Matrix,
+        (weight, at_once): (&Matrix, usize),
         rows: usize,
         product: Product,
     ) -> Result<()> {
@@ -65,7 +81,9 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         let x = self.random(rows, taken);
         let expected = x.times(weight, product == Product::Forward);
         self.poison(rows * given).await?;
-        let found = half_matmul(self.upload(&x), self.upload_as(weight, dtype), product, compute);
+        let part = |values: &[f32]| self.upload_as(&Matrix { values: values.to_vec(), columns: input }, dtype);
+        let parts = weight.values.chunks(at_once * input).map(part).collect();
+        let found = half_matmul(self.upload(&x), parts, product, compute);
         let tolerance = if compute == ComputeDtype::F32 { TOLERANCE } else { HALF_TOLERANCE };
         let kernel = (format!("half_matmul {product:?} {dtype:?} in {compute:?}"), tolerance);
         self.compare(kernel, format!("{rows} rows, [{out}, {input}]"), found, &expected).await

@@ -1,4 +1,4 @@
-//! Weights in bf16 and f16 on the host.
+//! Weights in bf16 and f16 on the host, and in f32 where they come the same way.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use super::encoded::Encoded;
 use super::rows::vectorized;
 
-/// A float of 16 bits.
+/// A float of 16 bits, or of 32.
 pub(super) trait Half: Copy + Sync {
     /// All of these in f32, exactly.
     fn widen(from: &[Self], into: &mut [f32]);
@@ -29,6 +29,12 @@ impl Half for bf16 {
 impl Half for f16 {
     fn widen(from: &[Self], into: &mut [f32]) {
         from.convert_to_f32_slice(into);
+    }
+}
+
+impl Half for f32 {
+    fn widen(from: &[Self], into: &mut [f32]) {
+        into.copy_from_slice(from);
     }
 }
 

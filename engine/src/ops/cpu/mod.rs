@@ -21,7 +21,7 @@ use super::fused::{cast, dtype, primitive, tensor, wide};
 use super::weight::data_of;
 use super::{
     Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Dropped, Frozen,
-    LoraGradients, Masking, Moments, Nf4Primitive, Ops, Product, Variant,
+    LoraGradients, Masking, Moments, Nf4Primitive, Ops, Product, Variant, parts,
 };
 use crate::nf4::quantize_blocks_into;
 
@@ -111,19 +111,24 @@ impl Ops for Flex {
 
     fn half_matmul(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Vec<FloatTensor<Self>>,
         product: Product,
         _compute: ComputeDtype,
     ) -> FloatTensor<Self> {
-        let weight = weight.to_contiguous();
-        let shape = [weight.shape()[0], weight.shape()[1]];
-        let dims = [x.shape()[0], product.widths(shape).1];
-        let y = |x: &[f32]| match weight.dtype() {
-            DType::BF16 => encoded::matmul(x, &Halves { elements: elements::<bf16>(&weight), shape }, product, None),
-            DType::F16 => encoded::matmul(x, &Halves { elements: elements::<f16>(&weight), shape }, product, None),
-            other => panic!("half_matmul: a weight in {other:?}"),
-        };
-        write(read([x], |[x]| y(x)), dims)
+        parts::of_parts::<Self>(x, weight, product, |x, weight| {
+            let weight = weight.to_contiguous();
+            let shape = [weight.shape()[0], weight.shape()[1]];
+            let dims = [x.shape()[0], product.widths(shape).1];
+            let y = |x: &[f32]| match weight.dtype() {
+                DType::BF16 => {
+                    encoded::matmul(x, &Halves { elements: elements::<bf16>(&weight), shape }, product, None)
+                }
+                DType::F16 => encoded::matmul(x, &Halves { elements: elements::<f16>(&weight), shape }, product, None),
+                DType::F32 => encoded::matmul(x, &Halves { elements: floats(&weight), shape }, product, None),
+                other => panic!("half_matmul: a weight in {other:?}"),
+            };
+            write(read([x], |[x]| y(x)), dims)
+        })
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, into: FloatDType) -> FloatTensor<Self> {

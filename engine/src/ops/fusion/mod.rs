@@ -39,16 +39,19 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
 
     fn half_matmul(
         x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        weight: Vec<FloatTensor<Self>>,
         product: Product,
         compute: ComputeDtype,
     ) -> FloatTensor<Self> {
-        let [out, input] = [weight.shape()[0], weight.shape()[1]];
-        let shape = [x.shape()[0], product.widths([out, input]).1].into();
-        register::<B, 2>("half_matmul", [x, weight], shape, move |handles, [x, weight]| {
-            let x = handles.get_float_tensor::<B>(x);
-            B::half_matmul(x, handles.get_float_tensor::<B>(weight), product, compute)
-        })
+        let out = weight.iter().map(|part| part.shape()[0]).sum();
+        let input = weight.first().map_or(0, |part| part.shape()[1]);
+        let result = ([x.shape()[0], product.widths([out, input]).1].into(), DType::F32);
+        let inputs = [x].into_iter().chain(weight).collect();
+        let run = move |mut tensors: Vec<FloatTensor<B>>| {
+            let weight = tensors.split_off(1);
+            vec![B::half_matmul(tensors.remove(0), weight, product, compute)]
+        };
+        alike_any::<B>("half_matmul", inputs, vec![result], run).remove(0)
     }
 
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
