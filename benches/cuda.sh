@@ -1,12 +1,14 @@
 #!/bin/sh
 # Everything that is measured on a CUDA GPU, what matters most first, each within a time of its own: what takes longer is left out.
 #
-#     benches/cuda.sh target/release/halfbyte OUT
+#     benches/cuda.sh target/release/halfbyte OUT [STEP...]
 #
-# OUT gets a text and a JSON file for each step. DEVICE=wgpu or cpu runs the same elsewhere. The Python packages of
-# tests/golden/requirements.txt, where they are installed, are measured beside it.
+# OUT gets a text and a JSON file for each step, or for each that is named. DEVICE=wgpu or cpu runs the same elsewhere. The Python
+# packages of tests/golden/requirements.txt, where they are installed, are measured beside it.
 set -u
 halfbyte=$1 out=$2 device=${DEVICE:-cuda}
+shift 2
+wanted=" $* "
 mkdir -p "$out"
 nvidia-smi > "$out/nvidia-smi.txt" 2>&1
 
@@ -14,6 +16,7 @@ nvidia-smi > "$out/nvidia-smi.txt" 2>&1
 step() {
     name=$1 seconds=$2
     shift 2
+    case "$wanted" in "  " | *" $name "*) ;; *) return ;; esac
     begun=$(date +%s)
     timeout "$seconds" "$@" --json "$out/$name.json" > "$out/$name.txt" 2>&1
     echo "$name: exit status $? after $(($(date +%s) - begun)) s"

@@ -1,12 +1,10 @@
 //! Products in f32 with a weight that is not trained, whatever it is held in and in however many tensors its rows are.
 
-use std::ops::Range;
-
 use burn_backend::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::half_rows::{half_rows, is_bits};
+use crate::half_rows::half_rows_into;
 use crate::half_skinny::half_skinny;
 use crate::matmul::{features_at_once, matmul_of_features};
 use crate::{SourceRuntime, view};
@@ -29,6 +27,8 @@ pub fn half_product<R: SourceRuntime>(x: CubeTensor<R>, weight: Vec<CubeTensor<R
     let x = into_contiguous(x);
     let y = view::empty(&x, [rows, given], DType::F32);
     let whole = weight.len() == 1;
+    let at_once = features_at_once(&x.client, input).min(out);
+    let mut scratch = None;
     let mut before = 0;
     for part in weight {
         let part = into_contiguous(part);
@@ -36,19 +36,21 @@ pub fn half_product<R: SourceRuntime>(x: CubeTensor<R>, weight: Vec<CubeTensor<R
         // Of several rows what a part makes does not lie in one piece.
         let few = !gradient && (whole || rows == 1);
         if !(few && half_skinny(&x, &part, &view::columns(&y, before..before + count))) {
-            for features in features_at_once(&x.client, count, input) {
-                let dense = widened(&part, features.clone());
+            for first in (0..count).step_by(at_once) {
+                let features = first..count.min(first + at_once);
+                let dense = match part.dtype {
+                    DType::F32 => view::rows(&part, features.clone()),
+                    _ => {
+                        let scratch = scratch.get_or_insert_with(|| view::empty(&x, [at_once, input], DType::F32));
+                        let dense = view::rows(scratch, 0..features.len());
+                        half_rows_into(&part, first, &dense);
+                        dense
+                    }
+                };
                 matmul_of_features(&x, dense, before + features.start..before + features.end, &y, gradient);
             }
         }
         before += count;
     }
     y
-}
-
-fn widened<R: SourceRuntime>(matrix: &CubeTensor<R>, rows: Range<usize>) -> CubeTensor<R> {
-    match is_bits(matrix) {
-        true => half_rows(matrix, rows),
-        false => view::converted(view::rows(matrix, rows), DType::F32),
-    }
 }

@@ -51,16 +51,12 @@ fn matmul_into<R: SourceRuntime>(lhs: &CubeTensor<R>, rhs: &CubeTensor<R>, out: 
 /// Bytes of a weight that are f32 at a time, where the device binds as many.
 const SCRATCH: usize = 256 << 20;
 
-/// The output features of a weight `[out, in]`, so many of them at a time that they fit a scratch in f32.
-pub(crate) fn features_at_once<R: SourceRuntime>(
-    client: &ComputeClient<R>,
-    out: usize,
-    input: usize,
-) -> impl Iterator<Item = Range<usize>> + use<R> {
+/// Output features of a weight with so many inputs that are f32 at a time. Whoever multiplies takes them one after the other through
+/// the same memory: an allocator that gives tensors memory of exactly their size would keep that of the last, which are fewer, beside it.
+pub(crate) fn features_at_once<R: SourceRuntime>(client: &ComputeClient<R>, input: usize) -> usize {
     let largest = client.properties().memory.max_page_size;
     let scratch = SCRATCH.min(largest.try_into().unwrap_or(usize::MAX));
-    let at_once = (scratch / (4 * input.max(1)) / view::ALIGNMENT * view::ALIGNMENT).max(view::ALIGNMENT);
-    (0..out).step_by(at_once).map(move |first| first..out.min(first + at_once))
+    (scratch / (4 * input.max(1)) / view::ALIGNMENT * view::ALIGNMENT).max(view::ALIGNMENT)
 }
 
 /// What some output features of a weight, `dense` `[features, in]`, do in a product: `x · denseᵀ` into their columns of `y`, or for the gradient of an input what

@@ -20,7 +20,7 @@ const TILE_ROWS: u64 = 64;
 /// Inner dimension that `gemm` packs at a time.
 const DEPTH: u64 = 512;
 
-/// Bytes of a frozen weight or a head that a GPU widens to f32 at a time (`nf4_matmul` of `halfbyte-shaders`, `ops/half.rs`).
+/// Bytes of a frozen weight or a head that a GPU widens to f32 at a time (`shaders/src/matmul.rs`).
 pub(crate) const SCRATCH: u64 = 256 << 20;
 /// Up to so many tokens all activations are f32 (`model/mod.rs`).
 const FEW_TOKENS: u64 = 16;

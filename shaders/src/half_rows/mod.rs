@@ -43,32 +43,33 @@ pub fn is_bits<R: SourceRuntime>(tensor: &CubeTensor<R>) -> bool {
     matches!(tensor.dtype, DType::BF16 | DType::F16) && !has()
 }
 
-/// So many rows, which `picked` names or which follow `first`.
-fn widened<R: SourceRuntime>(
-    matrix: &CubeTensor<R>,
-    count: usize,
-    first: usize,
-    picked: Option<&CubeTensor<R>>,
-) -> CubeTensor<R> {
-    let columns = matrix.meta.shape()[1];
-    let wide = view::empty(matrix, [count, columns], DType::F32);
-    let elements = count * columns;
+/// As many rows as `wide` has, which `picked` names or which follow `first`.
+fn widen<R: SourceRuntime>(matrix: &CubeTensor<R>, first: usize, picked: Option<&CubeTensor<R>>, wide: &CubeTensor<R>) {
+    let [elements, columns] = [wide.meta.shape().num_elements(), matrix.meta.shape()[1]];
     if elements > 0 {
-        let buffers: Vec<&CubeTensor<R>> = [matrix, &wide].into_iter().chain(picked).collect();
+        let buffers: Vec<&CubeTensor<R>> = [matrix, wide].into_iter().chain(picked).collect();
         let info = [elements as u32, columns as u32, first as u32, 0];
         let source = source(R::LANGUAGE, matrix.dtype, picked.is_some());
         source.launch(grid((elements as u32).div_ceil(THREADS)), &buffers, &info);
     }
+}
+
+/// Rows of a contiguous matrix `[n, columns]` in bf16 or f16, in f32.
+pub fn half_rows<R: SourceRuntime>(matrix: &CubeTensor<R>, rows: Range<usize>) -> CubeTensor<R> {
+    let wide = view::empty(matrix, [rows.len(), matrix.meta.shape()[1]], DType::F32);
+    half_rows_into(matrix, rows.start, &wide);
     wide
 }
 
-/// Rows of a contiguous matrix `[n, columns]` in bf16 or f16 ([`is_bits`]), in f32.
-pub fn half_rows<R: SourceRuntime>(matrix: &CubeTensor<R>, rows: Range<usize>) -> CubeTensor<R> {
-    widened(matrix, rows.len(), rows.start, None)
+/// [`half_rows`] from one on, into a contiguous tensor that they fill.
+pub(crate) fn half_rows_into<R: SourceRuntime>(matrix: &CubeTensor<R>, first: usize, wide: &CubeTensor<R>) {
+    widen(matrix, first, None, wide);
 }
 
 /// Those that `rows` names, 32-bit integers below `n`, in its order (`torch.nn.functional.embedding`): `[rows, columns]`.
 pub fn half_embedding<R: SourceRuntime>(matrix: &CubeTensor<R>, rows: CubeTensor<R>) -> CubeTensor<R> {
     let rows = view::contiguous(rows);
-    widened(matrix, rows.meta.shape().num_elements(), 0, Some(&rows))
+    let wide = view::empty(matrix, [rows.meta.shape().num_elements(), matrix.meta.shape()[1]], DType::F32);
+    widen(matrix, 0, Some(&rows), &wide);
+    wide
 }

@@ -48,19 +48,23 @@ pub fn source(language: Language, table: &[f32; 16], dtype: DType) -> Source {
 pub fn nf4_dequantize<R: SourceRuntime>(weight: &Nf4<R>, features: Range<usize>, dtype: DType) -> CubeTensor<R> {
     let [out, input] = weight.shape;
     assert!(features.start <= features.end && features.end <= out, "{features:?} of {out} output features");
-    let codes = &weight.codes;
-    let shape = [features.len(), input];
-    let dense = view::empty(codes, shape, dtype);
+    let dense = view::empty(&weight.codes, [features.len(), input], dtype);
+    nf4_dequantize_into(weight, features, &dense);
+    dense
+}
+
+/// [`nf4_dequantize`] into a contiguous tensor of their shape.
+pub(crate) fn nf4_dequantize_into<R: SourceRuntime>(weight: &Nf4<R>, features: Range<usize>, dense: &CubeTensor<R>) {
+    let (codes, input) = (&weight.codes, weight.shape[1]);
     let (first, count) = (features.start * input, features.len() * input);
     if count == 0 {
-        return dense;
+        return;
     }
     let begin = first / 8 / view::ALIGNMENT * view::ALIGNMENT;
     let end = (first + count).div_ceil(8);
     let bound = Nf4 { codes: view::rows(codes, begin..end), ..weight.clone() };
-    let source = source(R::LANGUAGE, weight.table, dtype);
+    let source = source(R::LANGUAGE, weight.table, dense.dtype);
     let range = [first as u32, count as u32, begin as u32, 0];
     let words = (end - first / 8) as u32;
-    source.launch(grid(words.div_ceil(THREADS)), &bound.buffers(&[&dense]), &range);
-    dense
+    source.launch(grid(words.div_ceil(THREADS)), &bound.buffers(&[dense]), &range);
 }

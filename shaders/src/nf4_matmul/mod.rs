@@ -13,6 +13,7 @@ pub use tiled::source;
 
 use crate::half_matmul::by_warpgroups;
 use crate::matmul::{features_at_once, matmul, matmul_of_features};
+use crate::nf4_dequantize::nf4_dequantize_into;
 use crate::nf4_skinny::{MAX_ROWS, can_mma, has_subgroups, nf4_skinny, nf4_skinny_mma};
 use crate::source::tile_grid;
 use crate::trust::trusted;
@@ -279,8 +280,12 @@ impl<R: SourceRuntime> Operands<R> {
 
     fn run_decoded(&self) -> bool {
         let [out, input] = self.weight.shape;
-        for features in features_at_once(&self.x.client, out, input) {
-            let dense = nf4_dequantize(&self.weight, features.clone(), DType::F32);
+        let at_once = features_at_once(&self.x.client, input).min(out);
+        let scratch = view::empty(&self.x, [at_once, input], DType::F32);
+        for first in (0..out).step_by(at_once) {
+            let features = first..out.min(first + at_once);
+            let dense = view::rows(&scratch, 0..features.len());
+            nf4_dequantize_into(&self.weight, features.clone(), &dense);
             matmul_of_features(&self.x, dense, features, &self.y, self.gradient());
         }
         false
