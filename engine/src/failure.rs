@@ -13,6 +13,14 @@ use crate::Error;
 /// How CubeCL names the threads of devices.
 const THREAD: &str = "DSD-";
 
+/// What wgpu and Chromium's Dawn say of a tensor that is larger than a binding or a buffer may be there.
+const TOO_LARGE: [&str; 4] = [
+    "buffer_binding_size` limit",
+    "is greater than the maximum buffer size",
+    "is larger than the maximum binding size",
+    "exceeds the max buffer size limit",
+];
+
 static HEARD: Mutex<Option<String>> = Mutex::new(None);
 
 fn heard() -> MutexGuard<'static, Option<String>> {
@@ -50,9 +58,16 @@ pub fn contain<T>(device: &str, work: impl FnOnce() -> T) -> Result<T, Error> {
     })
 }
 
-/// The reason that the device's thread gave, else this one.
+/// The reason that the device's thread gave, else this one; with the cure, where there is one.
 pub(crate) fn explained(reason: String) -> String {
-    heard().take().unwrap_or(reason)
+    let reason = heard().take().unwrap_or(reason);
+    match TOO_LARGE.iter().any(|words| reason.contains(words)) {
+        true => format!(
+            "a tensor is larger than this device takes in one piece; shorter sequences (data.max_length) or fewer at a time \
+             (training.batch_size) make smaller ones ({reason})"
+        ),
+        false => reason,
+    }
 }
 
 /// A panic's message, without the call that it came from and the stack below.
@@ -85,5 +100,8 @@ mod tests {
         // As wgpu puts it, with the sizes further down.
         let text = "wgpu error: Validation Error\n\nCaused by:\n  In Device::create_bind_group\n    Binding 5 exceeds 4\n\nBacktrace:\n 0: x";
         assert_eq!(in_a_line(text), "wgpu error: Validation Error: In Device::create_bind_group: Binding 5 exceeds 4");
+        let reason = "Buffer binding 0 range 163840000 exceeds `max_*_buffer_binding_size` limit 134217728";
+        let explained = explained(reason.into());
+        assert!(explained.contains("training.batch_size") && explained.contains(reason), "{explained}");
     }
 }

@@ -9,7 +9,7 @@ use halfbyte::model::{DeviceMap, ModelConfig, Transformer, load_from};
 use halfbyte::ops::Ops;
 use halfbyte::text::Tokenizer;
 use halfbyte::train::{QuantizationConfig, Recipe, parse_override, parse_recipe, shape_of};
-use halfbyte_memory::{Device, ModelShape, Plan, Run, bytes, plan};
+use halfbyte_memory::{Device, ModelShape, Plan, bytes, plan};
 use halfbyte_protocol::{
     Adapter, Choice, DeviceReport, Event, Kind, ModelReport, ModelSource, Part, RecipeSource, Request,
 };
