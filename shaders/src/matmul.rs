@@ -59,8 +59,8 @@ pub(crate) fn features_at_once<R: SourceRuntime>(client: &ComputeClient<R>, inpu
     (scratch / (4 * input.max(1)) / view::ALIGNMENT * view::ALIGNMENT).max(view::ALIGNMENT)
 }
 
-/// What some output features of a weight, `dense` `[features, in]`, do in a product: `x · denseᵀ` into their columns of `y`, or for the gradient of an input what
-/// their columns of `x` make with them, which is added to that of the features before.
+/// What some output features of a weight, `dense` `[features, in]`, do in a product: `x · denseᵀ` into their columns of `y`, or for the
+/// gradient of an input what their columns of `x` make with them, which is added to what those before made.
 pub(crate) fn matmul_of_features<R: SourceRuntime>(
     x: &CubeTensor<R>,
     mut dense: CubeTensor<R>,
