@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<interrupt::Interrupted>() => {
-            eprintln!("{error}");
+            parallel::say(error);
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
                 return ExitCode::from(*code);
             }
             // A mistake is no crash: its chain of causes on one line, and never a stack trace.
-            eprintln!("error: {error:#}");
+            parallel::say(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

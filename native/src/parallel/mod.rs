@@ -4,6 +4,7 @@ mod environment;
 mod launch;
 
 use std::fmt;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 
@@ -84,7 +85,7 @@ impl Placement {
         let waiting = &mut |sentence: &str| {
             let srun = self.launcher == Launcher::Slurm && std::env::var_os("SLURM_STEP_ID").is_none();
             let hint = if srun { "; in a batch script tasks are started by srun" } else { "" };
-            eprintln!("{sentence}{hint}");
+            say(format_args!("{sentence}{hint}"));
         };
         if self.leads() {
             let listener = self.listen()?;
@@ -186,6 +187,12 @@ pub(crate) fn tell(group: &Group, error: &anyhow::Error) {
     if !error.is::<Interrupted>() && !matches!(error.downcast_ref(), Some(Error::Rank { .. })) {
         group.fail(&format!("{error:#}"));
     }
+}
+
+/// Prints a line for the user in one piece: the ranks of a run write to the same place at the same moment.
+pub(crate) fn say(line: impl fmt::Display) {
+    // There is nobody to tell that nobody can be told.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// An end that another process has said all about.
