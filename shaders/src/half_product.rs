@@ -6,12 +6,12 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::half_rows::half_rows_into;
 use crate::half_skinny::half_skinny;
-use crate::matmul::{features_at_once, matmul_of_features};
+use crate::matmul::{matmul_of_features, matmul_through, scratch};
 use crate::{SourceRuntime, view};
 
 /// `x · Wᵀ` of f32 rows `[rows, in]`, or for the gradient of an input `x · W` of rows `[rows, out]`, in f32. The weight `[out, in]` in f32,
-/// bf16 or f16 is one tensor, or several of consecutive output features, a multiple of 64 in each but the last. A few rows read it as it is;
-/// for more, a part of it is widened at a time, and what it makes is written where it belongs.
+/// bf16 or f16 is one tensor, or several of consecutive output features, a multiple of 64 in each but the last. A few rows read 16 bits as
+/// they are; for more, a part of them is widened at a time, and what it makes is written where it belongs.
 ///
 /// # Panics
 /// When there is no tensor, or the shapes do not fit.
@@ -27,30 +27,22 @@ pub fn half_product<R: SourceRuntime>(x: CubeTensor<R>, weight: Vec<CubeTensor<R
     let x = into_contiguous(x);
     let y = view::empty(&x, [rows, given], DType::F32);
     let whole = weight.len() == 1;
-    let at_once = features_at_once(&x.client, input).min(out);
-    let mut scratch = None;
-    let mut before = 0;
+    let (mut room, mut before) = (None, 0);
     for part in weight {
         let part = into_contiguous(part);
-        let count = part.meta.shape()[0];
+        let features = before..before + part.meta.shape()[0];
         // Of several rows what a part makes does not lie in one piece.
         let few = !gradient && (whole || rows == 1);
-        if !(few && half_skinny(&x, &part, &view::columns(&y, before..before + count))) {
-            for first in (0..count).step_by(at_once) {
-                let features = first..count.min(first + at_once);
-                let dense = match part.dtype {
-                    DType::F32 => view::rows(&part, features.clone()),
-                    _ => {
-                        let scratch = scratch.get_or_insert_with(|| view::empty(&x, [at_once, input], DType::F32));
-                        let dense = view::rows(scratch, 0..features.len());
-                        half_rows_into(&part, first, &dense);
-                        dense
-                    }
-                };
-                matmul_of_features(&x, dense, before + features.start..before + features.end, &y, gradient);
-            }
+        let after = features.end;
+        if part.dtype == DType::F32 {
+            matmul_of_features(&x, part, features, &y, gradient);
+        } else if !(few && half_skinny(&x, &part, &view::columns(&y, features.clone()))) {
+            let room = room.get_or_insert_with(|| scratch(&x, [out, input]));
+            matmul_through(room, &x, features, &y, gradient, |some, dense| {
+                half_rows_into(&part, some.start - before, dense);
+            });
         }
-        before += count;
+        before = after;
     }
     y
 }

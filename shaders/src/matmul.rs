@@ -7,8 +7,8 @@
 
 use std::ops::Range;
 
+use burn_backend::DType;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::client::ComputeClient;
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
 use cubek::std::InputBinding;
@@ -51,12 +51,31 @@ fn matmul_into<R: SourceRuntime>(lhs: &CubeTensor<R>, rhs: &CubeTensor<R>, out: 
 /// Bytes of a weight that are f32 at a time, where the device binds as many.
 const SCRATCH: usize = 256 << 20;
 
-/// Output features of a weight with so many inputs that are f32 at a time. Whoever multiplies takes them one after the other through
-/// the same memory: an allocator that gives tensors memory of exactly their size would keep that of the last, which are fewer, beside it.
-pub(crate) fn features_at_once<R: SourceRuntime>(client: &ComputeClient<R>, input: usize) -> usize {
-    let largest = client.properties().memory.max_page_size;
-    let scratch = SCRATCH.min(largest.try_into().unwrap_or(usize::MAX));
-    (scratch / (4 * input.max(1)) / view::ALIGNMENT * view::ALIGNMENT).max(view::ALIGNMENT)
+/// Room for as many output features of a weight `[out, in]` as are f32 at a time, on the device of another tensor: `[features, in]`.
+pub(crate) fn scratch<R: SourceRuntime>(like: &CubeTensor<R>, [out, input]: [usize; 2]) -> CubeTensor<R> {
+    let largest = like.client.properties().memory.max_page_size;
+    let bytes = SCRATCH.min(largest.try_into().unwrap_or(usize::MAX));
+    let at_once = (bytes / (4 * input.max(1)) / view::ALIGNMENT * view::ALIGNMENT).max(view::ALIGNMENT);
+    view::empty(like, [at_once.min(out), input], DType::F32)
+}
+
+/// [`matmul_of_features`] of some that are not dense: as many at a time as there is room for, where `widen` puts them. All go through the
+/// same memory, since an allocator that gives tensors memory of exactly their size would keep that of the last, which are fewer, beside it.
+pub(crate) fn matmul_through<R: SourceRuntime>(
+    scratch: &CubeTensor<R>,
+    x: &CubeTensor<R>,
+    features: Range<usize>,
+    y: &CubeTensor<R>,
+    gradient: bool,
+    widen: impl Fn(Range<usize>, &CubeTensor<R>),
+) {
+    let at_once = scratch.meta.shape()[0];
+    for first in features.clone().step_by(at_once) {
+        let some = first..features.end.min(first + at_once);
+        let dense = view::rows(scratch, 0..some.len());
+        widen(some.clone(), &dense);
+        matmul_of_features(x, dense, some, y, gradient);
+    }
 }
 
 /// What some output features of a weight, `dense` `[features, in]`, do in a product: `x · denseᵀ` into their columns of `y`, or for the

@@ -102,9 +102,12 @@ impl Walk<'_> {
         if halved && !rounds {
             // A GPU widens a part of the head (`half_product` of `halfbyte-shaders`); a CPU has the logits of a few rows across
             // (`ops/cpu/encoded.rs`).
-            let widened = if self.cpu() { 0 } else { SCRATCH.min(self.table()) };
-            let across = if self.cpu() && (2..=SKINNY_ROWS).contains(&rows) { logits } else { 0 };
-            self.touch(Component::Work, [widened, across]);
+            let beside = match self.cpu() {
+                true if (2..=SKINNY_ROWS).contains(&rows) => logits,
+                true => 0,
+                false => SCRATCH.min(self.table()),
+            };
+            self.touch(Component::Work, [beside]);
         }
         let (vocab, hidden_size) = (self.model.vocab_size, self.model.hidden_size);
         let features = if halved { tile_rows(vocab, hidden_size) } else { vocab };

@@ -217,7 +217,7 @@ impl<B: Ops> Transformer<B> {
             if path != EMBEDDING || of_embedding > 0 {
                 f(path, parameter);
             }
-            of_embedding -= usize::from(path == EMBEDDING && of_embedding > 0);
+            of_embedding = of_embedding.saturating_sub(usize::from(path == EMBEDDING));
             parameter.clone()
         });
     }

@@ -82,37 +82,30 @@ impl<B: Ops> Table<B> {
 
     /// The rows of some tokens, in f32: `[tokens, hidden]`.
     pub fn rows(&self, tokens: &[u32]) -> Tensor<B, 2> {
-        let device = self.device();
-        let rows_of = |part: &Parameter<B>, rows: &[i32]| {
-            let (table, rows) = (part.value.clone(), indices(rows.iter().copied(), &device));
+        let (first, device) = (&self.parts[0], self.device());
+        let rows_of = |part: &Parameter<B>, rows: &mut dyn Iterator<Item = i32>| {
+            let (table, rows) = (part.value.clone(), indices(rows, &device));
             match table.dtype() {
                 DType::F32 => table.select(0, rows),
                 _ => half_embedding(table, rows),
             }
         };
-        let at_once = self.parts[0].value.dims()[0].max(1);
-        let mut asked = vec![vec![]; self.parts.len()];
-        let places: Vec<_> = tokens
-            .iter()
-            .map(|token| {
-                let part = (*token as usize / at_once).min(asked.len() - 1);
-                asked[part].push((*token as usize - part * at_once) as i32);
-                (part, asked[part].len() - 1)
-            })
-            .collect();
         if self.parts.len() == 1 || tokens.is_empty() {
-            return rows_of(&self.parts[0], &asked[0]);
+            return rows_of(first, &mut tokens.iter().map(|token| *token as i32));
         }
-        let firsts: Vec<usize> = asked
-            .iter()
-            .scan(0, |end, rows| {
-                *end += rows.len();
-                Some(*end - rows.len())
-            })
-            .collect();
-        let some = self.parts.iter().zip(&asked).filter(|(_, rows)| !rows.is_empty());
-        let by_part = Tensor::cat(some.map(|(part, rows)| rows_of(part, rows)).collect(), 0);
-        by_part.select(0, indices(places.iter().map(|(part, nth)| (firsts[*part] + nth) as i32), &device))
+        // Part by part, and then put back in the tokens' order.
+        let at_once = first.value.dims()[0];
+        let part_of = |i: &usize| (tokens[*i] as usize / at_once).min(self.parts.len() - 1);
+        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        order.sort_by_key(part_of);
+        let by_part = order.chunk_by(|a, b| part_of(a) == part_of(b)).map(|some| {
+            let part = part_of(&some[0]);
+            rows_of(&self.parts[part], &mut some.iter().map(|i| (tokens[*i] as usize - part * at_once) as i32))
+        });
+        let by_part = Tensor::cat(by_part.collect(), 0);
+        let mut places = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(place, i)| places[*i] = place as i32);
+        by_part.select(0, indices(places.into_iter(), &device))
     }
 
     /// `x · Wᵀ` `[rows, vocab]` of f32 rows `[rows, hidden]`, rounded to `compute` where the table is held in it and the device can.

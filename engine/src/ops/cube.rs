@@ -105,9 +105,9 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         let gradient = product == Product::InputGradient;
         let in_bf16 = weight.iter().all(|part| part.dtype == DType::BF16);
         match (R::LANGUAGE, compute, in_bf16) {
-            (Language::Cuda, ComputeDtype::Bf16, true) => {
-                parts::of_parts::<Self>(x, weight, product, |x, part| halfbyte_shaders::half_matmul(x, part, gradient))
-            }
+            (Language::Cuda, ComputeDtype::Bf16, true) => parts::of_tensors::<Self>(x, weight, product, |x, part| {
+                halfbyte_shaders::half_matmul(x, part, gradient)
+            }),
             _ => halfbyte_shaders::half_product(x, weight, gradient),
         }
     }
@@ -121,7 +121,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
 
     fn cast(x: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
         match is_bits(&x) && !Self::supports_dtype(&x.device, x.dtype) && dtype == FloatDType::F32 {
-            true => halfbyte_shaders::half_rows(&x, 0..x.meta.shape()[0]),
+            true => halfbyte_shaders::half_rows(&x),
             false => Self::float_cast(x, dtype),
         }
     }

@@ -9,6 +9,7 @@ use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, TensorMetadata};
 
 use super::fused::{cast, primitive, tensor};
 use super::lasting::lasting_results;
+use super::parts::{joined, of_parts};
 use super::{ComputeDtype, Nf4Primitive, Ops, Product, Update, Variant, lasting};
 use crate::files::read_words;
 use crate::nf4::{self, Absmax, Nf4Data, dynamic_map};
@@ -122,7 +123,7 @@ impl<B: Ops> Nf4Weight<B> {
 
     /// The weight decoded to f32 `[out, in]`.
     pub fn dequantize(&self) -> Tensor<B, 2> {
-        tensor(self.joined(0, |part, _| B::nf4_dequantize(part)))
+        tensor(joined::<B>(self.parts.iter().map(B::nf4_dequantize).collect(), 0))
     }
 
     /// Either product of rows of activations with the weight in the type `into`, by the given variant or by the fastest.
@@ -133,22 +134,14 @@ impl<B: Ops> Nf4Weight<B> {
         variant: Option<Variant>,
         into: FloatDType,
     ) -> FloatTensor<B> {
-        let of_part = |x, part: &_, into| {
+        // What is added up is f32.
+        let adds = product == Product::InputGradient && self.parts.len() > 1;
+        let each = if adds { FloatDType::F32 } else { into };
+        let y = of_parts::<B, _>(x, self.parts().collect(), product, |x, part, _| {
             let variant = variant.or_else(|| self.variant(&x, part, product));
-            B::nf4_matmul(x, part, product, variant, into)
-        };
-        match (product, self.parts.as_slice()) {
-            (_, [whole]) => of_part(x, whole, into),
-            (Product::Forward, _) => self.joined(1, |part, _| of_part(x.clone(), part, into)),
-            (Product::InputGradient, _) => {
-                let of_part = |(part, features): (&_, _)| {
-                    let x = narrowed::<B>(x.clone(), 1, (self.shape[0], features));
-                    tensor::<B, 2>(of_part(x, part, FloatDType::F32))
-                };
-                let sum = self.parts().map(of_part).reduce(|sum, more| sum + more);
-                cast::<B>(primitive(sum.expect("a weight has a part")), into)
-            }
-        }
+            B::nf4_matmul(x, part, product, variant, each)
+        });
+        cast::<B>(y, into)
     }
 
     /// Either product, and what a branch beside the weight adds to it.
@@ -165,12 +158,12 @@ impl<B: Ops> Nf4Weight<B> {
             B::nf4_lora(x, part, product, update, variant, into)
         };
         match (product, self.parts.as_slice()) {
-            (Product::Forward, _) => self.joined(1, |part, features| {
+            (_, [whole]) => of_part(x, whole, update),
+            (Product::Forward, _) => of_parts::<B, _>(x, self.parts().collect(), product, |x, part, features| {
                 let Update { low, b, scaling } = update.clone();
-                let b = narrowed::<B>(b, 0, (self.shape[0], features));
-                of_part(x.clone(), part, Update { low, b, scaling })
+                let b = primitive(tensor::<B, 2>(b).narrow(0, features.start, features.len()));
+                of_part(x, part, Update { low, b, scaling })
             }),
-            (Product::InputGradient, [whole]) => of_part(x, whole, update),
             // The parts' products are summed up, and the branch's is one of them.
             (Product::InputGradient, _) => {
                 cast::<B>(update.added_to(self.product(x, product, variant, FloatDType::F32), product), into)
@@ -187,15 +180,6 @@ impl<B: Ops> Nf4Weight<B> {
     /// How a part is multiplied with `x`, where that is not to be found out.
     fn variant(&self, x: &FloatTensor<B>, part: &Nf4Primitive<B>, product: Product) -> Option<Variant> {
         self.compute.variant::<B>(&B::float_device(x), part.shape, x.shape()[0], product)
-    }
-
-    /// The results of all parts, one after the other along a dimension.
-    fn joined(&self, dim: usize, of_part: impl Fn(&Nf4Primitive<B>, Range<usize>) -> FloatTensor<B>) -> FloatTensor<B> {
-        let mut results: Vec<_> = self.parts().map(|(part, features)| of_part(part, features)).collect();
-        match results.len() {
-            1 => results.swap_remove(0),
-            _ => primitive(Tensor::<B, 2>::cat(results.into_iter().map(tensor).collect(), dim)),
-        }
     }
 }
 
@@ -226,14 +210,6 @@ impl<B: Backend> Nf4Weight<B> {
             Nf4Primitive { codes, absmax, header, shape }
         };
         Nf4Weight { shape: self.shape, parts: self.parts.iter().map(cast).collect(), compute: self.compute }
-    }
-}
-
-/// A range of a matrix's rows or columns, of which there are `all`.
-fn narrowed<B: Ops>(x: FloatTensor<B>, dim: usize, (all, range): (usize, Range<usize>)) -> FloatTensor<B> {
-    match range.len() == all {
-        true => x,
-        false => primitive(tensor::<B, 2>(x).narrow(dim, range.start, range.len())),
     }
 }
 

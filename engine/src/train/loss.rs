@@ -53,7 +53,7 @@ fn chunks<'a, B: Ops>(
     device: &'a B::Device,
 ) -> impl Iterator<Item = Rows<B>> + use<'a, B> {
     let most = B::largest_tensor(device) / (4 * head.weight.dims()[0].max(1)) as u64;
-    let chunk = chunk.min(usize::try_from(most).unwrap_or(usize::MAX)).max(1);
+    let chunk = (chunk as u64).min(most).max(1) as usize;
     let pairs = targets.rows.chunks(chunk).zip(targets.tokens.chunks(chunk));
     let mut before = 0;
     pairs.map(move |(rows, tokens)| {

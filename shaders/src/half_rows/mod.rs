@@ -1,8 +1,6 @@
 //! Rows of a matrix in bf16 or f16, in f32, on a GPU that lacks the type: to these kernels the matrix is but bits. WGSL has no bf16 at all,
 //! and GPUs before Ampere have none either. Where a GPU has the type, Burn's operations do the same.
 
-use std::ops::Range;
-
 use burn_backend::DType;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -54,14 +52,14 @@ fn widen<R: SourceRuntime>(matrix: &CubeTensor<R>, first: usize, picked: Option<
     }
 }
 
-/// Rows of a contiguous matrix `[n, columns]` in bf16 or f16, in f32.
-pub fn half_rows<R: SourceRuntime>(matrix: &CubeTensor<R>, rows: Range<usize>) -> CubeTensor<R> {
-    let wide = view::empty(matrix, [rows.len(), matrix.meta.shape()[1]], DType::F32);
-    half_rows_into(matrix, rows.start, &wide);
+/// A contiguous matrix `[n, columns]` in bf16 or f16, in f32.
+pub fn half_rows<R: SourceRuntime>(matrix: &CubeTensor<R>) -> CubeTensor<R> {
+    let wide = view::empty(matrix, matrix.meta.shape().clone(), DType::F32);
+    half_rows_into(matrix, 0, &wide);
     wide
 }
 
-/// [`half_rows`] from one on, into a contiguous tensor that they fill.
+/// Its rows from one on, into a contiguous tensor that they fill.
 pub(crate) fn half_rows_into<R: SourceRuntime>(matrix: &CubeTensor<R>, first: usize, wide: &CubeTensor<R>) {
     widen(matrix, first, None, wide);
 }

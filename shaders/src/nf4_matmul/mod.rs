@@ -12,7 +12,7 @@ use cubecl::client::ComputeClient;
 pub use tiled::source;
 
 use crate::half_matmul::by_warpgroups;
-use crate::matmul::{features_at_once, matmul, matmul_of_features};
+use crate::matmul::{matmul, matmul_through, scratch};
 use crate::nf4_dequantize::nf4_dequantize_into;
 use crate::nf4_skinny::{MAX_ROWS, can_mma, has_subgroups, nf4_skinny, nf4_skinny_mma};
 use crate::source::tile_grid;
@@ -279,15 +279,10 @@ impl<R: SourceRuntime> Operands<R> {
     }
 
     fn run_decoded(&self) -> bool {
-        let [out, input] = self.weight.shape;
-        let at_once = features_at_once(&self.x.client, input).min(out);
-        let scratch = view::empty(&self.x, [at_once, input], DType::F32);
-        for first in (0..out).step_by(at_once) {
-            let features = first..out.min(first + at_once);
-            let dense = view::rows(&scratch, 0..features.len());
-            nf4_dequantize_into(&self.weight, features.clone(), &dense);
-            matmul_of_features(&self.x, dense, features, &self.y, self.gradient());
-        }
+        let (scratch, features) = (scratch(&self.x, self.weight.shape), 0..self.weight.shape[0]);
+        matmul_through(&scratch, &self.x, features, &self.y, self.gradient(), |features, dense| {
+            nf4_dequantize_into(&self.weight, features, dense);
+        });
         false
     }
 }

@@ -115,7 +115,7 @@ impl Ops for Flex {
         product: Product,
         _compute: ComputeDtype,
     ) -> FloatTensor<Self> {
-        parts::of_parts::<Self>(x, weight, product, |x, weight| {
+        parts::of_tensors::<Self>(x, weight, product, |x, weight| {
             let weight = weight.to_contiguous();
             let shape = [weight.shape()[0], weight.shape()[1]];
             let dims = [x.shape()[0], product.widths(shape).1];
