@@ -27,6 +27,7 @@ mod split;
 mod sum;
 mod table;
 mod teach;
+mod threads;
 
 pub use bytes::Bytes;
 pub use decode::decode;

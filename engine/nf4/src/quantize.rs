@@ -4,6 +4,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::codes::{self, RUN};
+use super::threads::for_each;
 use super::{Absmax, Invalid, Nf4Data, Result, check_block_size, checked_count};
 
 /// The smallest scale that is divided by, so that a block of zeros does not divide by zero.
@@ -95,19 +96,8 @@ pub fn quantize_blocks_into<T: Float>(weights: &[T], block_size: usize, packed: 
     let count = weights.len();
     assert_eq!((packed.len(), absmax.len()), (count.div_ceil(2), count.div_ceil(block_size)), "{count} weights");
     let at_once = GROUP * block_size;
-    #[cfg(feature = "threads")]
-    {
-        use rayon::prelude::*;
-        let groups = weights.par_chunks(at_once).zip(packed.par_chunks_mut(at_once / 2));
-        let groups = groups.zip(absmax.par_chunks_mut(GROUP));
-        groups.for_each(|((weights, packed), absmax)| group(weights, packed, absmax, block_size));
-    }
-    #[cfg(not(feature = "threads"))]
-    for ((weights, packed), absmax) in
-        weights.chunks(at_once).zip(packed.chunks_mut(at_once / 2)).zip(absmax.chunks_mut(GROUP))
-    {
-        group(weights, packed, absmax, block_size);
-    }
+    let pieces = weights.chunks(at_once).zip(packed.chunks_mut(at_once / 2)).zip(absmax.chunks_mut(GROUP));
+    for_each(pieces, |((weights, packed), absmax)| group(weights, packed, absmax, block_size));
 }
 
 /// Blocks that follow each other. Which instructions there are is asked once for all of them.

@@ -60,15 +60,14 @@ fn sum(values: &[f32]) -> f32 {
     if values.len() < LANES {
         return short_sum(values);
     }
-    let vectors: Vec<Lanes> = values.chunks_exact(LANES).map(|chunk| std::array::from_fn(|i| chunk[i])).collect();
-    let [mut lanes, second, third, fourth] = rows(&vectors);
+    let (vectors, tail) = values.as_chunks::<LANES>();
+    let [mut lanes, second, third, fourth] = rows(vectors);
     for vector in &vectors[vectors.len() / ROWS * ROWS..] {
         add(&mut lanes, vector);
     }
     for row in [second, third, fourth] {
         add(&mut lanes, &row);
     }
-    let tail = &values[vectors.len() * LANES..];
     let mut total = 0.0;
     for value in tail.iter().chain(&lanes) {
         total += value;
