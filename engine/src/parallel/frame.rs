@@ -12,6 +12,8 @@ const HEADER: usize = 12;
 pub(super) const CHUNK: usize = 1 << 18;
 /// Bytes of a text at most.
 pub(super) const TEXT: usize = 4096;
+/// Bytes of a [`Kind::Welcome`] frame at most, some thousand addresses.
+const WELCOME: usize = 1 << 17;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub(super) enum Kind {
     Alive,
     /// A process introduces itself.
     Hello,
-    /// It is taken in.
+    /// It is taken in: which of the others it connects to, and where they listen.
     Welcome,
     /// A sum begins: its number and how many values it has, `u64` each.
     Begin,
@@ -56,7 +58,8 @@ impl Kind {
     /// Bytes of its payload at most.
     fn limit(self) -> usize {
         match self {
-            Self::Alive | Self::Welcome | Self::Same | Self::Bye => 0,
+            Self::Alive | Self::Same | Self::Bye => 0,
+            Self::Welcome => WELCOME,
             Self::Begin => 16,
             Self::Digest => 32,
             Self::Hello => 1024,
@@ -137,13 +140,13 @@ fn fill(from: &mut impl Read, mut bytes: &mut [u8], patience: u32) -> Result<()>
 
 /// Values as bytes.
 pub(super) fn to_bytes(values: &[f32], bytes: &mut Vec<u8>) {
-    bytes.clear();
-    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    bytes.resize(4 * values.len(), 0);
+    bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(bytes, value)| *bytes = value.to_le_bytes());
 }
 
 /// Bytes as values, as many as there are whole ones.
 pub(super) fn to_values(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]

@@ -1,7 +1,4 @@
-//! A run's ranks over TCP: rank 0 adds, in the order of the ranks, and gives each the sum.
-//!
-//! A star rather than a ring: the order of the additions is the same for every element, each rank knows the one that keeps
-//! it waiting by name, and adapters are small. What passes rank 0 grows with the number of ranks; sums go out while values still come in.
+//! A run's ranks over TCP, each connected with each: what ends one is known to all at once, and by name.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -10,14 +7,12 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::Collective;
-use super::frame::{CHUNK, Frame, Kind, to_bytes, to_values};
-use super::link::{AHEAD, Link, Report};
+use super::frame::{Frame, Kind};
+use super::link::{Link, Report};
+use super::peers::meet;
 use super::rendezvous::{Identity, Member, Timing, follow, lead};
 use crate::Trouble;
 use crate::{Error, Result};
-
-/// Frames of values that a rank sends before it takes the first sum.
-const ON_THE_WAY: usize = AHEAD - 1;
 
 /// How often a rank that waits for one looks whether another is gone.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,11 +20,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The ranks of a run, as one of them is connected with them. Connections are neither encrypted nor secret, as with NCCL and
 /// Gloo: they belong on a network whose machines are trusted.
 pub struct Group {
-    member: Member,
-    /// Of rank 0: to the others in their order; of another: to rank 0.
-    links: Arc<Vec<Link>>,
+    pub(super) member: Member,
+    /// To the other ranks, in their order.
+    pub(super) links: Arc<Vec<Link>>,
     /// Sums so far, so that ranks that have lost step find out.
-    sums: AtomicU64,
+    pub(super) sums: AtomicU64,
     parted: AtomicBool,
     /// Dropped, it ends the thread that gives signs of life.
     _pulse: Sender<()>,
@@ -53,11 +48,12 @@ impl Group {
         Self::over(Member { rank: 0, world_size }, links.collect(), timing)
     }
 
-    /// Another rank: connects to rank 0 at the `HOST:PORT` that `find` gives as soon as it is known, and waits until all are
-    /// there.
+    /// Another rank: connects to rank 0 at the `HOST:PORT` that `find` gives as soon as it is known, waits until all are
+    /// there, and connects with each.
     ///
     /// # Errors
-    /// When rank 0 is not found in time, or refuses this rank; the reason is its own.
+    /// When rank 0 is not found in time, or refuses this rank; the reason is its own. When another rank does not get through to this one, or
+    /// this one to it.
     pub fn follow(
         member: Member,
         find: &mut dyn FnMut() -> Option<String>,
@@ -65,13 +61,20 @@ impl Group {
         timing: &Timing,
         waiting: &mut dyn FnMut(&str),
     ) -> Result<Self> {
-        let stream = follow(member, find, identity, timing, waiting)?;
-        Self::over(member, Link::new(0, stream, timing).map(|link| vec![link]), timing)
+        let admitted = follow(member, find, identity, timing, waiting)?;
+        let stream = admitted.stream.try_clone();
+        let root = stream.and_then(|stream| Link::new(0, stream, timing)).map_err(unusable(member))?;
+        let check = || root.trouble().map_or(Ok(()), Err);
+        let met = meet(member, &admitted, identity, timing, &check).inspect_err(|error| {
+            root.part(Kind::Failed, &Report::of(error, member.rank).encode());
+            root.heard();
+        })?;
+        let others = met.into_iter().map(|(rank, stream)| Link::new(rank, stream, timing));
+        Self::over(member, std::iter::once(Ok(root)).chain(others).collect(), timing)
     }
 
     fn over(member: Member, links: std::io::Result<Vec<Link>>, timing: &Timing) -> Result<Self> {
-        let failed = |e| Error::Invalid(format!("rank {} cannot use its connection: {e}", member.rank));
-        let links = Arc::new(links.map_err(failed)?);
+        let links = Arc::new(links.map_err(unusable(member))?);
         let (pulse, ended) = channel::<()>();
         let (beating, tick) = (links.clone(), timing.tick);
         let beat = move || {
@@ -79,7 +82,7 @@ impl Group {
                 beating.iter().for_each(Link::beat);
             }
         };
-        std::thread::Builder::new().name("pulse".into()).spawn(beat).map_err(failed)?;
+        std::thread::Builder::new().name("pulse".into()).spawn(beat).map_err(unusable(member))?;
         Ok(Self { member, links, sums: AtomicU64::new(0), parted: AtomicBool::new(false), _pulse: pulse })
     }
 
@@ -99,104 +102,38 @@ impl Group {
         others().for_each(Link::heard);
     }
 
-    /// Passes a trouble that rank 0 met on to the others.
+    /// Passes a trouble on to the others, so that it is not taken for this rank's.
     fn relayed<T>(&self, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result
-            && self.member.rank == 0
-        {
-            self.tell(error);
-        }
-        result
+        result.inspect_err(|error| self.tell(error))
+    }
+
+    /// Whether every other rank is there, as far as its connection has told.
+    fn look(&self) -> Result<()> {
+        self.links.iter().find_map(Link::trouble).map_or(Ok(()), Err)
+    }
+
+    /// The connection to rank 0, on another rank.
+    pub(super) fn root(&self) -> Option<&Link> {
+        self.links.first().filter(|_| self.member.rank > 0)
     }
 
     /// The next frame from a rank, which must be of this kind.
-    fn receive(&self, link: &Link, kind: Kind) -> Result<Vec<u8>> {
+    pub(super) fn receive(&self, link: &Link, kind: Kind) -> Result<Vec<u8>> {
         loop {
-            match link.receive(LOOK)? {
+            // A rank that left because of another is not the one to blame.
+            match link.receive(LOOK).or_else(|error| self.look().and(Err(error)))? {
                 Some(Frame { kind: found, payload }) if found == kind => return Ok(payload),
                 Some(Frame { kind: found, .. }) => {
                     let reason = format!("is at {found:?} where rank {} is at {kind:?}; {SAME}", self.member.rank);
                     return Err(link.error(Trouble::Differs, reason));
                 }
-                None => self.check()?,
+                None => self.look()?,
             }
         }
-    }
-
-    /// The next frame must be the same sum's beginning.
-    fn receive_begin(&self, link: &Link, begin: &[u8]) -> Result<()> {
-        let found = self.receive(link, Kind::Begin)?;
-        if found == begin {
-            return Ok(());
-        }
-        let said = |bytes: &[u8]| {
-            let number = |part: &[u8]| part.iter().rev().fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
-            let (sum, count) = bytes.split_at(bytes.len().min(8));
-            format!("sum {} of {} values", number(sum), number(count))
-        };
-        let reason = format!("is at {} where rank {} is at {}; {SAME}", said(&found), self.member.rank, said(begin));
-        Err(link.error(Trouble::Differs, reason))
-    }
-
-    /// The next frame's values, which must be as many as there are places.
-    fn receive_values(&self, link: &Link, count: usize) -> Result<Vec<u8>> {
-        let bytes = self.receive(link, Kind::Values)?;
-        match bytes.len() == 4 * count {
-            true => Ok(bytes),
-            false => {
-                let reason = format!("sent {} bytes of values where {} were due; {SAME}", bytes.len(), 4 * count);
-                Err(link.error(Trouble::Differs, reason))
-            }
-        }
-    }
-
-    fn sum(&self, values: &mut [f32]) -> Result<()> {
-        let number = self.sums.fetch_add(1, Ordering::Relaxed);
-        let begin = [number.to_le_bytes(), (values.len() as u64).to_le_bytes()].concat();
-        if self.member.rank > 0 {
-            return self.links.first().map_or(Ok(()), |root| self.contribute(root, &begin, values));
-        }
-        self.links.iter().try_for_each(|link| self.receive_begin(link, &begin))?;
-        self.links.iter().try_for_each(|link| link.send(Kind::Begin, &begin))?;
-        let mut sums = Vec::new();
-        values.chunks_mut(CHUNK).try_for_each(|chunk| {
-            for link in self.links.iter() {
-                let bytes = self.receive_values(link, chunk.len())?;
-                chunk.iter_mut().zip(to_values(&bytes)).for_each(|(place, value)| *place += value);
-            }
-            to_bytes(chunk, &mut sums);
-            self.links.iter().try_for_each(|link| link.send(Kind::Values, &sums))
-        })
-    }
-
-    /// Another rank's part of a sum: values go to rank 0 while the sums of those before come back. Of no more of them than the other end
-    /// has room for, or both would wait for the other one to read.
-    fn contribute(&self, root: &Link, begin: &[u8], values: &mut [f32]) -> Result<()> {
-        let length = values.len();
-        let chunk = |nth: usize| (nth * CHUNK).min(length)..((nth + 1) * CHUNK).min(length);
-        root.send(Kind::Begin, begin)?;
-        let mut bytes = Vec::new();
-        let chunks = length.div_ceil(CHUNK);
-        for nth in 0..chunks + ON_THE_WAY {
-            if nth < chunks {
-                to_bytes(&values[chunk(nth)], &mut bytes);
-                root.send(Kind::Values, &bytes)?;
-            }
-            if nth == ON_THE_WAY.min(chunks) {
-                self.receive_begin(root, begin)?;
-            }
-            if let Some(sum) = nth.checked_sub(ON_THE_WAY) {
-                let places = &mut values[chunk(sum)];
-                let bytes = self.receive_values(root, places.len())?;
-                places.iter_mut().zip(to_values(&bytes)).for_each(|(place, value)| *place = value);
-            }
-        }
-        Ok(())
     }
 
     fn compare(&self, what: &str, digest: [u8; 32]) -> Result<()> {
-        if self.member.rank > 0 {
-            let Some(root) = self.links.first() else { return Ok(()) };
+        if let Some(root) = self.root() {
             root.send(Kind::Digest, &digest)?;
             return self.receive(root, Kind::Same).map(drop);
         }
@@ -211,7 +148,11 @@ impl Group {
 }
 
 /// The cure for ranks that are not in step.
-const SAME: &str = "start every rank by the same command";
+pub(super) const SAME: &str = "start every rank by the same command";
+
+fn unusable(member: Member) -> impl Fn(std::io::Error) -> Error {
+    move |e| Error::Invalid(format!("rank {} cannot use its connections: {e}", member.rank))
+}
 
 impl Collective for Group {
     fn rank(&self) -> usize {
@@ -231,7 +172,7 @@ impl Collective for Group {
     }
 
     fn check(&self) -> Result<()> {
-        self.links.iter().find_map(Link::trouble).map_or(Ok(()), Err)
+        self.relayed(self.look())
     }
 }
 

@@ -12,9 +12,15 @@ mod frame;
 #[cfg(not(target_family = "wasm"))]
 mod group;
 #[cfg(not(target_family = "wasm"))]
+mod hello;
+#[cfg(not(target_family = "wasm"))]
 mod link;
 #[cfg(not(target_family = "wasm"))]
+mod peers;
+#[cfg(not(target_family = "wasm"))]
 mod rendezvous;
+#[cfg(not(target_family = "wasm"))]
+mod sum;
 #[cfg(all(test, not(target_family = "wasm")))]
 mod tests;
 

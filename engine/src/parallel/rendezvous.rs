@@ -1,24 +1,16 @@
 //! How the ranks of a run find each other: rank 0 listens, the others connect and say who they are and what they run, and
-//! whoever runs something else is refused by name.
+//! whoever runs something else is refused by name. Then rank 0 says which of them connects to which.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use super::frame::{self, Frame, Kind};
+use super::hello::{Hello, INTRODUCTION, POLL, PROTOCOL, Reception};
 use super::link::{Report, lost};
+use super::peers::Calls;
 use crate::Trouble;
 use crate::{Error, Result};
-
-const MAGIC: &[u8; 8] = b"halfbyte";
-/// Of what is said over a connection.
-const PROTOCOL: u32 = 2;
-/// Connections that may be introducing themselves at a time.
-const STRANGERS: usize = 64;
-/// How long a connection may take to introduce itself, without a byte.
-const INTRODUCTION: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(20);
 
 /// One of the processes of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,43 +54,8 @@ impl Timing {
     }
 }
 
-/// What a process says of itself.
-#[derive(Debug, PartialEq)]
-struct Hello {
-    member: Member,
-    job: [u8; 32],
-    digests: Vec<[u8; 32]>,
-}
-
-impl Hello {
-    fn new(member: Member, identity: &Identity) -> Self {
-        Self { member, job: identity.job, digests: identity.parts.iter().map(|(_, digest)| *digest).collect() }
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        for number in [PROTOCOL, self.member.rank as u32, self.member.world_size as u32] {
-            bytes.extend(number.to_le_bytes());
-        }
-        bytes.extend(self.job);
-        bytes.extend(self.digests.iter().flatten());
-        bytes
-    }
-
-    /// `None` where it is none; an error of another version's.
-    fn decode(bytes: &[u8]) -> Option<Result<Self, u32>> {
-        let rest = bytes.strip_prefix(MAGIC)?;
-        let (numbers, rest) = rest.split_first_chunk::<12>()?;
-        let number = |at: usize| u32::from_le_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]]);
-        if number(0) != PROTOCOL {
-            return Some(Err(number(0)));
-        }
-        let (job, digests) = rest.split_first_chunk::<32>()?;
-        let (digests, []) = digests.as_chunks::<32>() else { return None };
-        let member = Member { rank: number(4) as usize, world_size: number(8) as usize };
-        Some(Ok(Self { member, job: *job, digests: digests.to_vec() }))
-    }
-}
+/// A rank that has come: its connection, and where it listens for others.
+type Seat = Option<(TcpStream, SocketAddr)>;
 
 /// Waits at `listener` for all other ranks: their connections in their order. `waiting` is told once when it takes long.
 pub(super) fn lead(
@@ -108,9 +65,9 @@ pub(super) fn lead(
     timing: &Timing,
     waiting: &mut dyn FnMut(&str),
 ) -> Result<Vec<TcpStream>> {
-    let mut seats: Vec<Option<TcpStream>> = (1..world_size).map(|_| None).collect();
+    let mut seats: Vec<Seat> = (1..world_size).map(|_| None).collect();
     let gathered = gather(listener, &mut seats, identity, timing, waiting);
-    let mut streams: Vec<TcpStream> = seats.into_iter().flatten().collect();
+    let (mut streams, addresses): (Vec<_>, Vec<_>) = seats.into_iter().flatten().unzip();
     if let Err(error) = gathered {
         let report = Report::of(&error, 0).encode();
         for stream in &mut streams {
@@ -121,7 +78,8 @@ pub(super) fn lead(
     }
     for (i, stream) in streams.iter_mut().enumerate() {
         let address = stream.peer_addr().map_or(String::new(), |address| address.to_string());
-        frame::write(stream, Kind::Welcome, &[]).map_err(|e| Error::Rank {
+        let calls = Calls::of(i + 1, &addresses).encode();
+        frame::write(stream, Kind::Welcome, &calls).map_err(|e| Error::Rank {
             rank: i + 1,
             address,
             reason: lost(&e, Duration::ZERO),
@@ -133,7 +91,7 @@ pub(super) fn lead(
 
 fn gather(
     listener: &TcpListener,
-    seats: &mut [Option<TcpStream>],
+    seats: &mut [Seat],
     identity: &Identity,
     timing: &Timing,
     waiting: &mut dyn FnMut(&str),
@@ -141,10 +99,8 @@ fn gather(
     let world_size = seats.len() + 1;
     let at = listener.local_addr().map_or("its address".into(), |address| address.to_string());
     let failed = |e: std::io::Error| Error::Invalid(format!("rank 0 cannot listen at {at}: {e}"));
-    listener.set_nonblocking(true).map_err(failed)?;
-    let begun = Instant::now();
-    let (mut said, mut strangers) = (false, 0);
-    let (sender, introduced): (Sender<Introduced>, Receiver<Introduced>) = channel();
+    let mut reception = Reception::new(listener).map_err(failed)?;
+    let (begun, mut said) = (Instant::now(), false);
     while seats.iter().any(Option::is_none) {
         let missing = || {
             let missing = seats.iter().enumerate().filter(|(_, seat)| seat.is_none()).map(|(i, _)| (i + 1).to_string());
@@ -162,19 +118,7 @@ fn gather(
             said = true;
             waiting(&format!("rank 0 waits at {at} for rank {} of {world_size}", missing()));
         }
-        match listener.accept() {
-            Ok((stream, _)) if strangers < STRANGERS => {
-                strangers += 1;
-                let sender = sender.clone();
-                let introduce = move || drop(sender.send(introduction(stream)));
-                std::thread::Builder::new().name("introduction".into()).spawn(introduce).map_err(failed)?;
-            }
-            // Too many at a time, or one that went away at once.
-            Ok(_) | Err(_) => {}
-        }
-        let Ok(introduced) = introduced.recv_timeout(POLL) else { continue };
-        strangers -= 1;
-        let Some((mut stream, hello)) = introduced else { continue };
+        let Some((mut stream, hello)) = reception.next().map_err(failed)? else { continue };
         match hello {
             // A process of another job that took this address for its own: not this one's trouble.
             Ok(hello) if hello.job != identity.job => {
@@ -187,30 +131,14 @@ fn gather(
     Ok(())
 }
 
-type Introduced = Option<(TcpStream, Result<Hello, u32>)>;
-
-/// Reads what a connection says of itself; `None` where that is nothing.
-fn introduction(mut stream: TcpStream) -> Introduced {
-    stream.set_nonblocking(false).ok()?;
-    stream.set_read_timeout(Some(INTRODUCTION)).ok()?;
-    stream.set_write_timeout(Some(INTRODUCTION)).ok()?;
-    let frame = frame::read(&mut stream, 1).ok().filter(|frame| frame.kind == Kind::Hello)?;
-    stream.set_write_timeout(None).ok()?;
-    Some((stream, Hello::decode(&frame.payload)?))
-}
-
 /// Gives a process its place, or says why it has none.
-fn seat(
-    seats: &mut [Option<TcpStream>],
-    mut stream: TcpStream,
-    hello: Result<Hello, u32>,
-    identity: &Identity,
-) -> Result<()> {
+fn seat(seats: &mut [Seat], mut stream: TcpStream, hello: Result<Hello, u32>, identity: &Identity) -> Result<()> {
     let world_size = seats.len() + 1;
-    let address = stream.peer_addr().map_or(String::new(), |address| address.to_string());
-    let (rank, wrong) = match hello {
-        Err(protocol) => (0, Some(format!("speaks version {protocol} of the protocol, rank 0 version {PROTOCOL}"))),
-        Ok(Hello { member, digests, .. }) => {
+    let from = stream.peer_addr();
+    let address = from.as_ref().map_or(String::new(), |address| address.to_string());
+    let (rank, port, wrong) = match hello {
+        Err(protocol) => (0, 0, Some(format!("speaks version {protocol} of the protocol, rank 0 version {PROTOCOL}"))),
+        Ok(Hello { member, port, digests, .. }) => {
             let Member { rank, world_size: theirs } = member;
             let mut parts = identity.parts.iter().zip(&digests);
             let differs = parts.find(|((_, here), there)| here != *there).map(|((name, _), _)| name);
@@ -225,11 +153,13 @@ fn seat(
             } else {
                 differs.map(|name| format!("runs something else than rank 0: {name} differs"))
             };
-            (rank, wrong)
+            (rank, port, wrong)
         }
     };
     let Some(wrong) = wrong else {
-        seats[rank - 1] = Some(stream);
+        // One that is gone already is missed when it is spoken to.
+        let ip = from.map_or(Ipv4Addr::UNSPECIFIED.into(), |from| from.ip().to_canonical());
+        seats[rank - 1] = Some((stream, SocketAddr::new(ip, port)));
         return Ok(());
     };
     let reason = format!("{wrong}; start every rank by the same command, with the same version, model and data");
@@ -245,7 +175,7 @@ pub(super) fn follow(
     identity: &Identity,
     timing: &Timing,
     waiting: &mut dyn FnMut(&str),
-) -> Result<TcpStream> {
+) -> Result<Admitted> {
     let Member { rank, .. } = member;
     let begun = Instant::now();
     let (mut said, mut last) = (false, String::from("where it listens is not known"));
@@ -286,16 +216,38 @@ fn is_own(stream: &TcpStream, address: SocketAddr) -> bool {
     stream.local_addr().is_ok_and(|own| own == address)
 }
 
-/// Introduces itself and waits for the answer, which comes when all are there.
-fn admitted(mut stream: TcpStream, member: Member, identity: &Identity, timing: &Timing) -> Result<TcpStream> {
+/// A rank other than 0 that was let in.
+pub(super) struct Admitted {
+    /// To rank 0.
+    pub(super) stream: TcpStream,
+    /// Where others that it does not call will call; none where there are no others.
+    pub(super) listener: Option<TcpListener>,
+    pub(super) calls: Calls,
+}
+
+/// Introduces itself and waits for the answer, which comes when all are there. The others reach it where rank 0 does.
+fn admitted(mut stream: TcpStream, member: Member, identity: &Identity, timing: &Timing) -> Result<Admitted> {
     let address = stream.peer_addr().map_or(String::new(), |address| address.to_string());
     let error = |trouble, reason| Error::Rank { rank: 0, address: address.clone(), reason, trouble };
     let failed = |e: std::io::Error| error(Trouble::Vanished, lost(&e, timing.rendezvous));
+    let listen = || -> std::io::Result<_> {
+        let mut local = stream.local_addr()?;
+        local.set_port(0);
+        let listener = TcpListener::bind(local)?;
+        Ok((listener.local_addr()?.port(), Some(listener)))
+    };
+    let (port, listener) = match member.world_size > 2 {
+        true => listen().map_err(|e| Error::Invalid(format!("rank {} cannot listen for others: {e}", member.rank)))?,
+        false => (0, None),
+    };
     let ticks = timing.rendezvous.as_millis() / timing.tick.as_millis().max(1);
     stream.set_read_timeout(Some(timing.tick)).map_err(failed)?;
-    frame::write(&mut stream, Kind::Hello, &Hello::new(member, identity).encode()).map_err(failed)?;
+    frame::write(&mut stream, Kind::Hello, &Hello::new(member, port, identity).encode()).map_err(failed)?;
     match frame::read(&mut stream, (ticks as u32).saturating_add(2)).map_err(failed)? {
-        Frame { kind: Kind::Welcome, .. } => Ok(stream),
+        Frame { kind: Kind::Welcome, payload } => match Calls::decode(&payload, member) {
+            Some(calls) => Ok(Admitted { stream, listener, calls }),
+            None => Err(error(Trouble::Differs, "sent a list of ranks that cannot be read".into())),
+        },
         Frame { kind: Kind::Failed, payload } => match Report::decode(&payload) {
             Some(Report { rank, address, reason, trouble }) if !address.is_empty() => {
                 Err(Error::Rank { rank, address, reason, trouble })

@@ -10,7 +10,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::frame::{self, CHUNK, Kind};
-use super::rendezvous::{follow, lead};
+use super::hello::Hello;
+use super::peers::{Calls, meet};
+use super::rendezvous::{Admitted, follow, lead};
 use super::{Collective, Group, Identity, Member, Timing, digest};
 use crate::{Error, Result, Trouble};
 
@@ -39,10 +41,12 @@ fn follower(address: &str, rank: usize, world_size: usize) -> Result<Group> {
     Group::follow(Member { rank, world_size }, find, &identity("job", "recipe"), &timing(), &mut |_| {})
 }
 
-/// A rank's bare connection, which does only what the test makes it do.
-fn bare(address: &str, rank: usize, world_size: usize) -> TcpStream {
-    let find = &mut || Some(address.to_string());
-    follow(Member { rank, world_size }, find, &identity("job", "recipe"), &timing(), &mut |_| {}).unwrap()
+/// A rank's bare connections, to rank 0 first, which do only what the test makes them do.
+fn bare(address: &str, rank: usize, world_size: usize) -> Vec<TcpStream> {
+    let (member, identity, timing) = (Member { rank, world_size }, identity("job", "recipe"), timing());
+    let admitted = follow(member, &mut || Some(address.to_string()), &identity, &timing, &mut |_| {}).unwrap();
+    let met = meet(member, &admitted, &identity, &timing, &|| Ok(())).unwrap();
+    [admitted.stream].into_iter().chain(met.into_values()).collect()
 }
 
 /// Runs `work` on each of `world_size` ranks; the results in their order.
@@ -67,7 +71,7 @@ fn values(rank: usize, count: usize) -> Vec<f32> {
 #[test]
 fn a_sum_is_the_plain_sum_in_the_order_of_the_ranks_to_the_bit_on_each() {
     for world_size in 1..=5 {
-        let counts = [0, 1, 2, 7, CHUNK - 1, CHUNK, CHUNK + 3, 4 * CHUNK, 6 * CHUNK + 5];
+        let counts = [0, 1, 2, 7, CHUNK - 1, CHUNK, CHUNK + 3, 4 * CHUNK, 6 * CHUNK + 5, 21 * CHUNK - 2];
         let found = ranks(world_size, |group| {
             counts.map(|count| {
                 let mut values = values(group.rank(), count);
@@ -127,23 +131,31 @@ fn ranks_that_are_not_in_step_find_out() {
 
 #[test]
 fn a_rank_that_vanishes_is_named_to_all_at_once() {
-    let begun = Instant::now();
-    let (listener, address) = listener();
-    scope(|threads| {
-        let other = threads.spawn(|| {
-            let group = follower(&address, 1, 3).unwrap();
-            group.all_reduce(&mut [1.0]).and_then(|()| group.all_reduce(&mut [1.0]))
+    // Before a sum, and when it has said that it takes part in one.
+    for begins in [false, true] {
+        let begun = Instant::now();
+        let (listener, address) = listener();
+        scope(|threads| {
+            let other =
+                threads.spawn(|| blamed(follower(&address, 1, 3).unwrap().all_reduce(&mut vec![1.0; 9 * CHUNK])));
+            threads.spawn(|| {
+                let mut streams = bare(&address, 2, 3);
+                let begin = [0u64, 9 * CHUNK as u64].map(u64::to_le_bytes).concat();
+                if begins {
+                    frame::write(&mut streams[0], Kind::Begin, &begin).unwrap();
+                    while frame::read(&mut streams[0], 100).unwrap().kind != Kind::Values {}
+                }
+            });
+            let group = leader(&listener, 3).unwrap();
+            let (rank, trouble, reason) = blamed(group.all_reduce(&mut vec![1.0; 9 * CHUNK]));
+            assert_eq!((rank, trouble), (2, Trouble::Vanished));
+            assert!(reason.contains("is gone"), "{reason}");
+            assert!(group.check().is_err());
+            let (rank, trouble, _) = other.join().unwrap();
+            assert_eq!((rank, trouble), (2, Trouble::Vanished));
         });
-        threads.spawn(|| drop(bare(&address, 2, 3)));
-        let group = leader(&listener, 3).unwrap();
-        let (rank, trouble, reason) = blamed(group.all_reduce(&mut [1.0]));
-        assert_eq!((rank, trouble), (2, Trouble::Vanished));
-        assert!(reason.contains("is gone"), "{reason}");
-        assert!(group.check().is_err());
-        let (rank, trouble, _) = blamed(other.join().unwrap());
-        assert_eq!((rank, trouble), (2, Trouble::Vanished));
-    });
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    }
 }
 
 #[test]
@@ -204,10 +216,10 @@ fn what_is_no_frame_ends_the_run_and_not_the_process() {
         let (listener, address) = listener();
         scope(|threads| {
             threads.spawn(|| {
-                let mut stream = bare(&address, 1, 2);
+                let stream = &mut bare(&address, 1, 2)[0];
                 let _ = stream.write_all(&bytes);
                 // Open until rank 0 has seen it.
-                let _ = frame::read(&mut stream, 100);
+                let _ = frame::read(stream, 100);
             });
             let (rank, _, reason) = blamed(leader(&listener, 2).unwrap().all_reduce(&mut [1.0]));
             assert!(rank == 1 && reason.contains(expected), "{reason}");
@@ -256,6 +268,60 @@ fn strangers_and_other_jobs_are_turned_away_and_waited_on() {
         assert!(!lead.join().unwrap().unwrap());
         drop(mute);
     });
+}
+
+/// A rank that rank 0 has let in, whose calls are these.
+fn admitted(calls: &[u8], member: Member) -> (Admitted, std::net::SocketAddr) {
+    let (listener, address) = listener();
+    let stream = TcpStream::connect(&address).unwrap();
+    let calls = Calls::decode(calls, member).unwrap();
+    (Admitted { stream, listener: Some(listener), calls }, address.parse().unwrap())
+}
+
+#[test]
+fn only_ranks_of_the_run_are_met() {
+    let member = Member { rank: 1, world_size: 4 };
+    let (admitted, address) = admitted(b"", member);
+    let calls = [
+        b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
+        Hello::new(Member { rank: 2, world_size: 4 }, 0, &identity("another", "recipe")).encode(),
+        Hello::new(Member { rank: 2, world_size: 3 }, 0, &identity("job", "recipe")).encode(),
+        Hello::new(member, 0, &identity("job", "recipe")).encode(),
+        Hello::new(Member { rank: 0, world_size: 4 }, 0, &identity("job", "recipe")).encode(),
+        Hello::new(Member { rank: 4, world_size: 4 }, 0, &identity("job", "recipe")).encode(),
+    ];
+    let call = |hello: &[u8]| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        frame::write(&mut stream, Kind::Hello, hello).unwrap();
+        stream
+    };
+    let _strangers: Vec<TcpStream> = calls.iter().map(|hello| call(hello)).collect();
+    let ranks =
+        [2, 3].map(|rank| call(&Hello::new(Member { rank, world_size: 4 }, 0, &identity("job", "recipe")).encode()));
+    let met = meet(member, &admitted, &identity("job", "recipe"), &timing(), &|| Ok(())).unwrap();
+    let found: Vec<_> = met.iter().map(|(rank, stream)| (*rank, stream.peer_addr().unwrap())).collect();
+    let expected = [2, 3].into_iter().zip(ranks.iter().map(|stream| stream.local_addr().unwrap()));
+    assert_eq!(found, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_rank_that_is_not_reached_is_named_with_what_may_be_between() {
+    let brief = Timing { tick: Duration::from_millis(50), patience: 10, ..timing() };
+    let member = Member { rank: 2, world_size: 3 };
+    let (closed, address) = listener();
+    drop(closed);
+    let (calling, _) = admitted(format!("1 {address}\n").as_bytes(), member);
+    let (rank, _, reason) = blamed(meet(member, &calling, &identity("job", "recipe"), &brief, &|| Ok(())));
+    assert!(
+        rank == 1 && reason.starts_with("cannot be reached from rank 2: ") && reason.contains("firewall"),
+        "{reason}"
+    );
+    let (called, address) = admitted(b"", member);
+    let missed = said(meet(member, &called, &identity("job", "recipe"), &brief, &|| Ok(())));
+    assert!(missed.starts_with(&format!("rank 1 did not come to rank 2 at {address}; ")), "{missed}");
+    // What rank 0 has heard comes first.
+    let told = said(meet(member, &called, &identity("job", "recipe"), &brief, &|| Err(Error::Invalid("told".into()))));
+    assert_eq!(told, "told");
 }
 
 #[test]
