@@ -13,7 +13,8 @@ use halfbyte::optim::{
 use halfbyte::train::{Optimization, Recipe, Schedule, Trainer, TrainerConfig, parse_recipe};
 use halfbyte_tests::optimizers::{
     SHAPES, Values, adamw_is_torchs, eight_bit_is_bitsandbytes, expected, factors_are_zero_for_no_numbers, gradients,
-    host, initial, optimizer, paging_changes_no_bit, rate, run, withheld_steps_change_no_bit,
+    host, initial, many_at_once_are_each_alone, optimizer, paging_changes_no_bit, rate, run,
+    withheld_steps_change_no_bit,
 };
 use halfbyte_tests::reference::{expected as of_model, golden_batch, values, with_adapter};
 use halfbyte_tests::{assert_close, golden};
@@ -60,6 +61,11 @@ fn withheld_steps_change_no_bit_of_parameters_and_state() {
 #[test]
 fn factors_are_zero_for_what_is_no_number() {
     factors_are_zero_for_no_numbers::<Cpu>(&Default::default());
+}
+
+#[test]
+fn many_parameters_at_once_are_each_alone() {
+    many_at_once_are_each_alone::<Cpu>(&Default::default());
 }
 
 #[test]

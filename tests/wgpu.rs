@@ -147,6 +147,11 @@ fn withheld_steps_change_no_bit() {
 }
 
 #[test]
+fn many_at_once_are_each_alone() {
+    optimizers::many_at_once_are_each_alone::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
 fn factors_are_zero_for_no_numbers() {
     optimizers::factors_are_zero_for_no_numbers::<Wgpu>(&RASTERIZER);
 }

@@ -28,7 +28,7 @@ pub use attention::{Heads, Kernels as AttentionKernels, Pass, attention, attenti
 pub use dropout::{dropout, source as dropout_source};
 pub use fetch::{Fetching, fetch, source as fetch_source};
 pub use fused::{
-    AdamRates, adam_advance, adam_apply, cross_entropy, dots_of_rows, gated, gated_backward, rms_norm,
+    AdamMove, AdamRates, adam_advance, adam_apply, cross_entropy, dots_of_rows, gated, gated_backward, rms_norm,
     rms_norm_backward, rotate, sum_of_squares,
 };
 pub use half_matmul::{half_matmul, source as half_matmul_source, warpgroup_source as half_warpgroup_source};

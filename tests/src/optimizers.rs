@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 use halfbyte::files::read;
 use halfbyte::nf4::{dynamic_map, unsigned_dynamic_map};
 use halfbyte::ops::Ops;
@@ -251,6 +251,44 @@ pub fn withheld_steps_change_no_bit<B: Ops>(device: &B::Device) {
         let [withheld, straight] = [withheld, straight].map(|optimizer| block_on(optimizer.state()).expect("a state"));
         assert_eq!(withheld, straight, "{optim:?}");
     }
+}
+
+/// Parameters of all sizes that are moved together, some faster than others, end at the bits of each moved alone; and the squares of them all
+/// have the right sum.
+pub fn many_at_once_are_each_alone<B: Ops>(device: &B::Device) {
+    const MANY: usize = 70;
+    let shape = |k: usize| [1 + k % 7, [0, 3, 64, 50, 129, 700][k % 6]];
+    let path = |k: usize| format!("{k}.lora_{}.weight", if k % 3 == 0 { "B" } else { "A" });
+    let of = |k: usize, salt: u64| {
+        let count = shape(k)[0] * shape(k)[1];
+        tensor::<B>(random(count, salt + k as u64).map(|x| x as f32 - 0.5).collect(), shape(k), device)
+    };
+    let moved = |some: Vec<usize>| {
+        let values = |salt| -> Values<B> { some.iter().map(|k| (path(*k), of(*k, salt))).collect() };
+        let config = OptimizerConfig {
+            adamw: AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() },
+            loraplus_lr_ratio: 4.0,
+            ..OptimizerConfig::default()
+        };
+        let mut optimizer = Optimizer::new(config, some.iter().map(|k| (path(*k), shape(*k))).collect(), device);
+        let step =
+            |after, step: u64| block_on(optimizer.step(after, values(100 * (1 + step)), rate(1))).expect("a step");
+        let after = host(&(0..3).fold(values(0), step));
+        (after, block_on(optimizer.state()).expect("a state"))
+    };
+    let (values, state) = moved((0..MANY).collect());
+    for k in 0..MANY {
+        let (alone, of_alone) = moved(vec![k]);
+        assert_eq!(alone[&path(k)], values[&path(k)], "{} of {:?}", path(k), shape(k));
+        assert!(of_alone.iter().all(|(name, moment)| state[name] == *moment), "{}", path(k));
+    }
+    assert_eq!((values.len(), state.len()), (MANY, 2 * MANY));
+
+    let all: Vec<Tensor<B, 2>> = (0..MANY).map(|k| of(k, 7)).collect();
+    let squares: f64 = all.iter().flat_map(|x| crate::reference::values(x.clone())).map(|x| f64::from(x).powi(2)).sum();
+    let sum = B::sum_of_squares(all.into_iter().map(|x| x.into_primitive().tensor()).collect());
+    let sum = Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(sum));
+    assert_close("the squares", &block_on(read(sum)).expect("a sum"), &[squares as f32], 1e-6);
 }
 
 /// Factors of gradients against `torch.nn.utils.clip_grad_norm_`'s formula, and 0 where a step is not to be applied.

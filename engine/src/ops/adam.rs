@@ -31,6 +31,9 @@ pub enum Moments<B: Backend> {
     },
 }
 
+/// A parameter's moments and a gradient.
+pub(super) type Moving<B> = (Moments<B>, FloatTensor<B>);
+
 /// The signed and the unsigned dynamic map on a device, for the operations that are composed.
 #[derive(Clone, Debug)]
 pub struct DynamicTables<B: Backend> {

@@ -8,12 +8,20 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubecl::{CubeCount, CubeDim};
 
-use super::{contiguous, elements, elementwise, empty, lanes, sum_of_cube, sum_of_lanes, sum_of_list};
+use super::{contiguous, elements, empty, lanes, sum_of_cube, sum_of_lanes, sum_of_list};
 use crate::{SourceRuntime, view};
 
-/// Cubes that sum the squares of one tensor up, and their threads.
+/// Cubes that sum the squares of one tensor up.
 const CUBES: usize = 16;
+/// The threads of a cube.
 const THREADS: usize = 256;
+/// Tensors that one launch takes at most: an adapter has hundreds, each the work of microseconds.
+const AT_ONCE: usize = 16;
+/// Cubes for one tensor at most, as many as a grid may have beside each other.
+const WIDEST: usize = 65_535;
+
+/// A launch's tensors of one role, each of whose elements a row of cubes takes, again and again where the tensor has more of them.
+type Many<N> = Sequence<Array<Vector<f32, N>>>;
 
 #[cube]
 fn mixed<N: Size>(moment: Vector<f32, N>, new: Vector<f32, N>, beta: f32, rest: f32) -> Vector<f32, N> {
@@ -22,31 +30,42 @@ fn mixed<N: Size>(moment: Vector<f32, N>, new: Vector<f32, N>, beta: f32, rest: 
 
 #[cube(launch)]
 fn advance<N: Size>(
-    first: &mut Array<Vector<f32, N>>,
-    second: &mut Array<Vector<f32, N>>,
-    gradient: &Array<Vector<f32, N>>,
+    first: &mut Many<N>,
+    second: &mut Many<N>,
+    gradient: &Many<N>,
     next: &Array<f32>,
     beta1: f32,
     rest1: f32,
     beta2: f32,
     rest2: f32,
+    #[comptime] threads: usize,
 ) {
-    if ABSOLUTE_POS < first.len() && next[0] != 0.0 {
-        let new = gradient[ABSOLUTE_POS];
-        first[ABSOLUTE_POS] = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
-        second[ABSOLUTE_POS] = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2);
+    #[unroll]
+    for t in 0..gradient.len() {
+        if CUBE_POS_Y as usize == t && next[0] != 0.0 {
+            let first = first.index_mut(t);
+            let second = second.index_mut(t);
+            let gradient = gradient.index(t);
+            let mut i = CUBE_POS_X as usize * threads + UNIT_POS as usize;
+            while i < gradient.len() {
+                let new = gradient[i];
+                first[i] = mixed(first[i], new, beta1, rest1);
+                second[i] = mixed(second[i], new * new, beta2, rest2);
+                i += CUBE_COUNT_X as usize * threads;
+            }
+        }
     }
 }
 
 #[cube(launch)]
 fn apply<N: Size>(
-    value: &Array<Vector<f32, N>>,
-    first: &Array<Vector<f32, N>>,
-    second: &Array<Vector<f32, N>>,
-    gradient: &Array<Vector<f32, N>>,
+    value: &Many<N>,
+    first: &Many<N>,
+    second: &Many<N>,
+    gradient: &Many<N>,
     factor: &Array<f32>,
-    result: &mut Array<Vector<f32, N>>,
-    clipped: &mut Array<Vector<f32, N>>,
+    result: &mut Many<N>,
+    clipped: &mut Many<N>,
     beta1: f32,
     rest1: f32,
     beta2: f32,
@@ -55,28 +74,49 @@ fn apply<N: Size>(
     rate: f32,
     correction: f32,
     eps: f32,
+    #[comptime] threads: usize,
 ) {
-    if ABSOLUTE_POS < result.len() && factor[0] != 0.0 {
-        let new = gradient[ABSOLUTE_POS] * Vector::new(factor[0]);
-        let mean = mixed(first[ABSOLUTE_POS], new, beta1, rest1);
-        let root = mixed(second[ABSOLUTE_POS], new * new, beta2, rest2).sqrt();
-        let denominator = root / Vector::new(correction) + Vector::new(eps);
-        clipped[ABSOLUTE_POS] = new;
-        result[ABSOLUTE_POS] = value[ABSOLUTE_POS] * Vector::new(kept) - mean * Vector::new(rate) / denominator;
+    let factor = factor[0];
+    #[unroll]
+    for t in 0..gradient.len() {
+        if CUBE_POS_Y as usize == t && factor != 0.0 {
+            let value = value.index(t);
+            let first = first.index(t);
+            let second = second.index(t);
+            let gradient = gradient.index(t);
+            let result = result.index_mut(t);
+            let clipped = clipped.index_mut(t);
+            let mut i = CUBE_POS_X as usize * threads + UNIT_POS as usize;
+            while i < gradient.len() {
+                let new = gradient[i] * Vector::new(factor);
+                let mean = mixed(first[i], new, beta1, rest1);
+                let root = mixed(second[i], new * new, beta2, rest2).sqrt();
+                let denominator = root / Vector::new(correction) + Vector::new(eps);
+                clipped[i] = new;
+                result[i] = value[i] * Vector::new(kept) - mean * Vector::new(rate) / denominator;
+                i += CUBE_COUNT_X as usize * threads;
+            }
+        }
     }
 }
 
 #[cube(launch)]
-fn squares<N: Size>(x: &Array<Vector<f32, N>>, sums: &mut Array<f32>, first: u32, #[comptime] threads: usize) {
+fn squares<N: Size>(x: &Many<N>, sums: &mut Array<f32>, first: u32, #[comptime] threads: usize) {
     let mut sum = Vector::<f32, N>::new(0.0);
-    let mut i = ABSOLUTE_POS;
-    while i < x.len() {
-        sum += x[i] * x[i];
-        i += CUBE_COUNT * threads;
+    #[unroll]
+    for t in 0..x.len() {
+        if CUBE_POS_Y as usize == t {
+            let x = x.index(t);
+            let mut i = CUBE_POS_X as usize * threads + UNIT_POS as usize;
+            while i < x.len() {
+                sum += x[i] * x[i];
+                i += CUBE_COUNT_X as usize * threads;
+            }
+        }
     }
     let sum = sum_of_cube(sum_of_lanes(sum), threads);
     if UNIT_POS == 0 {
-        sums[first as usize + CUBE_POS] = sum;
+        sums[(first + CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) as usize] = sum;
     }
 }
 
@@ -91,42 +131,97 @@ fn own<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     contiguous(if tensor.can_mut() { tensor } else { tensor.copy() })
 }
 
-/// The first and second moment after one more gradient, f32 tensors of one shape, in their own memory where nothing else refers to it; as they
-/// were where `next`, `[1]`, is 0.
+/// What one launch takes of `items`: tensors of which a thread takes as many elements at once, and that move `alike`; as many as fit beside
+/// `shared` bindings when each is of so many.
+fn launches<'a, R: SourceRuntime, T, K: PartialEq>(
+    items: &'a [T],
+    tensor: impl Fn(&T) -> &CubeTensor<R>,
+    alike: impl Fn(&T) -> K,
+    [each, shared]: [usize; 2],
+) -> Vec<Launch<'a, T>> {
+    let size = |item: &T| tensor(item).meta.shape().num_elements();
+    let Some(first) = items.first() else { return vec![] };
+    let bindings = tensor(first).client.properties().hardware.max_bindings as usize;
+    // What the lengths are told by may be a binding, too.
+    let most = (bindings.saturating_sub(shared + 1) / each).clamp(1, AT_ONCE);
+    let mut launches: Vec<(K, Launch<T>)> = Vec::new();
+    for item in items.iter().filter(|item| size(item) > 0) {
+        let (alike, lanes) = (alike(item), lanes(size(item)));
+        let open =
+            |(of, launch): &&mut (K, Launch<T>)| *of == alike && launch.lanes == lanes && launch.items.len() < most;
+        match launches.iter_mut().find(open) {
+            Some((_, launch)) => launch.items.push(item),
+            None => launches.push((alike, Launch { items: vec![item], lanes, longest: 0 })),
+        }
+    }
+    let mut launches: Vec<Launch<T>> = launches.into_iter().map(|(_, launch)| launch).collect();
+    for launch in &mut launches {
+        launch.longest = launch.items.iter().map(|item| size(item)).max().unwrap_or(0);
+    }
+    launches
+}
+
+/// Tensors that one launch takes.
+struct Launch<'a, T> {
+    items: Vec<&'a T>,
+    /// Elements that a thread takes at once.
+    lanes: usize,
+    /// Elements of the longest.
+    longest: usize,
+}
+
+impl<T> Launch<'_, T> {
+    /// A row of cubes for each tensor, with a thread for all that it takes at once.
+    fn cubes(&self) -> CubeCount {
+        let cubes = (self.longest / self.lanes).div_ceil(THREADS).min(WIDEST);
+        CubeCount::Static(cubes as u32, self.items.len() as u32, 1)
+    }
+
+    /// The tensors of one role.
+    fn many<R: SourceRuntime, N: Size>(
+        &self,
+        of: impl Fn(&T) -> &CubeTensor<R>,
+    ) -> SequenceArg<R, Array<Vector<f32, N>>> {
+        self.items.iter().map(|item| elements(of(item))).collect()
+    }
+}
+
+fn dim() -> CubeDim {
+    CubeDim::new_1d(THREADS as u32)
+}
+
+/// Both moments of each parameter after one more gradient, f32 tensors of one shape, in their own memory where nothing else refers to it; as
+/// they were where `next`, `[1]`, is 0.
 pub fn adam_advance<R: SourceRuntime>(
-    moments: [CubeTensor<R>; 2],
-    gradient: CubeTensor<R>,
+    parameters: Vec<([CubeTensor<R>; 2], CubeTensor<R>)>,
     next: &CubeTensor<R>,
     betas: [f64; 2],
-) -> [CubeTensor<R>; 2] {
-    let [first, second] = moments.map(own);
-    let gradient = contiguous(gradient);
-    let count = first.meta.shape().num_elements();
-    if count > 0 {
-        let lanes = lanes(count);
-        let (cubes, dim) = elementwise(&first, count / lanes);
-        let [of_first, of_second, of_gradient, next] = [&first, &second, &gradient, next].map(elements);
-        let [beta1, rest1, beta2, rest2] = shares(betas);
+) -> Vec<[CubeTensor<R>; 2]> {
+    let moved = parameters.into_iter().map(|(moments, gradient)| (moments.map(own), contiguous(gradient)));
+    let moved: Vec<_> = moved.collect();
+    let [beta1, rest1, beta2, rest2] = shares(betas);
+    for launch in launches(&moved, |(_, gradient)| gradient, |_| (), [3, 1]) {
         advance::launch::<R>(
-            &first.client,
-            cubes,
-            dim,
-            lanes,
-            of_first,
-            of_second,
-            of_gradient,
-            next,
+            &next.client,
+            launch.cubes(),
+            dim(),
+            launch.lanes,
+            launch.many(|(moments, _)| &moments[0]),
+            launch.many(|(moments, _)| &moments[1]),
+            launch.many(|(_, gradient)| gradient),
+            elements(next),
             beta1,
             rest1,
             beta2,
             rest2,
+            THREADS,
         );
     }
-    [first, second]
+    moved.into_iter().map(|(moments, _)| moments).collect()
 }
 
 /// How a parameter moves, beside its moments.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamRates {
     /// Decay of the two moments.
     pub betas: [f64; 2],
@@ -140,42 +235,47 @@ pub struct AdamRates {
     pub eps: f64,
 }
 
-/// A parameter's value after a step with this gradient times a factor, `[1]`, from its moments before it, and that product, f32 tensors of
-/// one shape; in the memory of the two that are `spare`, if nothing else refers to that. Where the factor is 0, what these hold, and
-/// anything without them.
-pub fn adam_apply<R: SourceRuntime>(
-    value: CubeTensor<R>,
-    moments: [CubeTensor<R>; 2],
-    gradient: CubeTensor<R>,
-    factor: &CubeTensor<R>,
-    spare: [Option<CubeTensor<R>>; 2],
-    rates: AdamRates,
-) -> [CubeTensor<R>; 2] {
-    let [first, second] = moments.map(contiguous);
-    let [value, gradient] = [value, gradient].map(contiguous);
-    let [result, clipped] =
-        spare.map(|spare| spare.map_or_else(|| empty(&value, value.meta.shape().clone(), DType::F32), own));
-    let count = result.meta.shape().num_elements();
-    if count > 0 {
-        let lanes = lanes(count);
-        let (cubes, dim) = elementwise(&result, count / lanes);
-        let [of_value, of_first, of_second, of_gradient, of_factor, of_result, of_clipped] =
-            [&value, &first, &second, &gradient, factor, &result, &clipped].map(elements);
-        let [beta1, rest1, beta2, rest2] = shares(rates.betas);
-        let [kept, rate, correction, eps] =
-            [rates.kept, rates.rate, rates.correction, rates.eps].map(|factor| factor as f32);
+/// A parameter that moves: f32 tensors of one shape.
+#[derive(Clone, Debug)]
+pub struct AdamMove<R: SourceRuntime> {
+    /// Its value before the step.
+    pub value: CubeTensor<R>,
+    /// Its moments before the step.
+    pub moments: [CubeTensor<R>; 2],
+    /// Its gradient.
+    pub gradient: CubeTensor<R>,
+    /// What the value and the gradient after it may take the memory of, if nothing else refers to that.
+    pub spare: [Option<CubeTensor<R>>; 2],
+    /// How it moves.
+    pub rates: AdamRates,
+}
+
+/// Each parameter's value after a step with its gradient times a factor, `[1]`, and that product. Where the factor is 0, what their spare
+/// memory holds, and anything without it.
+pub fn adam_apply<R: SourceRuntime>(parameters: Vec<AdamMove<R>>, factor: &CubeTensor<R>) -> Vec<[CubeTensor<R>; 2]> {
+    let placed = parameters.into_iter().map(|AdamMove { value, moments, gradient, spare, rates }| {
+        let room = |spare: Option<_>| spare.map_or_else(|| empty(&value, value.meta.shape().clone(), DType::F32), own);
+        let results = spare.map(room);
+        let [value, gradient] = [value, gradient].map(contiguous);
+        (AdamMove { value, moments: moments.map(contiguous), gradient, spare: [None, None], rates }, results)
+    });
+    let placed: Vec<_> = placed.collect();
+    for launch in launches(&placed, |(of, _)| &of.gradient, |(of, _)| of.rates, [6, 1]) {
+        let AdamRates { betas, kept, rate, correction, eps } = launch.items[0].0.rates;
+        let [beta1, rest1, beta2, rest2] = shares(betas);
+        let [kept, rate, correction, eps] = [kept, rate, correction, eps].map(|factor| factor as f32);
         apply::launch::<R>(
-            &result.client,
-            cubes,
-            dim,
-            lanes,
-            of_value,
-            of_first,
-            of_second,
-            of_gradient,
-            of_factor,
-            of_result,
-            of_clipped,
+            &factor.client,
+            launch.cubes(),
+            dim(),
+            launch.lanes,
+            launch.many(|(of, _)| &of.value),
+            launch.many(|(of, _)| &of.moments[0]),
+            launch.many(|(of, _)| &of.moments[1]),
+            launch.many(|(of, _)| &of.gradient),
+            elements(factor),
+            launch.many(|(_, [value, _])| value),
+            launch.many(|(_, [_, clipped])| clipped),
             beta1,
             rest1,
             beta2,
@@ -184,24 +284,28 @@ pub fn adam_apply<R: SourceRuntime>(
             rate,
             correction,
             eps,
+            THREADS,
         );
     }
-    [result, clipped]
+    placed.into_iter().map(|(_, results)| results).collect()
 }
 
 /// The sum of the squares of all elements of f32 tensors, at least one, on one device: `[1]`.
 pub fn sum_of_squares<R: SourceRuntime>(tensors: Vec<CubeTensor<R>>) -> CubeTensor<R> {
     let like = tensors[0].clone();
-    let tensors: Vec<_> = tensors.into_iter().filter(|tensor| tensor.meta.shape().num_elements() > 0).collect();
-    if tensors.is_empty() {
+    let tensors: Vec<_> = tensors.into_iter().map(contiguous).collect();
+    let launches = launches(&tensors, |tensor| tensor, |_| (), [1, 1]);
+    let count: usize = launches.iter().map(|launch| launch.items.len()).sum();
+    if count == 0 {
         return view::zeros(&like, [1].into(), like.dtype);
     }
-    let sums = empty(&like, [tensors.len() * CUBES], DType::F32);
-    for (i, tensor) in tensors.into_iter().map(contiguous).enumerate() {
-        let lanes = lanes(tensor.meta.shape().num_elements());
-        let (cubes, dim) = (CubeCount::Static(CUBES as u32, 1, 1), CubeDim::new_1d(THREADS as u32));
-        let (of_tensor, of_sums) = (elements(&tensor), elements(&sums));
-        squares::launch::<R>(&like.client, cubes, dim, lanes, of_tensor, of_sums, (i * CUBES) as u32, THREADS);
+    let sums = empty(&like, [count * CUBES], DType::F32);
+    let mut first = 0;
+    for launch in launches {
+        let cubes = CubeCount::Static(CUBES as u32, launch.items.len() as u32, 1);
+        let x = launch.many(|tensor| tensor);
+        squares::launch::<R>(&like.client, cubes, dim(), launch.lanes, x, elements(&sums), first as u32, THREADS);
+        first += launch.items.len() * CUBES;
     }
     sum_of_list(&sums)
 }

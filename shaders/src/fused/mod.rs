@@ -13,7 +13,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubecl::{CubeCount, CubeDim};
 
-pub use adam::{AdamRates, adam_advance, adam_apply, sum_of_squares};
+pub use adam::{AdamMove, AdamRates, adam_advance, adam_apply, sum_of_squares};
 pub use cross_entropy::cross_entropy;
 pub use dots::dots_of_rows;
 pub use gated::{gated, gated_backward};

@@ -5,10 +5,8 @@ use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_fusion::{Fusion, FusionBackend};
 
 use super::waiting::alike_any;
+use crate::ops::adam::Moving;
 use crate::ops::{AdamUpdate, Moments, Ops, adam};
-
-/// A parameter's moments and a gradient.
-type Moving<B> = (Moments<B>, FloatTensor<B>);
 
 /// [`Ops::adam_advance`]; moments in 8 bits are composed from operations.
 pub(super) fn advance<B: FusionBackend + Ops>(

@@ -1,5 +1,7 @@
 //! The operations on CubeCL's GPU runtimes, by the kernels of `halfbyte-shaders`.
 
+mod adam_of_many;
+
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
@@ -10,13 +12,13 @@ use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use cubecl::server::CopyDescriptor;
-use halfbyte_shaders::{AdamRates, Heads, Language, Nf4, SourceRuntime, is_bits};
+use halfbyte_shaders::{Heads, Language, Nf4, SourceRuntime, is_bits};
 
 use super::attention::Bounds;
 use super::fused::{self, primitive, tensor};
 use super::{
-    Activation, AdamStep, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking,
-    Moments, Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, device, lora, parts,
+    Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking, Moments,
+    Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, device, lora, parts,
 };
 use crate::nf4::NF4_TABLE;
 
@@ -305,26 +307,11 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         next: FloatTensor<Self>,
         betas: [f64; 2],
     ) -> Vec<Moments<Self>> {
-        let advance = |(moments, gradient)| match moments {
-            Moments::Full(both) if taken([&gradient]) => {
-                Moments::Full(halfbyte_shaders::adam_advance(both, gradient, &next, betas))
-            }
-            moments => adam::advance::<Self>(moments, gradient, next.clone(), betas),
-        };
-        parameters.into_iter().map(advance).collect()
+        adam_of_many::advance(parameters, &next, betas)
     }
 
     fn adam_apply(parameters: Vec<AdamUpdate<Self>>, factor: FloatTensor<Self>) -> Vec<[FloatTensor<Self>; 2]> {
-        let apply = |update| match update {
-            AdamUpdate { value, moments: Moments::Full(both), gradient, spare, step } if taken([&gradient, &value]) => {
-                let AdamStep { betas, eps, rate, decay, .. } = step;
-                let [first, correction] = step.corrections();
-                let rates = AdamRates { betas, kept: 1.0 - rate * decay, rate: rate / first, correction, eps };
-                halfbyte_shaders::adam_apply(value, both, gradient, &factor, spare, rates)
-            }
-            update => adam::apply::<Self>(update, factor.clone()),
-        };
-        parameters.into_iter().map(apply).collect()
+        adam_of_many::apply(parameters, &factor)
     }
 
     fn start_read(x: FloatTensor<Self>) -> Reading {
