@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::Collective;
 use super::frame::{Frame, Kind};
 use super::link::{Link, Report};
-use super::peers::meet;
 use super::rendezvous::{Identity, Member, Timing, follow, lead};
 use crate::Trouble;
 use crate::{Error, Result};
@@ -61,11 +60,10 @@ impl Group {
         timing: &Timing,
         waiting: &mut dyn FnMut(&str),
     ) -> Result<Self> {
-        let admitted = follow(member, find, identity, timing, waiting)?;
-        let stream = admitted.stream.try_clone();
-        let root = stream.and_then(|stream| Link::new(0, stream, timing)).map_err(unusable(member))?;
+        let (stream, meeting) = follow(member, find, identity, timing, waiting)?;
+        let root = Link::new(0, stream, timing).map_err(unusable(member))?;
         let check = || root.trouble().map_or(Ok(()), Err);
-        let met = meet(member, &admitted, identity, timing, &check).inspect_err(|error| {
+        let met = meeting.meet(identity, timing, &check).inspect_err(|error| {
             root.part(Kind::Failed, &Report::of(error, member.rank).encode());
             root.heard();
         })?;

@@ -1,12 +1,12 @@
 //! How the ranks other than 0 connect with each other, once all have come to rank 0.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use super::frame::{self, Kind};
 use super::hello::{Hello, INTRODUCTION, POLL, Reception};
-use super::rendezvous::{Admitted, Identity, Member, Timing};
+use super::rendezvous::{Identity, Member, Timing};
 use crate::Trouble;
 use crate::{Error, Result};
 
@@ -43,44 +43,52 @@ impl Calls {
     }
 }
 
-/// Connects with all other ranks but 0, in half the time after which a rank is taken for dead. `check` tells of what rank 0 has heard.
-pub(super) fn meet(
-    member: Member,
-    admitted: &Admitted,
-    identity: &Identity,
-    timing: &Timing,
-    check: &dyn Fn() -> Result<()>,
-) -> Result<BTreeMap<usize, TcpStream>> {
-    let Some(listener) = &admitted.listener else { return Ok(BTreeMap::new()) };
-    let deadline = Instant::now() + timing.silence() / 2;
-    let hello = Hello::new(member, 0, identity);
-    let call = |(rank, address): (&usize, &SocketAddr)| Ok((*rank, call(&hello, *rank, *address, deadline, check)?));
-    let mut met: BTreeMap<usize, TcpStream> = admitted.calls.0.iter().map(call).collect::<Result<_>>()?;
-    let failed = |e: std::io::Error| Error::Invalid(format!("rank {} cannot listen for others: {e}", member.rank));
-    let mut reception = Reception::new(listener).map_err(failed)?;
-    let missing = |met: &BTreeMap<usize, TcpStream>| {
-        (1..member.world_size).find(|rank| *rank != member.rank && !met.contains_key(rank))
-    };
-    while let Some(rank) = missing(&met) {
-        check()?;
-        if Instant::now() > deadline {
-            let address = listener.local_addr().map_err(failed)?;
-            return Err(Error::Invalid(format!(
-                "rank {rank} did not come to rank {} at {address}; {PORTS}",
-                member.rank
-            )));
+/// How a rank meets the others but 0.
+pub(super) struct Meeting {
+    /// Who it is.
+    pub(super) member: Member,
+    /// Where those call that it does not call.
+    pub(super) listener: TcpListener,
+    pub(super) calls: Calls,
+}
+
+impl Meeting {
+    /// Connects with all of them, in half the time after which a rank is taken for dead. `check` tells of what rank 0 has heard.
+    pub(super) fn meet(
+        self,
+        identity: &Identity,
+        timing: &Timing,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<BTreeMap<usize, TcpStream>> {
+        let Self { member, listener, calls } = self;
+        let deadline = Instant::now() + timing.silence() / 2;
+        let hello = Hello::new(member, 0, identity);
+        let call = |(rank, address)| Ok((rank, call(&hello, rank, address, deadline, check)?));
+        let mut met: BTreeMap<usize, TcpStream> = calls.0.into_iter().map(call).collect::<Result<_>>()?;
+        let failed = |e: std::io::Error| Error::Invalid(format!("rank {} cannot listen for others: {e}", member.rank));
+        let mut reception = Reception::new(&listener).map_err(failed)?;
+        let missing = |met: &BTreeMap<usize, TcpStream>| {
+            (1..member.world_size).find(|rank| *rank != member.rank && !met.contains_key(rank))
+        };
+        while let Some(missing) = missing(&met) {
+            check()?;
+            if Instant::now() > deadline {
+                let at = listener.local_addr().map_err(failed)?;
+                let reason = format!("rank {missing} did not come to rank {} at {at}; {PORTS}", member.rank);
+                return Err(Error::Invalid(reason));
+            }
+            // Whoever else comes is no rank of this run.
+            if let Some((stream, Ok(Hello { member: Member { rank, world_size }, job, .. }))) =
+                reception.next().map_err(failed)?
+                && (job, world_size) == (identity.job, member.world_size)
+                && (1..world_size).contains(&rank)
+                && rank != member.rank
+            {
+                met.entry(rank).or_insert(stream);
+            }
         }
-        // Whoever else comes is no rank of this run.
-        if let Some((stream, Ok(Hello { member: Member { rank, world_size }, job, .. }))) =
-            reception.next().map_err(failed)?
-            && (job, world_size) == (identity.job, member.world_size)
-            && (1..world_size).contains(&rank)
-            && rank != member.rank
-        {
-            met.entry(rank).or_insert(stream);
-        }
+        Ok(met)
     }
-    Ok(met)
 }
 
 /// Connects to a rank, which listens since before it came to rank 0, and introduces itself.

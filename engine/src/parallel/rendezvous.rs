@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::frame::{self, Frame, Kind};
 use super::hello::{Hello, INTRODUCTION, POLL, PROTOCOL, Reception};
 use super::link::{Report, lost};
-use super::peers::Calls;
+use super::peers::{Calls, Meeting};
 use crate::Trouble;
 use crate::{Error, Result};
 
@@ -168,14 +168,15 @@ fn seat(seats: &mut [Seat], mut stream: TcpStream, hello: Result<Hello, u32>, id
     Err(error)
 }
 
-/// Connects to rank 0, which `find` says the address of as soon as it is known, and waits to be let in.
+/// Connects to rank 0, which `find` says the address of as soon as it is known, and waits to be let in: the connection, and how the
+/// others are met.
 pub(super) fn follow(
     member: Member,
     find: &mut dyn FnMut() -> Option<String>,
     identity: &Identity,
     timing: &Timing,
     waiting: &mut dyn FnMut(&str),
-) -> Result<Admitted> {
+) -> Result<(TcpStream, Meeting)> {
     let Member { rank, .. } = member;
     let begun = Instant::now();
     let (mut said, mut last) = (false, String::from("where it listens is not known"));
@@ -216,17 +217,13 @@ fn is_own(stream: &TcpStream, address: SocketAddr) -> bool {
     stream.local_addr().is_ok_and(|own| own == address)
 }
 
-/// A rank other than 0 that was let in.
-pub(super) struct Admitted {
-    /// To rank 0.
-    pub(super) stream: TcpStream,
-    /// Where others that it does not call will call; none where there are no others.
-    pub(super) listener: Option<TcpListener>,
-    pub(super) calls: Calls,
-}
-
 /// Introduces itself and waits for the answer, which comes when all are there. The others reach it where rank 0 does.
-fn admitted(mut stream: TcpStream, member: Member, identity: &Identity, timing: &Timing) -> Result<Admitted> {
+fn admitted(
+    mut stream: TcpStream,
+    member: Member,
+    identity: &Identity,
+    timing: &Timing,
+) -> Result<(TcpStream, Meeting)> {
     let address = stream.peer_addr().map_or(String::new(), |address| address.to_string());
     let error = |trouble, reason| Error::Rank { rank: 0, address: address.clone(), reason, trouble };
     let failed = |e: std::io::Error| error(Trouble::Vanished, lost(&e, timing.rendezvous));
@@ -234,18 +231,16 @@ fn admitted(mut stream: TcpStream, member: Member, identity: &Identity, timing: 
         let mut local = stream.local_addr()?;
         local.set_port(0);
         let listener = TcpListener::bind(local)?;
-        Ok((listener.local_addr()?.port(), Some(listener)))
+        Ok((listener.local_addr()?.port(), listener))
     };
-    let (port, listener) = match member.world_size > 2 {
-        true => listen().map_err(|e| Error::Invalid(format!("rank {} cannot listen for others: {e}", member.rank)))?,
-        false => (0, None),
-    };
+    let cannot_listen = |e| Error::Invalid(format!("rank {} cannot listen for others: {e}", member.rank));
+    let (port, listener) = listen().map_err(cannot_listen)?;
     let ticks = timing.rendezvous.as_millis() / timing.tick.as_millis().max(1);
     stream.set_read_timeout(Some(timing.tick)).map_err(failed)?;
     frame::write(&mut stream, Kind::Hello, &Hello::new(member, port, identity).encode()).map_err(failed)?;
     match frame::read(&mut stream, (ticks as u32).saturating_add(2)).map_err(failed)? {
         Frame { kind: Kind::Welcome, payload } => match Calls::decode(&payload, member) {
-            Some(calls) => Ok(Admitted { stream, listener, calls }),
+            Some(calls) => Ok((stream, Meeting { member, listener, calls })),
             None => Err(error(Trouble::Differs, "sent a list of ranks that cannot be read".into())),
         },
         Frame { kind: Kind::Failed, payload } => match Report::decode(&payload) {

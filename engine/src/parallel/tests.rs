@@ -11,8 +11,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::frame::{self, CHUNK, Kind};
 use super::hello::Hello;
-use super::peers::{Calls, meet};
-use super::rendezvous::{Admitted, follow, lead};
+use super::peers::{Calls, Meeting};
+use super::rendezvous::{follow, lead};
 use super::{Collective, Group, Identity, Member, Timing, digest};
 use crate::{Error, Result, Trouble};
 
@@ -44,9 +44,10 @@ fn follower(address: &str, rank: usize, world_size: usize) -> Result<Group> {
 /// A rank's bare connections, to rank 0 first, which do only what the test makes them do.
 fn bare(address: &str, rank: usize, world_size: usize) -> Vec<TcpStream> {
     let (member, identity, timing) = (Member { rank, world_size }, identity("job", "recipe"), timing());
-    let admitted = follow(member, &mut || Some(address.to_string()), &identity, &timing, &mut |_| {}).unwrap();
-    let met = meet(member, &admitted, &identity, &timing, &|| Ok(())).unwrap();
-    [admitted.stream].into_iter().chain(met.into_values()).collect()
+    let found = follow(member, &mut || Some(address.to_string()), &identity, &timing, &mut |_| {});
+    let (stream, meeting) = found.unwrap();
+    let met = meeting.meet(&identity, &timing, &|| Ok(())).unwrap();
+    [stream].into_iter().chain(met.into_values()).collect()
 }
 
 /// Runs `work` on each of `world_size` ranks; the results in their order.
@@ -270,18 +271,16 @@ fn strangers_and_other_jobs_are_turned_away_and_waited_on() {
     });
 }
 
-/// A rank that rank 0 has let in, whose calls are these.
-fn admitted(calls: &[u8], member: Member) -> (Admitted, std::net::SocketAddr) {
+/// What a rank that rank 0 has let in does next, whose calls are these, and where it listens.
+fn meeting(calls: &[u8], member: Member) -> (Meeting, String) {
     let (listener, address) = listener();
-    let stream = TcpStream::connect(&address).unwrap();
-    let calls = Calls::decode(calls, member).unwrap();
-    (Admitted { stream, listener: Some(listener), calls }, address.parse().unwrap())
+    (Meeting { member, listener, calls: Calls::decode(calls, member).unwrap() }, address)
 }
 
 #[test]
 fn only_ranks_of_the_run_are_met() {
     let member = Member { rank: 1, world_size: 4 };
-    let (admitted, address) = admitted(b"", member);
+    let (meeting, address) = meeting(b"", member);
     let calls = [
         b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
         Hello::new(Member { rank: 2, world_size: 4 }, 0, &identity("another", "recipe")).encode(),
@@ -291,14 +290,14 @@ fn only_ranks_of_the_run_are_met() {
         Hello::new(Member { rank: 4, world_size: 4 }, 0, &identity("job", "recipe")).encode(),
     ];
     let call = |hello: &[u8]| {
-        let mut stream = TcpStream::connect(address).unwrap();
+        let mut stream = TcpStream::connect(&address).unwrap();
         frame::write(&mut stream, Kind::Hello, hello).unwrap();
         stream
     };
     let _strangers: Vec<TcpStream> = calls.iter().map(|hello| call(hello)).collect();
     let ranks =
         [2, 3].map(|rank| call(&Hello::new(Member { rank, world_size: 4 }, 0, &identity("job", "recipe")).encode()));
-    let met = meet(member, &admitted, &identity("job", "recipe"), &timing(), &|| Ok(())).unwrap();
+    let met = meeting.meet(&identity("job", "recipe"), &timing(), &|| Ok(())).unwrap();
     let found: Vec<_> = met.iter().map(|(rank, stream)| (*rank, stream.peer_addr().unwrap())).collect();
     let expected = [2, 3].into_iter().zip(ranks.iter().map(|stream| stream.local_addr().unwrap()));
     assert_eq!(found, expected.collect::<Vec<_>>());
@@ -310,17 +309,18 @@ fn a_rank_that_is_not_reached_is_named_with_what_may_be_between() {
     let member = Member { rank: 2, world_size: 3 };
     let (closed, address) = listener();
     drop(closed);
-    let (calling, _) = admitted(format!("1 {address}\n").as_bytes(), member);
-    let (rank, _, reason) = blamed(meet(member, &calling, &identity("job", "recipe"), &brief, &|| Ok(())));
+    let (calling, _) = meeting(format!("1 {address}\n").as_bytes(), member);
+    let (rank, _, reason) = blamed(calling.meet(&identity("job", "recipe"), &brief, &|| Ok(())));
     assert!(
         rank == 1 && reason.starts_with("cannot be reached from rank 2: ") && reason.contains("firewall"),
         "{reason}"
     );
-    let (called, address) = admitted(b"", member);
-    let missed = said(meet(member, &called, &identity("job", "recipe"), &brief, &|| Ok(())));
+    let (called, address) = meeting(b"", member);
+    let missed = said(called.meet(&identity("job", "recipe"), &brief, &|| Ok(())));
     assert!(missed.starts_with(&format!("rank 1 did not come to rank 2 at {address}; ")), "{missed}");
     // What rank 0 has heard comes first.
-    let told = said(meet(member, &called, &identity("job", "recipe"), &brief, &|| Err(Error::Invalid("told".into()))));
+    let (called, _) = meeting(b"", member);
+    let told = said(called.meet(&identity("job", "recipe"), &brief, &|| Err(Error::Invalid("told".into()))));
     assert_eq!(told, "told");
 }
 
