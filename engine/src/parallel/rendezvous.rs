@@ -68,7 +68,11 @@ pub(super) fn lead(
     let mut seats: Vec<Seat> = (1..world_size).map(|_| None).collect();
     let gathered = gather(listener, &mut seats, identity, timing, waiting);
     let (mut streams, addresses): (Vec<_>, Vec<_>) = seats.into_iter().flatten().unzip();
-    if let Err(error) = gathered {
+    let welcomed = gathered.and_then(|()| {
+        let mut ranks = (1..).zip(streams.iter_mut());
+        ranks.try_for_each(|(rank, stream)| welcome(rank, stream, &addresses))
+    });
+    if let Err(error) = welcomed {
         let report = Report::of(&error, 0).encode();
         for stream in &mut streams {
             // Whoever has gone meanwhile need not be told.
@@ -76,17 +80,18 @@ pub(super) fn lead(
         }
         return Err(error);
     }
-    for (i, stream) in streams.iter_mut().enumerate() {
-        let address = stream.peer_addr().map_or(String::new(), |address| address.to_string());
-        let calls = Calls::of(i + 1, &addresses).encode();
-        frame::write(stream, Kind::Welcome, &calls).map_err(|e| Error::Rank {
-            rank: i + 1,
-            address,
-            reason: lost(&e, Duration::ZERO),
-            trouble: Trouble::Vanished,
-        })?;
-    }
     Ok(streams)
+}
+
+/// Lets a rank in. `addresses` are where all but rank 0 listen.
+fn welcome(rank: usize, stream: &mut TcpStream, addresses: &[SocketAddr]) -> Result<()> {
+    let address = stream.peer_addr().map_or(String::new(), |address| address.to_string());
+    frame::write(stream, Kind::Welcome, &Calls::of(rank, addresses).encode()).map_err(|e| Error::Rank {
+        rank,
+        address,
+        reason: lost(&e, Duration::ZERO),
+        trouble: Trouble::Vanished,
+    })
 }
 
 fn gather(

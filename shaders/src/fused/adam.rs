@@ -131,36 +131,6 @@ fn own<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<R> {
     contiguous(if tensor.can_mut() { tensor } else { tensor.copy() })
 }
 
-/// What one launch takes of `items`: tensors of which a thread takes as many elements at once, and that move `alike`; as many as fit beside
-/// `shared` bindings when each is of so many.
-fn launches<'a, R: SourceRuntime, T, K: PartialEq>(
-    items: &'a [T],
-    tensor: impl Fn(&T) -> &CubeTensor<R>,
-    alike: impl Fn(&T) -> K,
-    [each, shared]: [usize; 2],
-) -> Vec<Launch<'a, T>> {
-    let size = |item: &T| tensor(item).meta.shape().num_elements();
-    let Some(first) = items.first() else { return vec![] };
-    let bindings = tensor(first).client.properties().hardware.max_bindings as usize;
-    // What the lengths are told by may be a binding, too.
-    let most = (bindings.saturating_sub(shared + 1) / each).clamp(1, AT_ONCE);
-    let mut launches: Vec<(K, Launch<T>)> = Vec::new();
-    for item in items.iter().filter(|item| size(item) > 0) {
-        let (alike, lanes) = (alike(item), lanes(size(item)));
-        let open =
-            |(of, launch): &&mut (K, Launch<T>)| *of == alike && launch.lanes == lanes && launch.items.len() < most;
-        match launches.iter_mut().find(open) {
-            Some((_, launch)) => launch.items.push(item),
-            None => launches.push((alike, Launch { items: vec![item], lanes, longest: 0 })),
-        }
-    }
-    let mut launches: Vec<Launch<T>> = launches.into_iter().map(|(_, launch)| launch).collect();
-    for launch in &mut launches {
-        launch.longest = launch.items.iter().map(|item| size(item)).max().unwrap_or(0);
-    }
-    launches
-}
-
 /// Tensors that one launch takes.
 struct Launch<'a, T> {
     items: Vec<&'a T>,
@@ -168,6 +138,37 @@ struct Launch<'a, T> {
     lanes: usize,
     /// Elements of the longest.
     longest: usize,
+}
+
+/// Launches for `items`: together go tensors of which a thread takes as many elements at once, and that move `alike`; as many as fit beside
+/// `shared` bindings when each is of so many.
+fn launches<'a, R: SourceRuntime, T, K: PartialEq>(
+    items: &'a [T],
+    tensor: impl Fn(&T) -> &CubeTensor<R>,
+    alike: impl Fn(&T) -> K,
+    [each, shared]: [usize; 2],
+) -> Vec<Launch<'a, T>> {
+    let Some(first) = items.first() else { return vec![] };
+    let bindings = tensor(first).client.properties().hardware.max_bindings as usize;
+    // What the lengths are told by may be a binding, too.
+    let most = (bindings.saturating_sub(shared + 1) / each).clamp(1, AT_ONCE);
+    let mut launches: Vec<(K, Launch<T>)> = Vec::new();
+    for item in items {
+        let count = tensor(item).meta.shape().num_elements();
+        if count == 0 {
+            continue;
+        }
+        let (alike, lanes) = (alike(item), lanes(count));
+        let open = |(of, launch): &(K, Launch<T>)| *of == alike && launch.lanes == lanes && launch.items.len() < most;
+        let at = launches.iter().position(open).unwrap_or(launches.len());
+        if at == launches.len() {
+            launches.push((alike, Launch { items: vec![], lanes, longest: 0 }));
+        }
+        let launch = &mut launches[at].1;
+        launch.items.push(item);
+        launch.longest = launch.longest.max(count);
+    }
+    launches.into_iter().map(|(_, launch)| launch).collect()
 }
 
 impl<T> Launch<'_, T> {
