@@ -33,6 +33,7 @@ use burn::tensor::backend::{Backend, ExecutionError};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Tensor, TensorData};
 
+use adam::Moving;
 pub use adam::{AdamStep, AdamUpdate, DynamicTables, MOMENT_BLOCK, Moments};
 pub use attention::{Attended, AttentionForm, AttentionShape, Bounds, Composed, Masking, Sequences, Span};
 pub use compute::ComputeDtype;
@@ -369,11 +370,7 @@ pub trait Ops: Backend {
     }
 
     /// Adam's moments of parameters after one more gradient of each, in their order; as they were where `next`, `[1]`, is 0.
-    fn adam_advance(
-        parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
-        next: FloatTensor<Self>,
-        betas: [f64; 2],
-    ) -> Vec<Moments<Self>> {
+    fn adam_advance(parameters: Vec<Moving<Self>>, next: FloatTensor<Self>, betas: [f64; 2]) -> Vec<Moments<Self>> {
         let advance = |(moments, gradient)| adam::advance::<Self>(moments, gradient, next.clone(), betas);
         parameters.into_iter().map(advance).collect()
     }

@@ -21,7 +21,7 @@ use super::fused::{cast, dtype, primitive, tensor, wide};
 use super::weight::data_of;
 use super::{
     Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, Branch, ComputeDtype, Dropped, Frozen,
-    LoraGradients, Masking, Moments, Nf4Primitive, Ops, Product, Variant, parts,
+    LoraGradients, Masking, Moments, Moving, Nf4Primitive, Ops, Product, Variant, parts,
 };
 use crate::nf4::quantize_blocks_into;
 
@@ -237,11 +237,7 @@ impl Ops for Flex {
         (write(vec![loss], [1]), write(gradient, shape))
     }
 
-    fn adam_advance(
-        parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
-        next: FloatTensor<Self>,
-        betas: [f64; 2],
-    ) -> Vec<Moments<Self>> {
+    fn adam_advance(parameters: Vec<Moving<Self>>, next: FloatTensor<Self>, betas: [f64; 2]) -> Vec<Moments<Self>> {
         if number(next) == 0.0 {
             return parameters.into_iter().map(|(moments, _)| moments).collect();
         }

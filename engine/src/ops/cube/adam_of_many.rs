@@ -5,8 +5,7 @@ use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
 use halfbyte_shaders::{AdamMove, AdamRates, SourceRuntime};
 
 use super::taken;
-use crate::ops::adam::Moving;
-use crate::ops::{AdamStep, AdamUpdate, Moments, adam};
+use crate::ops::{AdamStep, AdamUpdate, Moments, Moving, adam};
 
 /// [`Ops::adam_advance`](crate::ops::Ops::adam_advance); moments in 8 bits are composed from operations.
 pub(super) fn advance<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement>(

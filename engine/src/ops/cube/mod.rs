@@ -18,7 +18,7 @@ use super::attention::Bounds;
 use super::fused::{self, primitive, tensor};
 use super::{
     Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking, Moments,
-    Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, device, lora, parts,
+    Moving, Nf4Primitive, Ops, Product, Reading, Update, Variant, adam, attention, device, lora, parts,
 };
 use crate::nf4::NF4_TABLE;
 
@@ -302,11 +302,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         }
     }
 
-    fn adam_advance(
-        parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
-        next: FloatTensor<Self>,
-        betas: [f64; 2],
-    ) -> Vec<Moments<Self>> {
+    fn adam_advance(parameters: Vec<Moving<Self>>, next: FloatTensor<Self>, betas: [f64; 2]) -> Vec<Moments<Self>> {
         adam_of_many::advance(parameters, &next, betas)
     }
 

@@ -5,8 +5,7 @@ use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_fusion::{Fusion, FusionBackend};
 
 use super::waiting::alike_any;
-use crate::ops::adam::Moving;
-use crate::ops::{AdamUpdate, Moments, Ops, adam};
+use crate::ops::{AdamUpdate, Moments, Moving, Ops, adam};
 
 /// [`Ops::adam_advance`]; moments in 8 bits are composed from operations.
 pub(super) fn advance<B: FusionBackend + Ops>(

@@ -13,7 +13,7 @@ use waiting::{Handles, alike, alike_any, arrived, enqueue, register, register_as
 use super::attention::{self, Bounds, bounds};
 use super::{
     Activation, AdamUpdate, Attended, AttentionForm, AttentionShape, ComputeDtype, Dropped, Held, Masking, Moments,
-    Nf4Primitive, Ops, Product, Reading, Update, Variant, fused, lora,
+    Moving, Nf4Primitive, Ops, Product, Reading, Update, Variant, fused, lora,
 };
 
 /// A weight whose buffers an operation takes.
@@ -256,11 +256,7 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         sums.remove(0)
     }
 
-    fn adam_advance(
-        parameters: Vec<(Moments<Self>, FloatTensor<Self>)>,
-        next: FloatTensor<Self>,
-        betas: [f64; 2],
-    ) -> Vec<Moments<Self>> {
+    fn adam_advance(parameters: Vec<Moving<Self>>, next: FloatTensor<Self>, betas: [f64; 2]) -> Vec<Moments<Self>> {
         adam_of_many::advance(parameters, next, betas)
     }
 
