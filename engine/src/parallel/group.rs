@@ -62,8 +62,7 @@ impl Group {
     ) -> Result<Self> {
         let (stream, meeting) = follow(member, find, identity, timing, waiting)?;
         let root = Link::new(0, stream, timing).map_err(unusable(member))?;
-        let check = || root.trouble().map_or(Ok(()), Err);
-        let met = meeting.meet(identity, timing, &check).inspect_err(|error| {
+        let met = meeting.meet(identity, timing, &|| root.check()).inspect_err(|error| {
             root.part(Kind::Failed, &Report::of(error, member.rank).encode());
             root.heard();
         })?;
@@ -107,7 +106,7 @@ impl Group {
 
     /// Whether every other rank is there, as far as its connection has told.
     fn look(&self) -> Result<()> {
-        self.links.iter().find_map(Link::trouble).map_or(Ok(()), Err)
+        self.links.iter().try_for_each(Link::check)
     }
 
     /// The connection to rank 0, on another rank.

@@ -146,6 +146,11 @@ impl Link {
         }
     }
 
+    /// Whether the other is there, as far as is known.
+    pub(super) fn check(&self) -> Result<()> {
+        self.trouble().map_or(Ok(()), Err)
+    }
+
     /// An error about the rank at the other end.
     pub(super) fn error(&self, trouble: Trouble, reason: String) -> Error {
         Error::Rank { rank: self.rank, address: self.address.to_string(), reason, trouble }

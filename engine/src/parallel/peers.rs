@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use super::frame::{self, Kind};
-use super::hello::{Hello, INTRODUCTION, POLL, Reception};
-use super::rendezvous::{Identity, Member, Timing};
+use super::hello::{Hello, POLL, Reception};
+use super::rendezvous::{Identity, Member, Timing, connect};
 use crate::Trouble;
 use crate::{Error, Result};
 
@@ -38,8 +38,7 @@ impl Calls {
         };
         let calls: BTreeMap<usize, SocketAddr> =
             std::str::from_utf8(bytes).ok()?.lines().map(call).collect::<Option<_>>()?;
-        let others = |rank: &usize| (1..member.world_size).contains(rank) && *rank != member.rank;
-        calls.keys().all(others).then_some(Self(calls))
+        calls.keys().all(|rank| member.has_peer(*rank)).then_some(Self(calls))
     }
 }
 
@@ -65,30 +64,34 @@ impl Meeting {
         let hello = Hello::new(member, 0, identity);
         let call = |(rank, address)| Ok((rank, call(&hello, rank, address, deadline, check)?));
         let mut met: BTreeMap<usize, TcpStream> = calls.0.into_iter().map(call).collect::<Result<_>>()?;
-        let failed = |e: std::io::Error| Error::Invalid(format!("rank {} cannot listen for others: {e}", member.rank));
-        let mut reception = Reception::new(&listener).map_err(failed)?;
+        let failed = cannot_listen(member);
+        let mut reception = Reception::new(&listener).map_err(&failed)?;
         let missing = |met: &BTreeMap<usize, TcpStream>| {
-            (1..member.world_size).find(|rank| *rank != member.rank && !met.contains_key(rank))
+            (1..member.world_size).find(|rank| member.has_peer(*rank) && !met.contains_key(rank))
         };
         while let Some(missing) = missing(&met) {
             check()?;
             if Instant::now() > deadline {
-                let at = listener.local_addr().map_err(failed)?;
+                let at = listener.local_addr().map_err(&failed)?;
                 let reason = format!("rank {missing} did not come to rank {} at {at}; {PORTS}", member.rank);
                 return Err(Error::Invalid(reason));
             }
             // Whoever else comes is no rank of this run.
             if let Some((stream, Ok(Hello { member: Member { rank, world_size }, job, .. }))) =
-                reception.next().map_err(failed)?
+                reception.next().map_err(&failed)?
                 && (job, world_size) == (identity.job, member.world_size)
-                && (1..world_size).contains(&rank)
-                && rank != member.rank
+                && member.has_peer(rank)
             {
                 met.entry(rank).or_insert(stream);
             }
         }
         Ok(met)
     }
+}
+
+/// What it means that a rank has no port for others.
+pub(super) fn cannot_listen(member: Member) -> impl Fn(std::io::Error) -> Error {
+    move |e| Error::Invalid(format!("rank {} cannot listen for others: {e}", member.rank))
 }
 
 /// Connects to a rank, which listens since before it came to rank 0, and introduces itself.
@@ -100,7 +103,7 @@ fn call(
     check: &dyn Fn() -> Result<()>,
 ) -> Result<TcpStream> {
     loop {
-        let called = TcpStream::connect_timeout(&address, INTRODUCTION).and_then(|mut stream| {
+        let called = connect(address).and_then(|mut stream| {
             frame::write(&mut stream, Kind::Hello, &hello.encode())?;
             Ok(stream)
         });

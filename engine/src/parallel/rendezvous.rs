@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::frame::{self, Frame, Kind};
 use super::hello::{Hello, INTRODUCTION, POLL, PROTOCOL, Reception};
 use super::link::{Report, lost};
-use super::peers::{Calls, Meeting};
+use super::peers::{Calls, Meeting, cannot_listen};
 use crate::Trouble;
 use crate::{Error, Result};
 
@@ -19,6 +19,13 @@ pub struct Member {
     pub rank: usize,
     /// How many there are.
     pub world_size: usize,
+}
+
+impl Member {
+    /// Whether that is another rank than this one and 0.
+    pub(super) fn has_peer(&self, rank: usize) -> bool {
+        (1..self.world_size).contains(&rank) && rank != self.rank
+    }
 }
 
 /// What must be the same for processes to be ranks of one run.
@@ -205,7 +212,7 @@ pub(super) fn follow(
     )))
 }
 
-fn connect(address: &str) -> std::io::Result<TcpStream> {
+pub(super) fn connect(address: impl ToSocketAddrs) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, INTRODUCTION) {
@@ -238,8 +245,7 @@ fn admitted(
         let listener = TcpListener::bind(local)?;
         Ok((listener.local_addr()?.port(), listener))
     };
-    let cannot_listen = |e| Error::Invalid(format!("rank {} cannot listen for others: {e}", member.rank));
-    let (port, listener) = listen().map_err(cannot_listen)?;
+    let (port, listener) = listen().map_err(cannot_listen(member))?;
     let ticks = timing.rendezvous.as_millis() / timing.tick.as_millis().max(1);
     stream.set_read_timeout(Some(timing.tick)).map_err(failed)?;
     frame::write(&mut stream, Kind::Hello, &Hello::new(member, port, identity).encode()).map_err(failed)?;
