@@ -33,6 +33,18 @@ where
     Nf4 { codes, absmax, header, shape, table: &NF4_TABLE }
 }
 
+/// A product as the kernels know it, with what a branch beside the weight adds to it.
+fn beside<R: SourceRuntime>(
+    product: Product,
+    update: Option<halfbyte_shaders::Update<R>>,
+) -> halfbyte_shaders::Product<R> {
+    let update = update.map(Box::new);
+    match product {
+        Product::Forward => halfbyte_shaders::Product::Forward(update),
+        Product::InputGradient => halfbyte_shaders::Product::InputGradient(update),
+    }
+}
+
 fn heads(shape: &AttentionShape) -> Heads {
     let AttentionShape { heads, kv_heads, head_dim, scale, softcap, .. } = *shape;
     let longest = shape.sequences.cached + shape.sequences.longest();
@@ -143,11 +155,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         variant: Option<Variant>,
         into: FloatDType,
     ) -> FloatTensor<Self> {
-        let product = match product {
-            Product::Forward => halfbyte_shaders::Product::Forward(None),
-            Product::InputGradient => halfbyte_shaders::Product::InputGradient(None),
-        };
-        halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into), into.into())
+        halfbyte_shaders::nf4_matmul(x, nf4(weight), beside(product, None), variant.map(Into::into), into.into())
     }
 
     fn nf4_lora(
@@ -158,11 +166,8 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         variant: Option<Variant>,
         into: FloatDType,
     ) -> FloatTensor<Self> {
-        let update = Some(Box::new(halfbyte_shaders::Update { low, b, scaling: scaling as f32 }));
-        let product = match product {
-            Product::Forward => halfbyte_shaders::Product::Forward(update),
-            Product::InputGradient => halfbyte_shaders::Product::InputGradient(update),
-        };
+        let update = halfbyte_shaders::Update { low, b, scaling: scaling as f32 };
+        let product = beside(product, Some(update));
         halfbyte_shaders::nf4_matmul(x, nf4(weight), product, variant.map(Into::into), into.into())
     }
 
