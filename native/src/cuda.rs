@@ -1,6 +1,9 @@
 //! What the CUDA driver says of its devices, and is told.
 
+use std::path::Path;
+
 use cudarc::driver::{result, sys};
+use halfbyte::backends::cuda_path;
 
 /// The name of a CUDA device, or a sentence that says what is missing.
 pub(crate) fn find(index: usize) -> Result<String, String> {
@@ -12,11 +15,24 @@ pub(crate) fn find(index: usize) -> Result<String, String> {
     if !nvrtc {
         return Err("the NVIDIA driver is there, but NVRTC (libnvrtc, part of the CUDA toolkit) was not found".into());
     }
+    headers(cuda_path().as_deref())?;
     let failed = |e| format!("the NVIDIA driver does not start: {e:?}");
     result::init().map_err(failed)?;
     match result::device::get_count().map_err(failed)? {
         0 => Err("the NVIDIA driver reports no GPU".into()),
         _ => result::device::get(index as i32).and_then(result::device::get_name).map_err(failed),
+    }
+}
+
+/// Looks for the headers that kernels in CubeCL's language include, in the toolkit where CubeCL takes them from. Without them its
+/// thread for the device panics, and what is read of the device is what was there before.
+fn headers(toolkit: Option<&Path>) -> Result<(), String> {
+    const HEADER: &str = "include/cuda_runtime.h";
+    let cure = "install the CUDA toolkit, or set CUDA_PATH to the folder that `include/cuda_runtime.h` is in";
+    match toolkit {
+        None => Err(format!("NVRTC is there, but CUDA's headers were not found: {cure}")),
+        Some(folder) if folder.join(HEADER).exists() => Ok(()),
+        Some(folder) => Err(format!("NVRTC is there, but {} is not: {cure}", folder.join(HEADER).display())),
     }
 }
 
@@ -45,4 +61,21 @@ pub(crate) fn memory(index: usize) -> Option<u64> {
     let device = result::device::get(i32::try_from(index).ok()?).ok()?;
     // SAFETY: the device is the one that `get` returned.
     unsafe { result::device::total_mem(device) }.ok().map(|bytes| bytes as u64)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::headers;
+
+    #[test]
+    fn headers_that_are_missing_are_named() {
+        assert!(headers(None).unwrap_err().contains("CUDA_PATH"));
+        let folder = tempfile::tempdir().unwrap();
+        let missing = headers(Some(folder.path())).unwrap_err();
+        assert!(missing.contains(&folder.path().join("include/cuda_runtime.h").display().to_string()), "{missing}");
+        std::fs::create_dir(folder.path().join("include")).unwrap();
+        std::fs::write(folder.path().join("include/cuda_runtime.h"), "").unwrap();
+        assert_eq!(headers(Some(folder.path())), Ok(()));
+    }
 }

@@ -29,7 +29,7 @@ pub use dropout::{dropout, source as dropout_source};
 pub use fetch::{Fetching, fetch, source as fetch_source};
 pub use fused::{
     AdamMove, AdamRates, adam_advance, adam_apply, cross_entropy, dots_of_rows, gated, gated_backward, rms_norm,
-    rms_norm_backward, rotate, sum_of_squares,
+    rms_norm_backward, rotate, select_rows, sum_of_squares,
 };
 pub use half_matmul::{half_matmul, source as half_matmul_source, warpgroup_source as half_warpgroup_source};
 pub use half_product::half_product;
@@ -45,4 +45,5 @@ pub use nf4_skinny::{SkinnyBlock, mma_source as nf4_skinny_mma_source, nf4_skinn
 pub use nf4_warpgroup::source as nf4_warpgroup_source;
 pub use source::{Language, Source, SourceRuntime};
 pub use trust::{cuda_kernels, trust_cuda_kernels};
+pub use view::cast;
 pub use weight::{Nf4, PTX, Update};

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use burn_backend::{DType, Shape};
-use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::kernel::{self, into_contiguous};
 use burn_cubecl::ops::numeric::{self, empty_device_contiguous_dtype};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::calculate_cube_count_elemwise;
@@ -24,12 +24,17 @@ pub(crate) fn contiguous<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<
     }
 }
 
-/// The same of another type.
-pub(crate) fn converted<R: SourceRuntime>(tensor: CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
+/// A tensor in another type, of those that the device computes in. Where it has no elements, nothing is launched.
+pub fn cast<R: SourceRuntime>(tensor: CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
     match tensor.meta.shape().num_elements() {
         0 => empty(&tensor, tensor.meta.shape().clone(), dtype),
-        _ => into_contiguous(cast(tensor, dtype)),
+        _ => kernel::cast(tensor, dtype),
     }
+}
+
+/// The same with its elements one after the other.
+pub(crate) fn converted<R: SourceRuntime>(tensor: CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
+    contiguous(cast(tensor, dtype))
 }
 
 /// Room for elements that lie one after the other, on the device of another tensor.

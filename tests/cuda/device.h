@@ -77,14 +77,15 @@ static inline u32 __funnelshift_l(u32 low, u32 high, u32 shift) {
     return (u32)((((uint64_t)high << 32 | low) << shift % 32) >> 32);
 }
 
-static uint3 threadIdx, blockIdx, gridDim;
+static uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace device {
 
 constexpr size_t STACK = 1 << 16;
 constexpr u32 WARP = 32, MAX_THREADS = 1024, MAX_MESSAGE = 32;
 
-enum class State { Ready, AtBarrier, AtArrivals, Exchanging, Done };
+// Absent are the lanes that a block whose size is no multiple of a warp's leaves without a thread.
+enum class State { Ready, AtBarrier, AtArrivals, Exchanging, Done, Absent };
 
 // An asynchronous copy: where 16 bytes go, and where they come from, or null for zeros.
 struct Copy { void* to; const void* from; size_t bytes; };
@@ -137,6 +138,8 @@ struct Fiber {
 
 static std::vector<Fiber> fibers;
 static Fiber* running;
+// Of the thread that runs, within its block.
+static u32 thread;
 static void* scheduler;
 static std::function<void()> kernel;
 static std::mt19937 order(1);
@@ -203,8 +206,8 @@ alignas(16) static char messages[MAX_THREADS / WARP][2][WARP * MAX_MESSAGE];
 template <class T>
 static const T* exchange(const char* instruction, const T& mine) {
     static_assert(sizeof(T) <= MAX_MESSAGE, "the table is too small");
-    T* table = (T*)messages[threadIdx.x / WARP][running->exchanges++ % 2];
-    table[threadIdx.x % WARP] = mine;
+    T* table = (T*)messages[thread / WARP][running->exchanges++ % 2];
+    table[thread % WARP] = mine;
     running->instruction = instruction;
     pause(State::Exchanging);
     return table;
@@ -214,15 +217,17 @@ static const T* exchange(const char* instruction, const T& mine) {
 static bool run_warp(u32 warp, bool backwards) {
     bool progress = false;
     for (u32 i = 0; i < WARP; i++) {
-        threadIdx.x = warp * WARP + (backwards ? WARP - 1 - i : i);
-        running = &fibers[threadIdx.x];
+        thread = warp * WARP + (backwards ? WARP - 1 - i : i);
+        running = &fibers[thread];
         if (running->state != State::Ready) continue;
+        threadIdx = { thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / blockDim.x / blockDim.y };
         switch_stacks(&scheduler, running->stack_pointer);
         progress = true;
     }
     Fiber* lanes = &fibers[warp * WARP];
-    if (!std::all_of(lanes, lanes + WARP, [](Fiber& f) { return f.state == State::Exchanging; })) return progress;
-    for (u32 i = 0; i < WARP; i++) {
+    const auto meets = [](Fiber& f) { return f.state == State::Exchanging || f.state == State::Absent; };
+    if (lanes[0].state != State::Exchanging || !std::all_of(lanes, lanes + WARP, meets)) return progress;
+    for (u32 i = 0; i < WARP && lanes[i].state != State::Absent; i++) {
         const char* other = lanes[i].instruction;
         if (other != lanes[0].instruction) fail("lanes diverged between %s and %s", lanes[0].instruction, other);
         lanes[i].state = State::Ready;
@@ -255,7 +260,10 @@ static void run_block() {
     barriers_passed = 0;
     std::vector<u32> warps(fibers.size() / WARP);
     std::iota(warps.begin(), warps.end(), 0);
-    for (Fiber& fiber : fibers) reset(fiber);
+    for (u32 i = 0; i < fibers.size(); i++) {
+        if (i < blockDim.x * blockDim.y * blockDim.z) reset(fibers[i]);
+        else fibers[i].state = State::Absent;
+    }
     if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
     for (;;) {
         bool progress = false;
@@ -269,7 +277,7 @@ static void run_block() {
         const auto in = [](State state) {
             return std::count_if(fibers.begin(), fibers.end(), [=](Fiber& f) { return f.state == state; });
         };
-        const size_t waiting = in(State::AtBarrier), done = in(State::Done);
+        const size_t waiting = in(State::AtBarrier), done = in(State::Done) + in(State::Absent);
         if (done == fibers.size()) break;
         if (const size_t forever = in(State::AtArrivals)) fail("%zu threads wait for a tile that does not come", forever);
         // Threads that have returned are not waited for.
@@ -283,16 +291,21 @@ static void run_block() {
 }
 
 // Runs a kernel over a grid, block by block.
-static void launch(u32 columns, u32 rows, u32 threads, std::function<void()> body) {
+static void launch(uint3 grid, uint3 block, std::function<void()> body) {
     signal(SIGSEGV, [](int) { fail("accessed memory outside of all buffers"); });
     signal(SIGILL, [](int) { fail("accessed a vector at an address that is not aligned"); });
     kernel = body;
-    gridDim = { columns, rows, 1 };
-    fibers.resize(threads);
-    for (u32 i = 0; i < columns * rows; i++) {
-        blockIdx = { i % columns, i / columns, 0 };
+    gridDim = grid;
+    blockDim = block;
+    fibers.resize((block.x * block.y * block.z + WARP - 1) / WARP * WARP);
+    for (u32 i = 0; i < grid.x * grid.y * grid.z; i++) {
+        blockIdx = { i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y };
         run_block();
     }
+}
+
+static void launch(u32 columns, u32 rows, u32 threads, std::function<void()> body) {
+    launch({ columns, rows, 1 }, { threads, 1, 1 }, std::move(body));
 }
 
 }  // namespace device
@@ -316,7 +329,7 @@ static inline T __shfl_sync(u32 mask, T value, u32 lane) {
 template <class T>
 static inline T __shfl_xor_sync(u32 mask, T value, u32 offset) {
     check_mask(mask);
-    const u32 lane = threadIdx.x % 32 ^ offset;
+    const u32 lane = device::thread % 32 ^ offset;
     return device::exchange("shfl.xor", value)[lane];
 }
 

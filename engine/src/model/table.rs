@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::indices;
 use super::parameter::{Parameter, Shares};
-use crate::ops::{ComputeDtype, Ops, Product, half_embedding, half_matmul, lasting, matmul};
+use crate::ops::{ComputeDtype, Ops, Product, half_embedding, half_matmul, lasting, matmul, select_rows};
 
 /// Rows of a part are a multiple of so many, for the products of GPUs ([`half_matmul`]).
 const ALIGNMENT: usize = 64;
@@ -86,7 +86,7 @@ impl<B: Ops> Table<B> {
         let rows_of = |part: &Parameter<B>, rows: &mut dyn Iterator<Item = i32>| {
             let (table, rows) = (part.value.clone(), indices(rows, &device));
             match table.dtype() {
-                DType::F32 => table.select(0, rows),
+                DType::F32 => select_rows(table, rows),
                 _ => half_embedding(table, rows),
             }
         };
@@ -105,7 +105,7 @@ impl<B: Ops> Table<B> {
         let by_part = Tensor::cat(by_part.collect(), 0);
         let mut places = vec![0; order.len()];
         order.iter().enumerate().for_each(|(place, i)| places[*i] = place as i32);
-        by_part.select(0, indices(places.into_iter(), &device))
+        select_rows(by_part, indices(places.into_iter(), &device))
     }
 
     /// `x · Wᵀ` `[rows, vocab]` of f32 rows `[rows, hidden]`, rounded to `compute` where the table is held in it and the device can.

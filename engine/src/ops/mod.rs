@@ -45,7 +45,7 @@ pub use lora::{Branch, Frozen, LoraGradients, Update};
 pub use tensors::{
     attention_with_gradients, causal_attention, cross_entropy, dropout, gated, half_embedding, half_matmul,
     lora_linear, lora_linear_unseen, low_rank, low_rank_gradient, matmul, nf4_lora_by, nf4_matmul, nf4_matmul_by,
-    rms_norm, rotate,
+    rms_norm, rotate, select_rows,
 };
 pub use weight::Nf4Weight;
 
@@ -248,9 +248,14 @@ pub trait Ops: Backend {
         compute: ComputeDtype,
     ) -> FloatTensor<Self>;
 
+    /// [`select_rows`].
+    fn select_rows(x: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::float_select(x, 0, rows)
+    }
+
     /// [`half_embedding`].
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
-        fused::wide::<Self>(Self::float_select(table, 0, rows))
+        fused::wide::<Self>(Self::select_rows(table, rows))
     }
 
     /// [`rms_norm`].

@@ -144,6 +144,11 @@ pub fn half_matmul<B: Ops>(
     tensor(B::half_matmul(primitive(x), weight.into_iter().map(primitive).collect(), product, compute))
 }
 
+/// The rows of `x` `[n, columns]` that `rows` `[m]` names, each from 0 to `n - 1`: `[m, columns]` (`torch.index_select`).
+pub fn select_rows<B: Ops>(x: Tensor<B, 2>, rows: Tensor<B, 1, Int>) -> Tensor<B, 2> {
+    tensor(B::select_rows(primitive(x), rows.into_primitive()))
+}
+
 /// The rows of a frozen `table` `[n, columns]` that `rows` `[m]` names, in f32: `[m, columns]` (`torch.nn.functional.embedding`).
 pub fn half_embedding<B: Ops>(table: Tensor<B, 2>, rows: Tensor<B, 1, Int>) -> Tensor<B, 2> {
     tensor(B::half_embedding(primitive(table), rows.into_primitive()))

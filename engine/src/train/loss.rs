@@ -6,7 +6,7 @@ use burn_autodiff::Autodiff;
 
 use crate::data::Batch;
 use crate::model::{Head, Parameter, indices};
-use crate::ops::{Ops, apart, backward_from, cross_entropy};
+use crate::ops::{Ops, apart, backward_from, cross_entropy, select_rows};
 use crate::optim::{Gradients, accumulate};
 
 /// What the loss is taken on: rows of the hidden states and the token that each must predict.
@@ -79,7 +79,7 @@ pub fn loss_and_hits<B: Ops>(
     let device = hidden.device();
     let zero = || Tensor::zeros([1], &device);
     let sums = chunks(head, targets, chunk, &device).fold([zero(), zero()], |[loss, hits], rows| {
-        let logits = head.forward(hidden.clone().select(0, rows.indices));
+        let logits = head.forward(select_rows(hidden.clone(), rows.indices));
         let hit = logits.clone().argmax(1).equal(rows.targets.clone()).float().sum();
         [loss + cross_entropy(logits, rows.targets).0, hits + hit]
     });
@@ -105,7 +105,8 @@ pub fn head_loss<B: Ops>(
     let mut gradient = Tensor::zeros(hidden.dims(), &device);
     let mut gradients = Gradients::new();
     for rows in chunks(head, targets, chunk, &device) {
-        let x = Tensor::<Autodiff<B>, 2>::from_inner(hidden.clone().select(0, rows.indices.clone())).require_grad();
+        let x = select_rows(hidden.clone(), rows.indices.clone());
+        let x = Tensor::<Autodiff<B>, 2>::from_inner(x).require_grad();
         let (logits, place) = apart(lifted.forward(x.clone()));
         let (sum, d_logits) = cross_entropy(logits, rows.targets);
         let grads = backward_from(place, d_logits * weight);

@@ -7,6 +7,7 @@ mod dots;
 mod gated;
 mod rms_norm;
 mod rotary;
+mod rows;
 
 use burn_backend::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -19,6 +20,7 @@ pub use dots::dots_of_rows;
 pub use gated::{gated, gated_backward};
 pub use rms_norm::{rms_norm, rms_norm_backward};
 pub use rotary::rotate;
+pub use rows::select_rows;
 
 use crate::SourceRuntime;
 use crate::source::grid;

@@ -2,6 +2,7 @@
 
 mod advisories;
 mod cuda;
+mod emulated;
 mod lengths;
 mod tools;
 
@@ -59,6 +60,7 @@ fn checks(quick: bool) -> Vec<Check> {
     if !quick {
         checks.extend([
             ("CUDA kernels, without a GPU", Box::new(cuda::check) as Box<_>),
+            ("the tests of a GPU, on an emulated one", Box::new(emulated::check) as Box<_>),
             command(
                 Step::line(
                     "documentation",

@@ -6,7 +6,7 @@ use super::{DENSE, HALF_TOLERANCE, Matrix, Suite, TOLERANCE};
 use crate::Result;
 use crate::lab::Case;
 use crate::model::indices;
-use crate::ops::{ComputeDtype, Ops, Product, half_embedding, half_matmul};
+use crate::ops::{ComputeDtype, Ops, Product, half_embedding, half_matmul, select_rows};
 
 /// Weights `[out, in]` and rows beyond the dense products': of more than one tile each way, and where nothing is aligned.
 const TILES: [[usize; 3]; 4] = [[130, 264, 136], [257, 130, 72], [17, 131, 263], [129, 1, 300]];
@@ -33,6 +33,8 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
                 }
                 self.halves_in_parts((dtype, compute)).await?;
             }
+        }
+        for dtype in [FloatDType::F32, FloatDType::BF16, FloatDType::F16] {
             for table in TABLES {
                 self.rows(dtype, table).await?;
             }
@@ -64,9 +66,20 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         let expected: Vec<f64> = picked.iter().flat_map(row).collect();
         let rows = indices(picked.iter().map(|row| *row as i32), &self.device);
         self.poison(expected.len()).await?;
-        let found = half_embedding(self.upload_as(&table, dtype), rows);
-        let kernel = (format!("half_embedding {dtype:?}"), 0.0);
-        self.compare(kernel, format!("{} rows of [{count}, {columns}]", picked.len()), found, &expected).await
+        let found = half_embedding(self.upload_as(&table, dtype), rows.clone());
+        let (kernel, about) =
+            (format!("half_embedding {dtype:?}"), format!("{} rows of [{count}, {columns}]", picked.len()));
+        self.compare((kernel, 0.0), about.clone(), found, &expected).await?;
+        if !B::supports_dtype(&self.device, dtype.into()) {
+            return Ok(());
+        }
+        // As they lie, and as columns of a larger matrix.
+        for (table, layout) in [(self.upload_as(&table, dtype), ""), (self.within(&table, dtype), ", a slice")] {
+            self.poison(expected.len()).await?;
+            let kernel = (format!("select_rows {dtype:?}"), 0.0);
+            self.compare(kernel, format!("{about}{layout}"), select_rows(table, rows.clone()), &expected).await?;
+        }
+        Ok(())
     }
 
     async fn half(

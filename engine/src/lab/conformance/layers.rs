@@ -65,7 +65,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
 
     /// A matrix in a type that holds its elements, as the columns of a larger one, which is how a layer that was joined with another gives
     /// its results.
-    fn within(&self, matrix: &Matrix, dtype: FloatDType) -> Tensor<B, 2> {
+    pub(super) fn within(&self, matrix: &Matrix, dtype: FloatDType) -> Tensor<B, 2> {
         let (x, columns) = (in_type(self.upload(matrix), dtype), matrix.columns);
         if matrix.values.is_empty() {
             return x;

@@ -129,14 +129,18 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
         match is_bits(&table) {
             true => halfbyte_shaders::half_embedding(&table, rows),
-            false => fused::wide::<Self>(Self::float_select(table, 0, rows)),
+            false => fused::wide::<Self>(Self::select_rows(table, rows)),
         }
+    }
+
+    fn select_rows(x: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
+        halfbyte_shaders::select_rows(x, rows)
     }
 
     fn cast(x: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
         match is_bits(&x) && !Self::supports_dtype(&x.device, x.dtype) && dtype == FloatDType::F32 {
             true => halfbyte_shaders::half_rows(&x),
-            false => Self::float_cast(x, dtype),
+            false => halfbyte_shaders::cast(x, dtype.into()),
         }
     }
 

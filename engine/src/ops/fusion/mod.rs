@@ -54,6 +54,14 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
         alike_any::<B>("half_matmul", inputs, vec![result], run).remove(0)
     }
 
+    fn select_rows(x: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
+        let result = ([rows.shape()[0], x.shape()[1]].into(), x.dtype);
+        register_as::<B, 2>("select_rows", [x, rows], result, |handles, [x, rows]| {
+            let x = handles.get_float_tensor::<B>(x);
+            B::select_rows(x, handles.get_int_tensor::<B>(rows))
+        })
+    }
+
     fn half_embedding(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
         let shape = [rows.shape()[0], table.shape()[1]].into();
         let result = (shape, DType::F32);

@@ -1,0 +1,86 @@
+// NVRTC, but for the host: a kernel becomes a library, by a C++ compiler, that libcuda.cpp can load. It is kept by its text in the folder
+// HALFBYTE_EMULATED_KERNELS.
+//
+// Compile with -DHEADERS="\"folder\"", that of kernel.h, and -DPTX="\"file\"", shaders/src/ptx.cu, whose twin on the host is ptx.h.
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <regex>
+#include <sstream>
+#include <string>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define EXPORT extern "C" __attribute__((visibility("default"))) int
+
+namespace {
+
+enum Result { SUCCESS = 0, INVALID_INPUT = 3, COMPILATION = 6 };
+
+struct Program { std::string text, library, log; };
+
+std::string read(const std::string& path) {
+    std::ostringstream text;
+    text << std::ifstream(path).rdbuf();
+    return text.str();
+}
+
+bool exists(const std::string& path) {
+    struct stat about;
+    return !stat(path.c_str(), &about);
+}
+
+std::string folder() {
+    const char* asked = getenv("HALFBYTE_EMULATED_KERNELS");
+    return asked ? asked : ".";
+}
+
+void replace(std::string& text, const std::string& what, const std::string& by) {
+    for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + by.size())) text.replace(at, what.size(), by);
+}
+
+// The text as the host's compiler takes it.
+std::string for_host(std::string text) {
+    const std::string ptx = read(PTX);
+    if (const size_t at = text.find(ptx); at != std::string::npos) text.erase(at, ptx.size());
+    // Memory whose size the launch says is as large as it may be, and in the section of shared memory.
+    replace(text, "dynamic_shared_mem[]", "dynamic_shared_mem[device::LARGEST_SHARED]");
+    replace(text, "extern __shared__", "__shared__");
+    return text;
+}
+
+int build(Program& program) {
+    const std::regex entry(R"(__global__\s+(?:void\s+)?(?:__\w+__\s*\(([^)]*)\)\s*)*(?:void\s+)?(\w+)\s*\()");
+    std::smatch found;
+    if (!std::regex_search(program.text, found, entry)) return program.log = "no kernel in the text", INVALID_INPUT;
+    std::ostringstream key;
+    key << folder() << "/" << found[2] << "-" << std::hex << std::hash<std::string>()(program.text);
+    const std::string source = key.str() + ".cpp", library = key.str() + ".so", log = key.str() + ".log";
+    program.library = library;
+    if (exists(library)) return SUCCESS;
+    std::ofstream(source) << "#include \"kernel.h\"\n" << for_host(program.text) << "\nENTRY(" << found[2] << ", "
+                          << (found[1].length() ? found[1].str() : "1024") << ")\n"
+                          << (found[2] == "half_warpgroup" ? "static const bool told = device::left_transposed = TRANSPOSED;\n" : "");
+    std::ostringstream command;
+    command << "c++ -std=c++17 -O1 -ffp-contract=off -fsanitize=alignment -fsanitize-undefined-trap-on-error -fPIC -shared "
+            << "-fvisibility=hidden -w -Wno-psabi -I" HEADERS " -I" HEADERS "/include -o " << library << "." << getpid() << " " << source << " > " << log << " 2>&1";
+    const bool compiled = !system(command.str().c_str());
+    program.log = read(log);
+    if (!compiled) return COMPILATION;
+    rename((library + "." + std::to_string(getpid())).c_str(), library.c_str());
+    return SUCCESS;
+}
+
+}  // namespace
+
+EXPORT nvrtcVersion(int* major, int* minor) { return *major = 12, *minor = 9, SUCCESS; }
+EXPORT nvrtcCreateProgram(Program** program, const char* text, const char*, int, const char* const*, const char* const*) {
+    return *program = new Program { text, "", "" }, SUCCESS;
+}
+EXPORT nvrtcCompileProgram(Program* program, int, const char* const*) { return build(*program); }
+EXPORT nvrtcDestroyProgram(Program** program) { return delete *program, SUCCESS; }
+EXPORT nvrtcGetPTXSize(Program* program, size_t* bytes) { return *bytes = program->library.size() + 1, SUCCESS; }
+EXPORT nvrtcGetPTX(Program* program, char* to) { return program->library.copy(to, program->library.size()), to[program->library.size()] = 0, SUCCESS; }
+EXPORT nvrtcGetProgramLogSize(Program* program, size_t* bytes) { return *bytes = program->log.size() + 1, SUCCESS; }
+EXPORT nvrtcGetProgramLog(Program* program, char* to) { return program->log.copy(to, program->log.size()), to[program->log.size()] = 0, SUCCESS; }
