@@ -257,7 +257,7 @@ pub fn withheld_steps_change_no_bit<B: Ops>(device: &B::Device) {
 /// have the right sum.
 pub fn many_at_once_are_each_alone<B: Ops>(device: &B::Device) {
     const MANY: usize = 70;
-    let shape = |k: usize| [1 + k % 7, [3, 0, 64, 50, 129, 700][k % 6]];
+    let shape = |k: usize| [1 + k % 7, [3, 1, 64, 50, 129, 700][k % 6]];
     let path = |k: usize| format!("{k}.lora_{}.weight", if k.is_multiple_of(3) { "B" } else { "A" });
     let of = |k: usize, salt: u64| {
         let count = shape(k)[0] * shape(k)[1];

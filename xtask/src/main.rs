@@ -48,6 +48,12 @@ enum Task {
     },
     /// Build the web site and test it in a headless Chromium
     WebTest,
+    /// Run the tests of a CUDA GPU, or any command, on a CUDA driver that is this machine: slow, and needs no GPU
+    Emulated {
+        /// What to run instead of the tests
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Make the test fixtures anew with the Python reference
     Golden,
     /// Write the pretraining corpus to out/wordnet and the tokenizer to models/wordnet-4m
@@ -82,6 +88,7 @@ fn main() -> Result<()> {
             test::Outcome::Passed => Ok(()),
             test::Outcome::Skipped(reason) => bail!("{reason}"),
         },
+        Task::Emulated { command } => test::emulated::run(root, &command),
         Task::Golden => golden::make(root),
         Task::Corpus { wordnet } => {
             corpus::make(&WordNet::read(&wordnet)?, &root.join("out/wordnet"), &root.join("models/wordnet-4m"))

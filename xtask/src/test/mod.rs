@@ -2,7 +2,7 @@
 
 mod advisories;
 mod cuda;
-mod emulated;
+pub(crate) mod emulated;
 mod lengths;
 mod tools;
 
