@@ -6,7 +6,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// A command with a name, and the environment variables that it needs.
-#[derive(Clone)]
 pub(crate) struct Step {
     /// What the summary calls it.
     pub(crate) name: &'static str,
