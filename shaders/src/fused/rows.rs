@@ -29,8 +29,10 @@ fn pick<X: Float, N: Size>(
 pub fn select_rows<R: SourceRuntime>(x: CubeTensor<R>, rows: CubeTensor<R>) -> CubeTensor<R> {
     let [length, columns] = [0, 1].map(|i| x.meta.shape()[i]);
     let lanes = lanes(columns);
-    // Rows that begin further apart than they are long, as CUDA's may, are taken where they are: a table is not to be copied.
-    let x = match x.meta.strides()[1] == 1 && x.meta.strides()[0].is_multiple_of(lanes) {
+    // Rows that begin further apart than they are long, as CUDA's may, are taken where they are: a table is not to be copied. Not so what
+    // begins inside of another tensor, where a device may not load so many elements at once.
+    let whole = x.handle.offset_start.unwrap_or(0) == 0;
+    let x = match whole && x.meta.strides()[1] == 1 && x.meta.strides()[0].is_multiple_of(lanes) {
         true => x,
         false => contiguous(x),
     };
