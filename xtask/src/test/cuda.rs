@@ -1,11 +1,12 @@
 //! Compiles the CUDA kernels with NVRTC, NVIDIA's run-time compiler, which needs neither a GPU nor the toolkit.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, bail};
 
 use super::Outcome;
 use crate::command::Step;
+use crate::web::places::target;
 
 /// NVRTC as a Python package: only its shared libraries are used.
 const PACKAGE: &str = "nvidia-cuda-nvrtc-cu12==12.9.86";
@@ -15,7 +16,7 @@ pub(super) fn check(root: &Path) -> Result<Outcome> {
     if !cfg!(target_os = "linux") {
         return Ok(Outcome::Skipped("NVRTC is looked for on Linux only".to_owned()));
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let target = target(root);
     let folder = target.join("nvrtc");
     let libraries = folder.join("nvidia/cuda_nvrtc/lib");
     if !libraries.exists() {

@@ -1,12 +1,13 @@
 //! Runs the tests of a GPU on a CUDA driver that is the host (`tests/cuda/driver`): what a GPU would be given, launch by launch, with
 //! kernels of every language, by the very programs that run on one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::Outcome;
 use crate::command::Step;
+use crate::web::places::target;
 
 /// All tests of a GPU.
 const TESTS: &str = "cargo test --release --workspace --test gpu -- --ignored --test-threads 1";
@@ -42,7 +43,7 @@ fn test(root: &Path, tests: &str) -> Result<()> {
 
 /// Builds the driver, and NVRTC's stand-in that gives kernels to a C++ compiler; gives the words that put a command on both.
 fn driver(root: &Path) -> Result<Vec<String>> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let target = target(root);
     let (folder, sources) = (target.join("emulated"), root.join("tests/cuda/driver"));
     let kernels = folder.join("kernels");
     // Those of an earlier run were made with what may have been other headers.

@@ -3,7 +3,7 @@
 mod expected;
 mod offline;
 mod pages;
-mod places;
+pub(crate) mod places;
 mod serve;
 mod sizes;
 mod tests;

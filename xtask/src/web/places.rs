@@ -34,7 +34,7 @@ fn home() -> Option<PathBuf> {
 }
 
 /// The folder that cargo builds in.
-pub(super) fn target(root: &Path) -> PathBuf {
+pub(crate) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder))
 }
 
