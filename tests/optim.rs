@@ -65,7 +65,7 @@ fn factors_are_zero_for_what_is_no_number() {
 
 #[test]
 fn many_parameters_at_once_are_each_alone() {
-    many_at_once_are_each_alone::<Cpu>(&Default::default());
+    many_at_once_are_each_alone::<Cpu>(&Default::default(), 0);
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn withheld_steps_change_no_bit() {
 
 #[test]
 fn many_at_once_are_each_alone() {
-    optimizers::many_at_once_are_each_alone::<Wgpu>(&RASTERIZER);
+    optimizers::many_at_once_are_each_alone::<Wgpu>(&RASTERIZER, 0);
 }
 
 #[test]

@@ -254,10 +254,10 @@ pub fn withheld_steps_change_no_bit<B: Ops>(device: &B::Device) {
 }
 
 /// Parameters of all sizes that are moved together, some faster than others, end at the bits of each moved alone; and the squares of them all
-/// have the right sum.
-pub fn many_at_once_are_each_alone<B: Ops>(device: &B::Device) {
+/// have the right sum. Some have as few columns as `fewest`.
+pub fn many_at_once_are_each_alone<B: Ops>(device: &B::Device, fewest: usize) {
     const MANY: usize = 70;
-    let shape = |k: usize| [1 + k % 7, [3, 1, 64, 50, 129, 700][k % 6]];
+    let shape = |k: usize| [1 + k % 7, [fewest, 3, 64, 50, 129, 700][k % 6]];
     let path = |k: usize| format!("{k}.lora_{}.weight", if k.is_multiple_of(3) { "B" } else { "A" });
     let of = |k: usize, salt: u64| {
         let count = shape(k)[0] * shape(k)[1];

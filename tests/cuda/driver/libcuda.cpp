@@ -50,7 +50,6 @@ int refuse(const char* format, ...) {
 int allocate(void** pointer, size_t asked) {
     const std::lock_guard lock(memory);
     const size_t bytes = (asked + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    if (!asked) return refuse("an allocation of nothing");
     if (bytes > MEMORY - allocated) return OUT_OF_MEMORY;
     const size_t inner = (bytes + device::PAGE - 1) / device::PAGE * device::PAGE, mapped = inner + 2 * device::PAGE;
     char* const base = (char*)mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -130,7 +129,8 @@ EXPORT cuDeviceGetAttribute(int* value, int attribute, int) {
     return SUCCESS;
 }
 
-EXPORT cuMemAlloc_v2(void** pointer, size_t bytes) { return allocate(pointer, bytes); }
+// That refuses nothing only where it does not come from a pool.
+EXPORT cuMemAlloc_v2(void** pointer, size_t bytes) { return bytes ? allocate(pointer, bytes) : refuse("an allocation of nothing"); }
 EXPORT cuMemAllocAsync(void** pointer, size_t bytes, void*) { return allocate(pointer, bytes); }
 EXPORT cuMemFree_v2(void* pointer) { return release(pointer); }
 EXPORT cuMemFreeAsync(void* pointer, void*) { return release(pointer); }
