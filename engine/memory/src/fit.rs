@@ -60,7 +60,7 @@ pub fn proposals(model: &ModelShape, run: &Run, memory: u64) -> Vec<Proposal> {
     let global = run.batch.saturating_mul(run.accumulation).max(1);
     let of = |recompute: bool| {
         let run = Run { recompute, accumulation: 1, ..uniform(run) };
-        // Accumulated gradients are held beside a micro-batch's, so the answer is checked with its own accumulation.
+        // Sums of gradients are held from the first micro-batch on, so the answer is checked with its own accumulation.
         let with = |batch: u64, length: u64| {
             let run = Run { batch, length, accumulation: global.div_ceil(batch), ..run.clone() };
             let bytes = needed(model, &run);

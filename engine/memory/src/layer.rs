@@ -135,10 +135,12 @@ impl Walk<'_> {
             }
         }
         let mut of_second = 0u64;
-        for (linear, asked) in [(UP, tracked.up), (GATE, tracked.gate)] {
+        let pair = [(UP, tracked.up), (GATE, tracked.gate)];
+        self.widen(pair.into_iter().filter(|(_, asked)| *asked).map(|(linear, _)| (linear, inner)));
+        for (linear, asked) in pair {
             if asked {
                 self.linear_backward(linear, tracked.middle);
-                self.free(flow, inner);
+                self.free(flow, self.gradient(linear, inner));
                 self.free(flow, of_second);
                 of_second = if tracked.middle { normed } else { 0 };
             }
@@ -177,11 +179,15 @@ impl Walk<'_> {
             }
         }
         let mut of_normal = 0u64;
-        for (linear, bytes) in [(V, k), (K, k), (Q, q)] {
+        let heads = [(V, k), (K, k), (Q, q)];
+        self.widen(heads.into_iter().filter(|(linear, _)| tracked.heads[*linear]));
+        for (linear, bytes) in heads {
+            let mut taken = bytes;
             if tracked.heads[linear] {
                 self.linear_backward(linear, tracked.input);
+                taken = self.gradient(linear, bytes);
             }
-            self.free(flow, bytes);
+            self.free(flow, taken);
             if tracked.heads[linear] && tracked.input {
                 self.free(flow, of_normal);
                 of_normal = normed;

@@ -177,7 +177,13 @@ impl Walk<'_> {
             }
             self.ends(Stretch::Loss, &mut moments);
         }
+        // Of a gradient what is part of a sum is gone.
+        let summed = self.run.accumulation > 1;
+        let gone = |elements| if summed { product([elements, F32]) } else { 0 };
+        let of_layer: Vec<u64> = self.run.adapted(self.model).flatten().map(gone).collect();
+        let (table, gone_table) = (self.table(), if summed { self.table() } else { 0 });
         for _ in 0..in_flight {
+            self.free(Gradients, if self.run.saves_head() { gone_table } else { 0 });
             for layer in (0..layers).rev() {
                 if self.run.recompute {
                     self.hold(Inputs, away);
@@ -188,14 +194,12 @@ impl Walk<'_> {
                 if self.run.recompute {
                     self.free(Inputs, hidden);
                 }
+                self.free_all(Gradients, &of_layer);
                 if layer == 0 && self.run.saves_embedding() {
-                    let table = self.table();
                     self.hold(Gradients, table);
+                    self.free(Gradients, gone_table);
                 }
                 self.ends(Stretch::Backward(layer), &mut moments);
-            }
-            if self.run.accumulation > 1 {
-                self.added_up();
             }
         }
         for _ in 0..in_flight {
@@ -219,16 +223,6 @@ impl Walk<'_> {
         }
         self.ends(Stretch::Update, &mut moments);
         moments
-    }
-
-    /// A micro-batch's gradients are gone once they are part of the sum.
-    fn added_up(&mut self) {
-        let run = self.run;
-        let of_adapters: Vec<u64> = run.adapted(self.model).flatten().collect();
-        for _ in 0..self.model.layers {
-            of_adapters.iter().for_each(|elements| self.free(Component::Gradients, product([*elements, F32])));
-        }
-        run.saved(self.model).for_each(|elements| self.free(Component::Gradients, product([elements, F32])));
     }
 
     /// A stretch of a step ends, and the next one begins with what is there.

@@ -192,7 +192,7 @@ impl<'a> Walk<'a> {
     /// A linear layer; its result is held as `result` (`model/linear.rs`, `lora/branch.rs`). With a graph its branch's inner
     /// activations are kept, and under DoRA's scale its result as it was before.
     pub(crate) fn linear(&mut self, linear: usize, graph: bool, result: Component) {
-        let LinearShape { name, out, .. } = self.linears[linear];
+        let LinearShape { name, out, input, .. } = self.linears[linear];
         let given = if Self::joins(linear) { self.wide(out) } else { self.inner(out) };
         if !self.run.adapts(name) {
             return self.frozen(linear, true, (result, given));
@@ -205,12 +205,16 @@ impl<'a> Walk<'a> {
         // products pack (`lora/dora.rs`).
         self.touch(Component::Work, [small; 14]);
         let before = if graph { Component::Graph } else { Component::Work };
-        // With dropout, the frozen layer's own product of what was dropped.
+        // With dropout, the frozen layer's own product of what was dropped, of the input in f32.
         let own = if self.run.dropout { bytes } else { 0 };
-        self.hold(Component::Work, own);
+        let widened = if self.run.dropout && self.inner(input) != self.wide(input) { self.wide(input) } else { 0 };
+        self.hold_all(Component::Work, &[widened, own]);
         self.adapted(linear, graph, (before, bytes));
+        // The scaled result is rounded where it does not stay in f32.
+        let scaled = if given == bytes { 0 } else { bytes };
+        self.hold(Component::Work, scaled);
         self.hold(result, given);
-        self.free(Component::Work, own);
+        self.free_all(Component::Work, &[scaled, own, widened]);
         if !graph {
             self.free(before, bytes);
         }
@@ -246,6 +250,24 @@ impl<'a> Walk<'a> {
         self.free(Component::Work, dropped - early);
         if !graph {
             self.free_all(kept, &[low, of_dora]);
+        }
+    }
+
+    /// Bytes of the gradient of a linear layer's result as the layer takes it, of which so many came: under DoRA it is widened to f32.
+    pub(crate) fn gradient(&self, linear: usize, came: u64) -> u64 {
+        let LinearShape { name, out, .. } = self.linears[linear];
+        if self.run.dora && self.run.adapts(name) { self.wide(out) } else { came }
+    }
+
+    /// The gradients of the results of layers with one input, of so many bytes each, are made what the layers take before the first of them is
+    /// gone through: each becomes known as soon as what used it is passed.
+    pub(crate) fn widen(&mut self, gradients: impl IntoIterator<Item = (usize, u64)>) {
+        for (linear, came) in gradients {
+            let taken = self.gradient(linear, came);
+            if taken != came {
+                self.hold(Component::Backward, taken);
+                self.free(Component::Backward, came);
+            }
         }
     }
 

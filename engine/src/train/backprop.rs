@@ -202,15 +202,17 @@ impl<'a, B: Ops> Flight<'a, B> {
         (self.loss_sum, self.carried, self.of_head) = (Some(loss_sum), Some(d_hidden), of_head);
     }
 
-    /// Down through the layers of a stage; what its parameters' gradients come to is added `into` those of the micro-batches before.
+    /// Down through the layers of a stage; their parameters' gradients are added `into` those of the micro-batches before, layer by layer,
+    /// so that beside the sums no more than a layer's exist.
     pub(super) fn down(&mut self, stage: usize, into: &mut Gradients<B>) {
         let model = self.model;
         let graph_pass = self.passes[stage].lift();
-        let mut gradients = std::mem::take(&mut self.of_head);
+        let mut of_head = std::mem::take(&mut self.of_head);
         // The gradient of a tied head belongs to the embedding, and goes where that is.
-        if let Some(of_tied) = gradients.remove(EMBEDDING) {
-            gradients.insert(EMBEDDING.to_string(), moved(of_tied, &model.device()));
+        if let Some(of_tied) = of_head.remove(EMBEDDING) {
+            of_head.insert(EMBEDDING.to_string(), moved(of_tied, &model.device()));
         }
+        accumulate(into, of_head);
         let Stage { device, layers } = model.stages[stage].clone();
         for i in layers.rev() {
             let Some(kept) = self.kept[stage].pop() else { break };
@@ -229,15 +231,16 @@ impl<'a, B: Ops> Flight<'a, B> {
                     again(input)
                 }
             };
-            self.carried = graph.backward(&path, d_output, &mut gradients);
+            let mut of_layer = Gradients::new();
+            self.carried = graph.backward(&path, d_output, &mut of_layer);
+            accumulate(into, of_layer);
         }
         if stage == 0
             && let Some(d_embedded) = self.carried.take().filter(|_| model.embedding.trainable())
         {
             let d_embedding = model.embed_backward(&self.batch.tokens, d_embedded);
-            accumulate(&mut gradients, Gradients::from([(EMBEDDING.to_string(), d_embedding)]));
+            accumulate(into, Gradients::from([(EMBEDDING.to_string(), d_embedding)]));
         }
-        accumulate(into, gradients);
     }
 
     /// The sum of the losses, once it was all the way up.

@@ -5,7 +5,7 @@ use burn::tensor::FloatDType;
 use super::{DENSE, HALF_TOLERANCE, Matrix, Suite, TOLERANCE};
 use crate::Result;
 use crate::lab::Case;
-use crate::model::indices;
+use crate::model::{in_type, indices};
 use crate::ops::{ComputeDtype, Ops, Product, half_embedding, half_matmul, select_rows};
 
 /// Weights `[out, in]` and rows beyond the dense products': of more than one tile each way, and where nothing is aligned.
@@ -37,6 +37,31 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
         for dtype in [FloatDType::F32, FloatDType::BF16, FloatDType::F16] {
             for table in TABLES {
                 self.rows(dtype, table).await?;
+                self.conversions(dtype, table).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A matrix in every other type that the device computes in, as it lies, as columns of a larger one, and of no rows: what it holds
+    /// where that is wider, and rounded where it is not.
+    async fn conversions(&mut self, from: FloatDType, [count, columns]: [usize; 2]) -> Result<()> {
+        let matrix = self.random(count, columns).rounded(from);
+        for into in [FloatDType::F32, FloatDType::BF16, FloatDType::F16] {
+            if into == from || [from, into].iter().any(|dtype| !B::supports_dtype(&self.device, (*dtype).into())) {
+                continue;
+            }
+            let tolerance = if into == FloatDType::F32 { 0.0 } else { HALF_TOLERANCE };
+            let whole = matrix.values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>();
+            let none = Matrix { values: vec![], columns };
+            for (x, expected, layout) in [
+                (self.upload_as(&matrix, from), &whole[..], ""),
+                (self.within(&matrix, from), &whole[..], ", a slice"),
+                (self.upload_as(&none, from), &[], ", of no rows"),
+            ] {
+                self.poison(expected.len()).await?;
+                let kernel = (format!("cast {from:?} to {into:?}"), tolerance);
+                self.compare(kernel, format!("[{count}, {columns}]{layout}"), in_type(x, into), expected).await?;
             }
         }
         Ok(())
