@@ -302,15 +302,19 @@ impl<'a> Walk<'a> {
             self.touch(Component::Work, [dropped]);
         }
         self.free(Component::Work, dropped);
+        let of_dora = if self.run.dora { dropped } else { 0 };
         if for_input && !self.cpu() {
-            self.adapted_gradient(linear, of_input);
+            self.adapted_gradient(linear, of_input, of_dora);
+        } else {
+            self.free(Component::Graph, of_dora);
         }
         self.free_all(Component::Work, &[low, scaled]);
-        self.free_all(Component::Graph, &[low, if self.run.dora { dropped } else { 0 }]);
+        self.free(Component::Graph, low);
     }
 
-    /// The gradient of an adapted layer's input on a GPU (`ops/lora.rs`, `lora/branch.rs`).
-    fn adapted_gradient(&mut self, linear: usize, result: (Component, u64)) {
+    /// The gradient of an adapted layer's input on a GPU (`ops/lora.rs`, `lora/branch.rs`), and the end of what the graph keeps of the input
+    /// for DoRA with dropout, so many bytes.
+    fn adapted_gradient(&mut self, linear: usize, result: (Component, u64), of_dora: u64) {
         let wide = self.wide(self.linears[linear].input);
         // What the branch adds, unless a kernel takes it into its sums.
         let added = if self.run.in_bf16() { 0 } else { wide };
@@ -319,12 +323,12 @@ impl<'a> Walk<'a> {
             return self.touch(Component::Work, [added]);
         }
         if self.run.dora {
-            // Of what was dropped, by the frozen weight alone; the same taken off that of what was not.
+            // Of what was dropped, by the frozen weight alone, and of what was not, from which the first is taken.
             self.frozen(linear, false, (Component::Work, wide));
-            self.hold(Component::Work, wide);
             self.frozen(linear, false, (Component::Work, wide));
             self.touch(Component::Work, [added]);
-            self.free(Component::Work, wide);
+            self.free(Component::Graph, of_dora);
+            self.touch(Component::Work, [wide]);
         } else {
             // The branch's, what dropout leaves of it, and the frozen weight's, in whose place they are added up.
             self.touch(Component::Work, [wide, wide]);
