@@ -145,6 +145,14 @@ static std::function<void()> kernel;
 static std::mt19937 order(1);
 static std::deque<Arrivals> arrivals;
 static u32 barriers_passed;
+// How many bytes of shared memory the launch has, for arrays whose size the kernel leaves to it, and where they are, if it has asked.
+static size_t launched_bytes = SIZE_MAX;
+static char* launched = nullptr;
+
+// That the launch has as many.
+static void check_launched(size_t bytes) {
+    if (bytes > launched_bytes) fail("takes %zu bytes of shared memory, where the launch has %zu", bytes, launched_bytes);
+}
 
 // Puts the registers that a call keeps on the stack, and goes on where the other stack was left in the same way.
 extern "C" void switch_stacks(void** leave, void* enter);
@@ -265,6 +273,7 @@ static void run_block() {
         else fibers[i].state = State::Absent;
     }
     if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+    if (launched) memset(launched, 0xff, launched_bytes);
     for (;;) {
         bool progress = false;
         std::shuffle(warps.begin(), warps.end(), order);

@@ -5,7 +5,9 @@
 
 #include "device.h"
 
-#define LAUNCHED_SHARED(name, bytes) __shared__ __align__(1024) char name[bytes]
+#define LAUNCHED_SHARED(name, bytes)              \
+    __shared__ __align__(1024) char name[bytes]; \
+    device::check_launched(bytes)
 
 namespace device {
 

@@ -27,6 +27,7 @@ mod format;
 mod gpus;
 mod layer;
 mod ledger;
+mod linear;
 mod plan;
 mod presets;
 mod residency;

@@ -36,18 +36,13 @@ std::string folder() {
     return asked ? asked : ".";
 }
 
-void replace(std::string& text, const std::string& what, const std::string& by) {
-    for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + by.size())) text.replace(at, what.size(), by);
-}
-
 // The text as the host's compiler takes it.
 std::string for_host(std::string text) {
     const std::string ptx = read(PTX);
     if (const size_t at = text.find(ptx); at != std::string::npos) text.erase(at, ptx.size());
-    // Memory whose size the launch says is as large as it may be, and in the section of shared memory.
-    replace(text, "dynamic_shared_mem[]", "dynamic_shared_mem[device::LARGEST_SHARED]");
-    replace(text, "extern __shared__", "__shared__");
-    return text;
+    // Shared memory whose size the launch says, as CubeCL declares it.
+    const std::regex launched(R"(extern __shared__ [^;\[]*?(\w+) (\w+)\[\];)");
+    return std::regex_replace(text, launched, "$1* const $2 = ($1*)device::launched_shared();");
 }
 
 int build(Program& program) {
