@@ -129,7 +129,7 @@ EXPORT cuDeviceGetAttribute(int* value, int attribute, int) {
     return SUCCESS;
 }
 
-// That refuses nothing only where it does not come from a pool.
+// A pool gives memory of no bytes, and only what asks for memory outside of one is refused it.
 EXPORT cuMemAlloc_v2(void** pointer, size_t bytes) { return bytes ? allocate(pointer, bytes) : refuse("an allocation of nothing"); }
 EXPORT cuMemAllocAsync(void** pointer, size_t bytes, void*) { return allocate(pointer, bytes); }
 EXPORT cuMemFree_v2(void* pointer) { return release(pointer); }
