@@ -136,7 +136,12 @@ impl Walk<'_> {
         }
         let mut of_second = 0u64;
         let pair = [(UP, tracked.up), (GATE, tracked.gate)];
-        self.widen(pair.into_iter().filter(|(_, asked)| *asked).map(|(linear, _)| (linear, inner)));
+        // All of them become known before the first layer is gone through.
+        for (linear, asked) in pair {
+            if asked {
+                self.widen(linear, inner);
+            }
+        }
         for (linear, asked) in pair {
             if asked {
                 self.linear_backward(linear, tracked.middle);
@@ -180,7 +185,11 @@ impl Walk<'_> {
         }
         let mut of_normal = 0u64;
         let heads = [(V, k), (K, k), (Q, q)];
-        self.widen(heads.into_iter().filter(|(linear, _)| tracked.heads[*linear]));
+        for (linear, bytes) in heads {
+            if tracked.heads[linear] {
+                self.widen(linear, bytes);
+            }
+        }
         for (linear, bytes) in heads {
             let mut taken = bytes;
             if tracked.heads[linear] {

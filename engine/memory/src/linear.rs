@@ -125,15 +125,12 @@ impl Walk<'_> {
         if self.run.dora && self.run.adapts(name) { self.wide(out) } else { came }
     }
 
-    /// The gradients of the results of layers with one input, of so many bytes each, are made what the layers take before the first of them is
-    /// gone through: each becomes known as soon as what used it is passed.
-    pub(crate) fn widen(&mut self, gradients: impl IntoIterator<Item = (usize, u64)>) {
-        for (linear, came) in gradients {
-            let taken = self.gradient(linear, came);
-            if taken != came {
-                self.hold(Component::Backward, taken);
-                self.free(Component::Backward, came);
-            }
+    /// The gradient of a linear layer's result, of which so many bytes came, is made what the layer takes.
+    pub(crate) fn widen(&mut self, linear: usize, came: u64) {
+        let taken = self.gradient(linear, came);
+        if taken != came {
+            self.hold(Component::Backward, taken);
+            self.free(Component::Backward, came);
         }
     }
 

@@ -166,7 +166,7 @@ fn formula(component: Component, phase: Phase, model: &ModelShape, run: &Run) ->
         }
         Component::Gradients => match run.accumulation {
             0 | 1 => format!("{trained} trained x 4 B, as far as the backward pass has come"),
-            _ => format!("{trained} trained x 4 B, the sums, and a layer's of a micro-batch"),
+            _ => format!("{trained} trained x 4 B, the sums, and a layer's"),
         },
         Component::Inputs => format!("{tokens} tokens x {} x {F32} B, per layer", model.hidden_size),
         Component::Graph => {

@@ -177,13 +177,13 @@ impl Walk<'_> {
             }
             self.ends(Stretch::Loss, &mut moments);
         }
+        let (run, model, table) = (self.run, self.model, self.table());
         // Of a gradient what is part of a sum is gone.
-        let summed = self.run.accumulation > 1;
-        let gone = |elements| if summed { product([elements, F32]) } else { 0 };
-        let of_layer: Vec<u64> = self.run.adapted(self.model).flatten().map(gone).collect();
-        let (table, gone_table) = (self.table(), if summed { self.table() } else { 0 });
+        let summed = run.accumulation > 1;
         for _ in 0..in_flight {
-            self.free(Gradients, if self.run.saves_head() { gone_table } else { 0 });
+            if summed && run.saves_head() {
+                self.free(Gradients, table);
+            }
             for layer in (0..layers).rev() {
                 if self.run.recompute {
                     self.hold(Inputs, away);
@@ -194,10 +194,15 @@ impl Walk<'_> {
                 if self.run.recompute {
                     self.free(Inputs, hidden);
                 }
-                self.free_all(Gradients, &of_layer);
-                if layer == 0 && self.run.saves_embedding() {
+                if summed {
+                    let of_layer = run.adapted(model).flatten();
+                    of_layer.for_each(|elements| self.free(Gradients, product([elements, F32])));
+                }
+                if layer == 0 && run.saves_embedding() {
                     self.hold(Gradients, table);
-                    self.free(Gradients, gone_table);
+                    if summed {
+                        self.free(Gradients, table);
+                    }
                 }
                 self.ends(Stretch::Backward(layer), &mut moments);
             }
