@@ -73,7 +73,7 @@ impl Walk<'_> {
         let before = if graph { Component::Graph } else { Component::Work };
         // With dropout, the frozen layer's own product of what was dropped, of the input in f32.
         let own = if self.run.dropout { bytes } else { 0 };
-        let widened = if self.run.dropout && self.inner(input) != self.wide(input) { self.wide(input) } else { 0 };
+        let widened = if self.run.dropout && self.narrow() { self.wide(input) } else { 0 };
         self.hold_all(Component::Work, &[widened, own]);
         self.adapted(linear, graph, (before, bytes));
         // The scaled result is rounded where it does not stay in f32.
@@ -165,19 +165,18 @@ impl Walk<'_> {
             self.touch(Component::Work, [dropped]);
         }
         self.free(Component::Work, dropped);
-        let of_dora = if self.run.dora { dropped } else { 0 };
         if for_input && !self.cpu() {
-            self.adapted_gradient(linear, of_input, of_dora);
-        } else {
-            self.free(Component::Graph, of_dora);
+            self.adapted_gradient(linear, of_input);
+        } else if self.run.dora {
+            self.free(Component::Graph, dropped);
         }
         self.free_all(Component::Work, &[low, scaled]);
         self.free(Component::Graph, low);
     }
 
     /// The gradient of an adapted layer's input on a GPU (`ops/lora.rs`, `lora/branch.rs`), and the end of what the graph keeps of the input
-    /// for DoRA with dropout, so many bytes.
-    fn adapted_gradient(&mut self, linear: usize, result: (Component, u64), of_dora: u64) {
+    /// for DoRA with dropout.
+    fn adapted_gradient(&mut self, linear: usize, result: (Component, u64)) {
         let wide = self.wide(self.linears[linear].input);
         // What the branch adds, unless a kernel takes it into its sums.
         let added = if self.run.in_bf16() { 0 } else { wide };
@@ -190,7 +189,7 @@ impl Walk<'_> {
             self.frozen(linear, false, (Component::Work, wide));
             self.frozen(linear, false, (Component::Work, wide));
             self.touch(Component::Work, [added]);
-            self.free(Component::Graph, of_dora);
+            self.free(Component::Graph, wide);
             self.touch(Component::Work, [wide]);
         } else {
             // The branch's, what dropout leaves of it, and the frozen weight's, in whose place they are added up.
