@@ -36,8 +36,9 @@ fn convert<X: Numeric, Y: Numeric, N: Size>(
     }
 }
 
-/// A tensor in another type, of those that the device computes in; its elements lie one after the other. Burn's own conversion makes rows that
-/// begin at multiples of 512 bytes on CUDA: where they are not of so many, most of what takes them would have to copy them.
+/// A tensor in another type, of those that the device computes in, its elements one after the other; of its own type as it is. Burn's
+/// conversion makes rows that begin at multiples of 512 bytes on CUDA: where they are not of so many, most of what takes them would have to
+/// copy them.
 pub fn cast<R: SourceRuntime>(x: CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
     if x.dtype == dtype {
         return x;
