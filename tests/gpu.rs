@@ -4,7 +4,7 @@
 
 use halfbyte::backends::{Cuda, CudaDevice, trust_cuda_kernels};
 use halfbyte::ops::ComputeDtype;
-use halfbyte_tests::{activations, attention, consistency, memory, operations, optimizers, reference};
+use halfbyte_tests::{activations, attention, consistency, memory, operations, optimizers, ranks, reference};
 
 /// Runs a comparison on the first GPU, with every kernel chosen that the self-test decides on.
 fn on_gpu(compare: impl Fn(&CudaDevice)) {
@@ -53,6 +53,7 @@ tests! {
     // For a tensor of nothing Burn launches grids of nothing, which CUDA refuses (CubeCL 0.10; mended after it).
     many_at_once_are_each_alone: |device| optimizers::many_at_once_are_each_alone::<Cuda>(device, 1);
     factors_are_zero_for_no_numbers: optimizers::factors_are_zero_for_no_numbers::<Cuda>;
+    ranks_make_the_steps_of_one: |device| ranks::ranks_make_the_steps_of_one::<Cuda>(&[2], device);
     steps_take_what_the_plan_says: |device| memory::steps_take_what_the_plan_says::<Cuda>(device, ComputeDtype::F32);
     steps_in_16_bits_take_what_the_plan_says: |device| {
         memory::steps_take_what_the_plan_says::<Cuda>(device, ComputeDtype::Bf16);

@@ -5,7 +5,9 @@ use burn_wgpu::WgpuRuntime;
 use halfbyte::backends::{Wgpu, WgpuDevice};
 use halfbyte::nf4::quantize;
 use halfbyte::ops::{ComputeDtype, Nf4Weight, Ops};
-use halfbyte_tests::{activations, attention, consistency, memory, operations, optimizers, reference, shaders, stages};
+use halfbyte_tests::{
+    activations, attention, consistency, memory, operations, optimizers, ranks, reference, shaders, stages,
+};
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
 /// a GPU tests the same adapter.
@@ -19,6 +21,11 @@ fn logits_match() {
 #[test]
 fn gradients_match() {
     reference::gradients_match::<Wgpu>(&RASTERIZER);
+}
+
+#[test]
+fn ranks_make_the_steps_of_one() {
+    ranks::ranks_make_the_steps_of_one::<Wgpu>(&[2], &RASTERIZER);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod hub_server;
 pub mod memory;
 pub mod operations;
 pub mod optimizers;
+pub mod ranks;
 pub mod reference;
 #[cfg(feature = "gpu")]
 pub mod shaders;

@@ -15,6 +15,7 @@ use super::peft::{Stored, write_adapter};
 use super::shards::must_be_new;
 use super::{AdapterFile, Matrices, replace_folder, write_atomic};
 use crate::lora::{LoraConfig, Targets};
+use crate::model::in_layer;
 use crate::{Error, Result};
 
 /// Who is to read the adapter.
@@ -275,8 +276,7 @@ fn adapter_gguf(
 
 /// `blk.N.NAME.weight` of a layer's path.
 fn gguf_name(path: &str) -> Option<String> {
-    let (number, module) = path.strip_prefix("model.layers.")?.split_once('.')?;
-    let number: u32 = number.parse().ok()?;
+    let (number, module) = in_layer(path)?;
     let (_, name) = NAMES.iter().find(|(known, _)| *known == module)?;
     Some(format!("blk.{number}.{name}.weight"))
 }

@@ -273,6 +273,12 @@ pub(crate) fn layer_path(index: usize) -> String {
     format!("model.layers.{index}")
 }
 
+/// Of a path in a decoder layer, the layer's index and the rest.
+pub(crate) fn in_layer(path: &str) -> Option<(usize, &str)> {
+    let (index, rest) = path.strip_prefix("model.layers.")?.split_once('.')?;
+    Some((index.parse().ok()?, rest))
+}
+
 /// Row numbers as a device tensor.
 pub(crate) fn indices<B: Backend>(values: impl Iterator<Item = i32>, device: &B::Device) -> Tensor<B, 1, Int> {
     let values: Vec<i32> = values.collect();

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::loss::{Targets, collect, head_loss};
 use super::pipeline::pipeline;
+use super::sums::Sums;
 use crate::data::Batch;
 use crate::lora::Dropout;
 use crate::model::{Away, DecoderLayer, EMBEDDING, Pass, Stage, Transformer, indices, layer_path, moved};
 use crate::ops::{Held, Ops, Sequences, backward_from};
-use crate::optim::{Gradients, accumulate};
+use crate::optim::Gradients;
 
 /// Whether the forward pass of a layer is done again in the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,7 +205,7 @@ impl<'a, B: Ops> Flight<'a, B> {
 
     /// Down through the layers of a stage; their parameters' gradients are added `into` those of the micro-batches before, layer by layer,
     /// so that beside the sums no more than a layer's exist.
-    pub(super) fn down(&mut self, stage: usize, into: &mut Gradients<B>) {
+    pub(super) fn down(&mut self, stage: usize, into: &mut Sums<B>) {
         let model = self.model;
         let graph_pass = self.passes[stage].lift();
         let mut of_head = std::mem::take(&mut self.of_head);
@@ -212,7 +213,7 @@ impl<'a, B: Ops> Flight<'a, B> {
         if let Some(of_tied) = of_head.remove(EMBEDDING) {
             of_head.insert(EMBEDDING.to_string(), moved(of_tied, &model.device()));
         }
-        accumulate(into, of_head);
+        into.add(of_head);
         let Stage { device, layers } = model.stages[stage].clone();
         for i in layers.rev() {
             let Some(kept) = self.kept[stage].pop() else { break };
@@ -233,13 +234,14 @@ impl<'a, B: Ops> Flight<'a, B> {
             };
             let mut of_layer = Gradients::new();
             self.carried = graph.backward(&path, d_output, &mut of_layer);
-            accumulate(into, of_layer);
+            into.add(of_layer);
+            into.passed(i);
         }
         if stage == 0
             && let Some(d_embedded) = self.carried.take().filter(|_| model.embedding.trainable())
         {
             let d_embedding = model.embed_backward(&self.batch.tokens, d_embedded);
-            accumulate(into, Gradients::from([(EMBEDDING.to_string(), d_embedding)]));
+            into.add(Gradients::from([(EMBEDDING.to_string(), d_embedding)]));
         }
     }
 
@@ -262,10 +264,11 @@ pub fn backpropagate<B: Ops>(
     dropout: Option<Dropout>,
 ) -> Step<B> {
     let settings = Settings { weight, chunk, recompute };
-    let mut gradients = Gradients::new();
+    let mut sums = Sums::alone();
     let flight = Flight::new(model, model.embed(&batch.tokens), batch, settings, dropout);
-    let loss_sum = pipeline(vec![flight], &mut gradients).next();
-    Step { loss_sum: loss_sum.unwrap_or_else(|| Tensor::zeros([1], &model.device())), gradients }
+    let loss_sum = pipeline(vec![flight], &mut sums).next();
+    let loss_sum = loss_sum.unwrap_or_else(|| Tensor::zeros([1], &model.device()));
+    Step { loss_sum, gradients: sums.gradients() }
 }
 
 /// The same loss and gradients from one graph over a model of one stage: what layer-wise backpropagation is tested against.

@@ -17,6 +17,7 @@ mod run;
 mod schedule;
 mod snapshot;
 mod state;
+mod sums;
 mod trainer;
 
 pub use backprop::{Recompute, Step, backpropagate, whole_graph};

@@ -11,13 +11,13 @@ use super::config::TrainerConfig;
 use super::memory::Exact;
 use super::neftune::noise;
 use super::pipeline::pipeline;
-use super::reduce::{Summed, sum_over_ranks};
+use super::sums::{Sums, Total};
 use crate::data::Batch;
 use crate::files::read;
 use crate::lora::Dropout;
-use crate::model::{Parameter, Transformer, moved};
+use crate::model::{Parameter, Transformer};
 use crate::ops::Ops;
-use crate::optim::{Gradients, Optimizer, StateTensor, clip_factor, grad_norm};
+use crate::optim::{Gradients, Optimizer, StateTensor, clip_factor};
 use crate::parallel::Collective;
 use crate::{Error, Result};
 
@@ -70,13 +70,13 @@ impl<B: Ops> Optimization<B> {
     pub async fn step(&mut self, batches: &[Batch], rate: f64) -> Result<(f64, f64)> {
         let trained: usize = batches.iter().map(|b| b.targets.len()).sum();
         let weight = 1.0 / trained.max(1) as f64;
-        let mut gradients = Gradients::new();
         let mut loss_sum: Option<Tensor<B, 1>> = None;
         let collective = self.collective.as_deref();
         let (rank, world_size) = collective.map_or((0, 1), |ranks| (ranks.rank(), ranks.world_size()));
         let TrainerConfig { loss_chunk: chunk, recompute, .. } = self.config;
         let settings = Settings { weight, chunk, recompute };
         let own: Vec<(usize, &Batch)> = batches.iter().enumerate().skip(rank).step_by(world_size).collect();
+        let mut sums = Sums::over(self.collective.as_ref(), &self.model, own.len())?;
         let exact = Exact::of(&self.model);
         for group in own.chunks(in_flight(self.model.stages.len())) {
             collective.map_or(Ok(()), |ranks| ranks.check())?;
@@ -86,15 +86,18 @@ impl<B: Ops> Optimization<B> {
                 let embedded = self.embed(batch, &dropout);
                 Flight::new(&self.model, embedded, batch, settings, Some(dropout))
             });
-            for sum in pipeline(flights.collect(), &mut gradients) {
+            for sum in pipeline(flights.collect(), &mut sums) {
                 loss_sum = Some(match loss_sum {
                     Some(before) => before + sum,
                     None => sum,
                 });
             }
         }
-        let (gradients, [loss, norm]) = self.sums(gradients, loss_sum, weight).await?;
-        self.apply(gradients, loss, norm, rate).await
+        let Total { gradients, loss, norm, held } = sums.finish(&self.model, loss_sum, weight)?;
+        let applied = self.apply(gradients, loss, norm, rate).await;
+        // To let go of it is to wait for its arrival, which applying the step did.
+        drop(held);
+        applied
     }
 
     /// Applies a step of these gradients, if the loss and the norm of all of them, `[1]` on one device, are numbers: both on the host.
@@ -169,26 +172,6 @@ impl<B: Ops> Optimization<B> {
             }
             _ => embedded,
         }
-    }
-
-    /// The gradients of all micro-batches and ranks, the mean loss and the gradient norm, `[1]` on one device.
-    async fn sums(
-        &self,
-        gradients: Gradients<B>,
-        loss_sum: Option<Tensor<B, 1>>,
-        weight: f64,
-    ) -> Result<(Gradients<B>, [Tensor<B, 1>; 2])> {
-        if let Some(collective) = &self.collective {
-            let Summed { gradients, loss, norm } =
-                sum_over_ranks(collective.as_ref(), &self.model, gradients, loss_sum).await?;
-            let device = self.model.device();
-            return Ok((gradients, [loss * weight, norm].map(|value| Tensor::from_data([value as f32], &device))));
-        }
-        let (Some(loss_sum), Some(norm)) = (loss_sum, grad_norm(&gradients)) else {
-            return Err(Error::Invalid("a step needs a batch and a trainable parameter".into()));
-        };
-        let norm = moved(norm, &loss_sum.device());
-        Ok((gradients, [loss_sum * weight, norm]))
     }
 
     /// Takes the last step back, when it proved bad afterwards: model, optimizer state and [`steps`](Self::steps) are those of

@@ -7,8 +7,8 @@
 use burn::tensor::Tensor;
 
 use super::backprop::Flight;
+use super::sums::Sums;
 use crate::ops::Ops;
-use crate::optim::Gradients;
 
 /// Takes micro-batches up and down again; gives the sums of their losses.
 ///
@@ -16,7 +16,7 @@ use crate::optim::Gradients;
 /// either; then all devices are given their work, which they do at the same time.
 pub(super) fn pipeline<'a, B: Ops>(
     mut flights: Vec<Flight<'a, B>>,
-    gradients: &mut Gradients<B>,
+    sums: &mut Sums<B>,
 ) -> impl Iterator<Item = Tensor<B, 1>> + use<'a, B> {
     let stages = flights.first().map_or(0, Flight::stages);
     let highest = flights.first().map_or(0, Flight::highest_stage);
@@ -32,7 +32,7 @@ pub(super) fn pipeline<'a, B: Ops>(
     for tick in 0..ticks {
         let from_top = |stage: usize| stages - 1 - stage;
         each_at(tick, stages, &mut flights, |flight, stage| flight.arrive(from_top(stage)));
-        each_at(tick, stages, &mut flights, |flight, stage| flight.down(from_top(stage), gradients));
+        each_at(tick, stages, &mut flights, |flight, stage| flight.down(from_top(stage), sums));
     }
     flights.into_iter().filter_map(Flight::loss_sum)
 }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::config::TrainerConfig;
 use super::evaluation::{Evaluation, evaluate_in_parts};
 use super::optimization::Optimization;
-use super::reduce::digest;
 use super::schedule::Schedule;
 use super::state::TrainerState;
 use crate::data::{Batch, Batches, Dataset};
+use crate::files::read_all;
 use crate::model::Transformer;
 use crate::ops::Ops;
 use crate::optim::{PagingReport, StateTensor};
@@ -210,4 +211,23 @@ impl<B: Ops> Trainer<B> {
         self.state.log_evaluation(evaluation.clone());
         Ok(evaluation)
     }
+}
+
+/// A digest of everything that is trained: names, shapes and the values' bits.
+async fn digest<B: Ops>(model: &Transformer<B>) -> Result<[u8; 32]> {
+    let (mut paths, mut tensors) = (Vec::new(), Vec::new());
+    model.visit(|path, parameter| {
+        if parameter.trainable {
+            paths.push(format!("{path} {:?}", parameter.value.dims()));
+            tensors.push(parameter.value.clone());
+        }
+    });
+    let mut sha256 = Sha256::new();
+    for (path, values) in paths.iter().zip(read_all(tensors).await?) {
+        sha256.update(path.as_bytes());
+        values.chunks(1 << 16).for_each(|values| {
+            sha256.update(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+        });
+    }
+    Ok(sha256.finalize().into())
 }
