@@ -131,27 +131,10 @@ impl Walk<'_> {
                 self.free(flow, hidden);
             }
             if for_product {
-                self.gate_backward(inner, &tracked);
+                self.gate_backward(inner);
+                let pair = [(UP, inner, tracked.up), (GATE, inner, tracked.gate)];
+                self.side_by_side(&pair, tracked.middle);
             }
-        }
-        let mut of_second = 0u64;
-        let pair = [(UP, tracked.up), (GATE, tracked.gate)];
-        // All of them become known before the first layer is gone through.
-        for (linear, asked) in pair {
-            if asked {
-                self.widen(linear, inner);
-            }
-        }
-        for (linear, asked) in pair {
-            if asked {
-                self.linear_backward(linear, tracked.middle);
-                self.free(flow, self.gradient(linear, inner));
-                self.free(flow, of_second);
-                of_second = if tracked.middle { normed } else { 0 };
-            }
-        }
-        if self.keeps_input(GATE) || self.keeps_input(UP) {
-            self.free(Component::Graph, normed);
         }
         if !tracked.middle {
             return;
@@ -159,7 +142,7 @@ impl Walk<'_> {
         // The gradient of the second norm's input; that of the first's comes last.
         self.hold(flow, hidden);
         self.free(Component::Graph, hidden);
-        self.free_all(flow, &[of_second, hidden]);
+        self.free_all(flow, &[normed, hidden]);
 
         self.linear_backward(O, tracked.attention);
         if self.keeps_input(O) && !self.keeps_attended(&tracked) {
@@ -183,44 +166,45 @@ impl Walk<'_> {
                 self.touch(flow, [bytes]);
             }
         }
-        let mut of_normal = 0u64;
-        let heads = [(V, k), (K, k), (Q, q)];
-        for (linear, bytes) in heads {
-            if tracked.heads[linear] {
-                self.widen(linear, bytes);
-            }
-        }
-        for (linear, bytes) in heads {
-            let mut taken = bytes;
-            if tracked.heads[linear] {
-                self.linear_backward(linear, tracked.input);
-                taken = self.gradient(linear, bytes);
-            }
-            self.free(flow, taken);
-            if tracked.heads[linear] && tracked.input {
-                self.free(flow, of_normal);
-                of_normal = normed;
-            }
-        }
-        if self.keeps_input(Q) || self.keeps_input(K) || self.keeps_input(V) {
-            self.free(Component::Graph, normed);
-        }
+        let [of_q, of_k, of_v] = tracked.heads;
+        self.side_by_side(&[(V, k, of_v), (K, k, of_k), (Q, q, of_q)], tracked.input);
         if tracked.input {
             self.hold(flow, hidden);
             self.free_all(flow, &[normed, hidden]);
         }
     }
 
+    /// Goes back through linear layers that share a normed input, each with the bytes of its result's gradient, which the caller holds, and
+    /// whether it has one. The gradient of the input is held instead, where it is asked for, and the graph no longer keeps that.
+    fn side_by_side(&mut self, linears: &[(usize, u64, bool)], for_input: bool) {
+        let (flow, normed) = (Component::Backward, self.inner(self.model.hidden_size));
+        // All that is widened is before the first layer is gone through.
+        for &(linear, bytes, tracked) in linears {
+            if tracked {
+                self.widen(linear, bytes);
+            } else {
+                self.free(flow, bytes);
+            }
+        }
+        let (mut of_input, mut kept) = (0, 0);
+        for &(linear, bytes, tracked) in linears {
+            if tracked {
+                self.linear_backward(linear, for_input);
+                self.free_all(flow, &[self.gradient(linear, bytes), of_input]);
+                of_input = if for_input { normed } else { 0 };
+            }
+            if self.keeps_input(linear) {
+                kept = normed;
+            }
+        }
+        self.free(Component::Graph, kept);
+    }
+
     /// The gradients of gate and up; what the graph kept of both is gone afterwards.
-    fn gate_backward(&mut self, inner: u64, tracked: &Tracked) {
+    fn gate_backward(&mut self, inner: u64) {
         let both = [inner, inner];
         self.hold_all(Component::Backward, &both);
         self.free_all(Component::Graph, &both);
         self.free(Component::Backward, inner);
-        for asked in [tracked.gate, tracked.up] {
-            if !asked {
-                self.free(Component::Backward, inner);
-            }
-        }
     }
 }
