@@ -55,7 +55,7 @@ pub fn cast<R: SourceRuntime>(x: CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
 }
 
 /// Whether a tensor's elements can be taken four at a time, wherever its rows lie.
-fn in_fours<R: SourceRuntime>(tensor: &CubeTensor<R>) -> bool {
+pub(crate) fn in_fours<R: SourceRuntime>(tensor: &CubeTensor<R>) -> bool {
     let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
     let last = shape.len() - 1;
     let begins = tensor.handle.offset_start.unwrap_or(0).is_multiple_of(4 * tensor.dtype.size() as u64);

@@ -4,8 +4,9 @@
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{contiguous, elements, elementwise, empty, lanes};
+use super::{contiguous, elements, elementwise, empty};
 use crate::SourceRuntime;
+use crate::view::in_fours;
 
 #[cube(launch)]
 fn pick<X: Float, N: Size>(
@@ -28,14 +29,9 @@ fn pick<X: Float, N: Size>(
 /// When rows are asked of a matrix that has none.
 pub fn select_rows<R: SourceRuntime>(x: CubeTensor<R>, rows: CubeTensor<R>) -> CubeTensor<R> {
     let [length, columns] = [0, 1].map(|i| x.meta.shape()[i]);
-    let lanes = lanes(columns);
-    // Rows that begin further apart than they are long, as CUDA's may, are taken where they are: a table is not to be copied. Not so what
-    // begins inside of another tensor, where a device may not load so many elements at once.
-    let whole = x.handle.offset_start.unwrap_or(0) == 0;
-    let x = match whole && x.meta.strides()[1] == 1 && x.meta.strides()[0].is_multiple_of(lanes) {
-        true => x,
-        false => contiguous(x),
-    };
+    // Rows that begin further apart than they are long, as CUDA's may, are taken where they are: a table is not to be copied.
+    let x = if x.meta.strides()[1] == 1 { x } else { contiguous(x) };
+    let lanes = if in_fours(&x) { 4 } else { 1 };
     let (rows, apart) = (contiguous(rows), x.meta.strides()[0]);
     let y = empty(&x, [rows.meta.shape().num_elements(), columns], x.dtype);
     let count = y.meta.shape().num_elements();
