@@ -1,11 +1,11 @@
 //! Runs the tests of a GPU on a CUDA driver that is the host (`tests/cuda/driver`): what a GPU would be given, launch by launch, with
-//! kernels of every language, by the very programs that run on one.
+//! kernels of every language, by the very programs that run on one. NVRTC compiles each of them as well, where it can be had.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::Outcome;
+use super::{Outcome, cuda};
 use crate::command::Step;
 use crate::web::places::target;
 
@@ -69,6 +69,8 @@ fn driver(root: &Path) -> Result<Vec<String>> {
         ("XDG_CACHE_HOME", folder.join("cache")),
         ("CUBECL_AUTOTUNE_LEVEL", "0".into()),
     ];
-    let variables = variables.map(|(name, value)| format!("{name}={}", value.display()));
+    // What a GPU's driver would compile, NVRTC compiles, too.
+    let nvrtc = cuda::packages(root)?.map(|folder| ("HALFBYTE_EMULATED_NVRTC", folder));
+    let variables = variables.into_iter().chain(nvrtc).map(|(name, value)| format!("{name}={}", value.display()));
     Ok(std::iter::once("env".to_owned()).chain(variables).collect())
 }
