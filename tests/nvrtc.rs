@@ -98,8 +98,8 @@ fn in_bf16() -> Vec<Named> {
     ];
     for block in [1, 2].into_iter().flat_map(SkinnyBlock::all) {
         for branch in [false, true] {
-            let SkinnyBlock { eights, threads, stages } = block;
-            let name = format!("nf4_skinny_mma, {} rows by {threads} x {stages}{}", 8 * eights, with(branch));
+            let SkinnyBlock { eights, threads, stages, closer } = block;
+            let name = format!("nf4_skinny_mma, {} rows by {threads} x {stages}, {closer}{}", 8 * eights, with(branch));
             kernels.push((name, nf4_skinny_mma_source(table, block, branch)));
         }
     }
@@ -177,6 +177,7 @@ fn number(log: &str, unit: &str) -> Option<u32> {
 fn every_kernel_compiles_without_spilling() {
     // SAFETY: only tries to open a shared library.
     assert!(unsafe { sys::is_culib_present() }, "NVRTC is not on the library path");
+    let mut wrong = vec![];
     println!("{:<38} {:<8} {:>9} {:>12} {:>6}", "kernel", "for", "registers", "shared bytes", "spills");
     for architecture in ARCHITECTURES {
         for (name, source) in kernels(architecture) {
@@ -186,8 +187,13 @@ fn every_kernel_compiles_without_spilling() {
             let shared = number(&log, "bytes smem").unwrap_or(0) + source.shared;
             let spills = number(&log, "bytes spill stores").unwrap_or(0);
             println!("{name:<38} {architecture:<8} {registers:>9} {shared:>12} {spills:>6}");
-            assert_eq!(spills, 0, "{name} spills registers on {architecture}");
-            assert!(!log.contains(SERIALIZED), "{name}:\n{log}");
+            if spills > 0 {
+                wrong.push(format!("{name} spills {spills} bytes of registers on {architecture}"));
+            }
+            if log.contains(SERIALIZED) {
+                wrong.push(format!("{name} for {architecture}:\n{log}"));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

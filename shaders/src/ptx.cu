@@ -16,20 +16,25 @@ __device__ __forceinline__ void load_codes(u32 (&packed)[2], const u32* from) {
     asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(packed[0]), "=r"(packed[1]) : "l"(from));
 }
 
-// Where something lies in shared memory, as an address of its own that nothing else is known of: the compiler would take it apart and put
-// it together again at every use.
-__device__ __forceinline__ u32 place_in_shared(const void* what) {
-    u32 place = (u32)__cvta_generic_to_shared(what);
-    asm volatile("" : "+r"(place));
-    return place;
+// Where something lies in shared memory.
+__device__ __forceinline__ u32 place_in_shared(const void* what) { return (u32)__cvta_generic_to_shared(what); }
+
+// A word of a table in shared memory, of the line that a byte of `word` names: lines lie 256 >> CLOSER bytes apart, and `within`, of a byte, is 1 <<
+// CLOSER times where the word lies in its line. Byte and place become an address by one instruction; the table's own place, if it is the same
+// for all lanes, costs none.
+template <u32 BYTE, u32 CLOSER>
+__device__ __forceinline__ u32 load_by_byte(u32 table, u32 within, u32 word) {
+    u32 found;
+    asm volatile("{ .reg .u32 at; prmt.b32 at, %2, %3, %4; shr.u32 at, at, %5; add.u32 at, at, %1; ld.shared.u32 %0, [at]; }"
+                 : "=r"(found) : "r"(table), "r"(within), "r"(word), "n"(0x1140 + 0x10 * BYTE), "n"(CLOSER));
+    return found;
 }
 
-// The word that lies so many times 128 bytes behind a place in shared memory.
-__device__ __forceinline__ u32 load_word(u32 place, u32 lines) {
-    u32 word;
-    asm volatile("{ .reg .u32 at; mad.lo.u32 at, %2, 128, %1; ld.shared.u32 %0, [at]; }"
-                 : "=r"(word) : "r"(place), "r"(lines));
-    return word;
+// A pointer that the compiler keeps instead of making it again from what it was made of.
+template <class T>
+__device__ __forceinline__ T* kept(T* pointer) {
+    asm volatile("" : "+l"(pointer));
+    return pointer;
 }
 
 // 2^x, wrong by two units in the last place at most; results below the normal ones are zeros.

@@ -52,13 +52,19 @@ static inline void load_codes(u32 (&packed)[WORDS], const u32* from) {
 
 static inline u32 place_in_shared(const void* what) { return (u32)((const char*)what - __start_shared_memory); }
 
-static inline u32 load_word(u32 place, u32 lines) {
-    const char* from = __start_shared_memory + place + 128 * (size_t)lines;
+template <u32 BYTE, u32 CLOSER>
+static inline u32 load_by_byte(u32 table, u32 within, u32 word) {
+    // The instruction takes all but the lowest byte of `within` for the address's upper bytes.
+    if (within > 255) fail("a place in a line is more than a byte");
+    const char* from = __start_shared_memory + table + (((word >> 8 * BYTE & 255) << 8 | within) >> CLOSER);
     check_shared(from, "ld.shared", 4);
-    u32 word;
-    memcpy(&word, from, 4);
-    return word;
+    u32 found;
+    memcpy(&found, from, 4);
+    return found;
 }
+
+template <class T>
+static inline T* kept(T* pointer) { return pointer; }
 
 static inline float power_of_two(float x) { return exp2f(x); }
 static inline u32 pack_bf16(float low, float high) { return to_bf16(high) << 16 | to_bf16(low); }
@@ -152,7 +158,7 @@ static inline void multiply_add(float (&sum)[4], const u32 (&a)[4], u32 b_low, u
 
 }  // namespace device
 
-using device::load_codes, device::place_in_shared, device::load_word, device::power_of_two, device::pack_bf16, device::pack_f16, device::from_f16;
+using device::load_codes, device::place_in_shared, device::load_by_byte, device::kept, device::power_of_two, device::pack_bf16, device::pack_f16, device::from_f16;
 using device::multiply_add;
 using device::copy_async, device::copy_word_async, device::commit_copies, device::await_copies_but, device::await_copies_but_one;
 using device::load_matrices, device::load_matrices_transposed;

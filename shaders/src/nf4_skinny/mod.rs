@@ -105,14 +105,17 @@ pub struct SkinnyBlock {
     pub threads: u32,
     /// Spans of a warp that are in shared memory or on their way there.
     pub stages: u32,
+    /// The lines of the 256 pairs of levels lie `256 >> closer` bytes apart: with 0 a byte of codes becomes an address by one instruction.
+    pub closer: u32,
 }
 
 impl SkinnyBlock {
     /// For so many times eight rows, with as many bytes on their way as a GPU's memory needs to be busy; then for GPUs that have less
-    /// shared memory, and whose memory is slower. More threads have not the registers for 16 rows.
-    pub const fn all(eights: u32) -> [Self; 2] {
+    /// shared memory, and for those whose memory is slower. More threads have not the registers for 16 rows.
+    pub const fn all(eights: u32) -> [Self; 3] {
         let [threads, stages] = if eights == 1 { [512, 3] } else { [256, 5] };
-        [Self { eights, threads, stages }, Self { eights, threads: 256, stages: 3 }]
+        let block = Self { eights, threads, stages, closer: 0 };
+        [block, Self { closer: 1, ..block }, Self { threads: 256, stages: 3, closer: 1, ..block }]
     }
 
     /// The one that a device has shared memory for.
@@ -121,24 +124,36 @@ impl SkinnyBlock {
         Self::all(eights).into_iter().find(|block| block.shared() as usize <= most)
     }
 
-    /// Bytes of shared memory: the pairs of levels, the scales' map, the warps' sums, and their spans with a word of scales for each feature.
+    /// Bytes of shared memory: the pairs of levels, the scales' map, the warps' sums of two groups of features, and their spans with a word of scales
+    /// for each feature.
     const fn shared(self) -> u32 {
         let (warps, features) = (self.threads / 32, FEATURES as u32);
-        let (sums, stage) = (8 * self.eights * features * 4, features * (SPAN as u32 / 2 + 4));
-        256 * 32 * 4 + 256 * 4 + warps * (sums + self.stages * stage)
+        let (sums, stage) = (2 * 8 * self.eights * features * 4, features * (SPAN as u32 / 2 + 4));
+        256 * (256 >> self.closer) + 256 * 4 + warps * (sums + self.stages * stage)
     }
 }
+
+// What a block may have on Hopper, on an A100, and on GPUs of the generations between (CUDA's programming guide, technical specifications).
+const _: () = {
+    let mut eights = 1;
+    while eights <= 2 {
+        let [hopper, a100, others] = SkinnyBlock::all(eights);
+        assert!(hopper.shared() <= 227 << 10 && a100.shared() <= 163 << 10 && others.shared() <= 99 << 10);
+        eights += 1;
+    }
+};
 
 static MMA_SOURCES: Sources<(SkinnyBlock, bool)> = Sources::new();
 
 /// The source of the kernel on tensor cores, in CUDA C++, with or without a branch.
 pub fn mma_source(table: &[f32; 16], block: SkinnyBlock, branch: bool) -> Source {
     MMA_SOURCES.get((block, branch), |_| {
-        let (SkinnyBlock { eights, threads, stages }, shared) = (block, block.shared());
+        let (SkinnyBlock { eights, threads, stages, closer }, shared) = (block, block.shared());
         let values = [
             ("eights", eights.to_string()),
             ("branch", u32::from(branch).to_string()),
             ("stages", stages.to_string()),
+            ("closer", closer.to_string()),
             ("shared", shared.to_string()),
         ];
         let texts = ["", include_str!("tensor_cores.cu")];

@@ -14,8 +14,9 @@ constexpr u32 EIGHTS = {{ eights }}, ROWS = 8 * EIGHTS;
 constexpr u32 FEATURES = 16;
 // Inner elements that a warp takes at a time, in chunks whose products share a scale.
 constexpr u32 SPAN = 256, CHUNK = 64, CHUNKS = SPAN / CHUNK;
-// A line of shared memory for every pair.
-constexpr u32 COPIES = 32, PAIRS = 256 * COPIES;
+// Of every pair of levels a line of shared memory, a copy for each lane; 256 >> CLOSER bytes from one line to the next.
+constexpr u32 COPIES = 32, CLOSER = {{ closer }}, APART = 64 >> CLOSER, PAIRS = 256 * APART;
+static_assert(APART >= COPIES, "lines overlap");
 // Spans of a warp that are in shared memory or on their way there.
 constexpr u32 STAGES = {{ stages }};
 
@@ -25,102 +26,157 @@ constexpr u32 STAGES = {{ stages }};
 // of them; two blocks to a chunk.
 enum class Scales { Words, Whole, Halves };
 
-// A group of output features, and a span of the inner dimension.
-struct Place { u32 group, span; };
-
-// A warp's next place after this one.
-__device__ __forceinline__ Place after(const Info& info, Place at) {
-    if (at.span + WARPS < info.in / SPAN) return { at.group, at.span + WARPS };
-    return { at.group + gridDim.x, threadIdx.x / 32 };
-}
-
-// Where the codes of a feature of a group begin in a span; past the end it is the last feature there is, which is not stored there.
-__device__ __forceinline__ u32 first_of(const Info& info, Place at, u32 feature) {
-    return min(at.group * FEATURES + feature, info.out - 1) * info.in + at.span * SPAN;
-}
-
 // A stage of a ring: the codes of a span of each feature, a line of 16-byte chunks, and a word each of scales. Of four neighbouring lines
 // the chunks are permuted, so that lanes that read the same of each find it in different banks.
 constexpr u32 LINE = SPAN / 2, SCALES_AT = FEATURES * LINE, STAGE = SCALES_AT + FEATURES * 4;
 __device__ __forceinline__ u32 chunk_at(u32 feature, u32 chunk) { return feature * LINE + (chunk ^ feature % 4 * 2) * 16; }
 
-// Whether there is such a span; if not, nothing follows it.
-__device__ __forceinline__ bool exists(const Info& info, Place at) {
-    return at.group * FEATURES < info.out && at.span < info.in / SPAN;
+// Spans of a feature, and groups of features.
+__device__ __forceinline__ u32 spans(const Info& info) { return info.in / SPAN; }
+__device__ __forceinline__ u32 groups(const Info& info) { return (info.out + FEATURES - 1) / FEATURES; }
+
+// The first of a feature's spans among those of the whole weight; past the end it is the last feature there is, which is not stored there.
+__device__ __forceinline__ u32 first_span(const Info& info, u32 group, u32 feature) {
+    return min(group * FEATURES + feature, info.out - 1) * spans(info);
+}
+
+// Lines that a lane copies a chunk of, every so many features'.
+constexpr u32 COPIED = FEATURES * LINE / 16 / 32, EVERY = FEATURES / COPIED;
+static_assert(EVERY % 4 == 0, "lines so far apart are permuted alike");
+
+// The span that a warp copies next, of a group's features. Beside its codes a span is to cost as few instructions as can be: what is the same for
+// all spans of a group is kept.
+struct Copies {
+    u32 group, span;
+    // The first spans of the features whose codes a lane copies, and of that whose scales it does.
+    u32 codes[COPIED], scales;
+    // Where the lane's chunk of a line lies in the weight's first line, and that of its first line in a stage.
+    const char* from;
+    u32 to;
+};
+
+__device__ __forceinline__ void begin(Copies& next, const Info& info, u32 group) {
+    const u32 lane = threadIdx.x % 32;
+    next.group = group;
+    next.span = threadIdx.x / 32;
+#pragma unroll
+    for (u32 i = 0; i < COPIED; i++) next.codes[i] = first_span(info, group, lane / (LINE / 16) + i * EVERY);
+    next.scales = first_span(info, group, lane);
+}
+
+// A warp's first span; a warp without one is past all groups.
+__device__ __forceinline__ Copies first_copies(const u32* codes, const Info& info) {
+    const u32 line = threadIdx.x % 32 / (LINE / 16), chunk = threadIdx.x % (LINE / 16);
+    Copies first;
+    first.from = kept((const char*)codes + chunk * 16);
+    first.to = chunk_at(line, chunk);
+    begin(first, info, threadIdx.x / 32 < spans(info) ? blockIdx.x : groups(info));
+    return first;
+}
+
+__device__ __forceinline__ void advance(Copies& next, const Info& info) {
+    next.span += WARPS;
+    if (next.span >= spans(info)) begin(next, info, next.group + gridDim.x);
 }
 
 // Starts the copies of a span's codes to a stage.
-__device__ __forceinline__ void start_codes(char* stage, const u32* codes, const Info& info, Place at) {
-    const u32 lane = threadIdx.x % 32;
-    if (!exists(info, at)) return;
+__device__ __forceinline__ void start_codes(char* stage, const Info& info, const Copies& next) {
+    if (next.group >= groups(info)) return;
 #pragma unroll
-    for (u32 i = 0; i < FEATURES * LINE / 16; i += 32) {
-        const u32 feature = (i + lane) / (LINE / 16), chunk = lane % (LINE / 16);
-        copy_async(stage + chunk_at(feature, chunk), codes + first_of(info, at, feature) / 8 + chunk * 4, true);
-    }
+    for (u32 i = 0; i < COPIED; i++)
+        copy_async(stage + next.to + i * EVERY * LINE, next.from + (size_t)(next.codes[i] + next.span) * LINE, true);
 }
 
 // The same of its scales, if they are a word of each feature.
 template <Scales SCALES>
-__device__ __forceinline__ void start_scales(char* stage, const Weight& w, const Info& info, Place at) {
+__device__ __forceinline__ void start_scales(char* stage, const Weight& w, const Info& info, const Copies& next) {
     const u32 lane = threadIdx.x % 32;
-    if (SCALES != Scales::Words || lane >= FEATURES || !exists(info, at)) return;
-    copy_word_async(stage + SCALES_AT + lane * 4, w.absmax + first_of(info, at, lane) / SPAN, true);
+    if (SCALES != Scales::Words || lane >= FEATURES || next.group >= groups(info)) return;
+    copy_word_async(stage + SCALES_AT + lane * 4, w.absmax + (next.scales + next.span), true);
 }
 
 // Which of a group's features is a lane's first or second one.
 __device__ __forceinline__ u32 feature_of(u32 which) { return which * 8 + threadIdx.x % 32 / 4; }
 
-// What the lane's 16 codes of a chunk are multiplied by.
+// What the lane's 16 codes of a chunk are multiplied by; `span` is that among those of the whole weight.
 template <Scales SCALES>
-__device__ __forceinline__ float scale_of(const char* stage, const Weight& w, const Info& info, Place at, u32 chunk, u32 which) {
-    const u32 first = first_of(info, at, feature_of(which));
-    if (SCALES != Scales::Words) return finish_scale(w, fetch_scale(w, first + chunk * CHUNK + threadIdx.x % 4 * 16));
+__device__ __forceinline__ float scale_of(const char* stage, const Weight& w, u32 span, u32 chunk, u32 which) {
+    if (SCALES != Scales::Words)
+        return finish_scale(w, fetch_scale(w, span * SPAN + chunk * CHUNK + threadIdx.x % 4 * 16));
     const u32 word = *(const u32*)(stage + SCALES_AT + feature_of(which) * 4);
-    return finish_scale(w, { word >> 8 * chunk & 255, __uint_as_float(w.header[NESTED + first / CHUNK / 256]) });
+    // A word's four blocks have the same nested scale.
+    return finish_scale(w, { __byte_perm(word, 0, 0x4440 + chunk), __uint_as_float((w.header + NESTED)[span / (256 / CHUNKS)]) });
 }
 
 // What a lane takes of a chunk of x, of one row of each eight: 16 neighbours. So the inner dimension is summed up in an order in which a
 // lane's neighbours in memory are what a product takes from it.
 struct Activations { uint4 of[EIGHTS][2]; };
 
-__device__ __forceinline__ void load_x(Activations& to, const bf16* x, const Info& info, u32 span, u32 chunk) {
+// Where the lane's part of its rows begins. Past the last row it is the last one's, whose products are not stored again: to load nothing there,
+// registers would have to be kept as they were, by as many instructions as loads.
+struct Rows { const uint4* of[EIGHTS]; };
+
+__device__ __forceinline__ Rows rows_of(const bf16* x, const Info& info) {
+    Rows rows;
 #pragma unroll
     for (u32 eight = 0; eight < EIGHTS; eight++) {
-        const u32 row = eight * 8 + threadIdx.x % 32 / 4;
-        if (row >= info.rows) continue;
-        const uint4* from = (const uint4*)(x + row * info.in + span * SPAN + chunk * CHUNK) + threadIdx.x % 4 * 2;
-#pragma unroll
-        for (u32 i = 0; i < 2; i++) to.of[eight][i] = from[i];
+        const u32 row = min(eight * 8 + threadIdx.x % 32 / 4, info.rows - 1);
+        rows.of[eight] = (const uint4*)(x + row * info.in) + threadIdx.x % 4 * 2;
     }
+    return rows;
+}
+
+// From a span on.
+__device__ __forceinline__ Rows rows_from(const Rows& rows, u32 span) {
+    Rows from;
+#pragma unroll
+    for (u32 eight = 0; eight < EIGHTS; eight++) from.of[eight] = rows.of[eight] + span * (SPAN / 8);
+    return from;
+}
+
+__device__ __forceinline__ void load_x(Activations& to, const Rows& from, u32 chunk) {
+#pragma unroll
+    for (u32 eight = 0; eight < EIGHTS; eight++)
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) to.of[eight][i] = from.of[eight][chunk * (CHUNK / 8) + i];
 }
 
 __device__ __forceinline__ u32 scaled_pair(u32 pair, float scale) {
     return pack_bf16(__uint_as_float(pair << 16) * scale, __uint_as_float(pair & 0xffff0000) * scale);
 }
 
-// Adds a span's products to the sums: lane l has those of its two features with the rows 2 (l % 4) and the next of each eight.
-// `ahead` has the first chunk of x, and then that of the span after it; `pairs` is where the lane's copy of them lies.
+// The levels of two codes, a byte of a word; it is known when this is compiled which.
+__device__ __forceinline__ u32 levels(u32 pairs, u32 word, u32 byte) {
+    const u32 within = threadIdx.x % 32 * 4 << CLOSER;
+    switch (byte) {
+    case 0: return load_by_byte<0, CLOSER>(pairs, within, word);
+    case 1: return load_by_byte<1, CLOSER>(pairs, within, word);
+    case 2: return load_by_byte<2, CLOSER>(pairs, within, word);
+    default: return load_by_byte<3, CLOSER>(pairs, within, word);
+    }
+}
+
+// Adds a span's products to the sums: lane l has those of its two features, whose spans of the weight begin with `first`, with the rows
+// 2 (l % 4) and the next of each eight. `ahead` has the first chunk of x, and then that of the span after it; `pairs` is where the levels lie.
 template <Scales SCALES>
-__device__ __forceinline__ void multiply(const char* stage, Activations& ahead, const bf16* x, const Weight& w,
-                                         const Info& info, u32 pairs, Place at, u32 span_after,
-                                         float (&sum)[EIGHTS][4]) {
+__device__ __forceinline__ void multiply(const char* stage, Activations& ahead, const Rows& x, const Weight& w, u32 pairs,
+                                         const u32 (&first)[2], u32 span, u32 span_after, float (&sum)[EIGHTS][4]) {
+    const Rows from = rows_from(x, span), after = rows_from(x, span_after);
 #pragma unroll
     for (u32 chunk = 0; chunk < CHUNKS; chunk++) {
         float part[EIGHTS][4] = {}, scale[2];
 #pragma unroll
         for (u32 which = 0; which < 2; which++)
-            scale[which] = scale_of<SCALES>(stage, w, info, at, chunk, which);
+            scale[which] = scale_of<SCALES>(stage, w, first[which] + span, chunk, which);
         // Of two features, FEATURES / 2 apart, 16 codes.
         uint2 codes[2];
 #pragma unroll
         for (u32 which = 0; which < 2; which++) {
-            const u32 place = chunk_at(feature_of(which), chunk * 2 + threadIdx.x % 4 / 2) + threadIdx.x % 2 * 8;
-            codes[which] = *(const uint2*)(stage + place);
+            const u32 place = chunk_at(feature_of(0), chunk * 2 + threadIdx.x % 4 / 2) + threadIdx.x % 2 * 8;
+            codes[which] = *(const uint2*)(stage + place + which * (FEATURES / 2 * LINE));
         }
         const Activations now = ahead;
-        if (chunk + 1 < CHUNKS) load_x(ahead, x, info, at.span, chunk + 1);
-        else load_x(ahead, x, info, span_after, 0);
+        load_x(ahead, chunk + 1 < CHUNKS ? from : after, (chunk + 1) % CHUNKS);
 #pragma unroll
         for (u32 i = 0; i < 4; i++) {
             u32 a[4];
@@ -128,8 +184,7 @@ __device__ __forceinline__ void multiply(const char* stage, Activations& ahead, 
             for (u32 j = 0; j < 4; j++) {
                 // Two codes of the first feature, of the second one, and then two more of each.
                 const u32 word = i / 2 ? codes[j % 2].y : codes[j % 2].x;
-                const u32 byte = __byte_perm(word, 0, 0x4440 + i % 2 * 2 + j / 2);
-                a[j] = load_word(pairs, byte);
+                a[j] = levels(pairs, word, i % 2 * 2 + j / 2);
                 if (SCALES == Scales::Halves) a[j] = scaled_pair(a[j], scale[j % 2]);
             }
 #pragma unroll
@@ -152,16 +207,20 @@ __device__ __forceinline__ void multiply(const char* stage, Activations& ahead, 
 __device__ __forceinline__ void spread_pairs(u32* pairs) {
     const float level = NF4[threadIdx.x % 16];
 #pragma unroll 4
-    for (u32 i = 4 * threadIdx.x; i < PAIRS; i += 4 * THREADS) {
-        const u32 byte = i / COPIES;
+    for (u32 i = threadIdx.x; i < 256 * COPIES / 4; i += THREADS) {
+        const u32 byte = i / (COPIES / 4);
         // In memory order the first element of a byte is the high nibble.
         const float first = __shfl_sync(0xffffffff, level, byte / 16), second = __shfl_sync(0xffffffff, level, byte % 16);
         const u32 pair = pack_bf16(first, second);
-        *(uint4*)(pairs + i) = make_uint4(pair, pair, pair, pair);
+        *(uint4*)(pairs + byte * APART + i % (COPIES / 4) * 4) = make_uint4(pair, pair, pair, pair);
     }
 }
 
-// Adds up what the warps have of a group, and the branch's part of it where there is one.
+// What the warps have of a group.
+constexpr u32 SUMS = WARPS * ROWS * FEATURES;
+
+// Adds up what the warps have of a group, and the branch's part of it where there is one. `sums` are not those of the group before: that may still
+// be added up, and is when all have come here again.
 __device__ __forceinline__ void store(float* y, float* sums, const float (&sum)[EIGHTS][4], const float* low,
                                       const float* b, const BranchInfo& info, u32 group) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -186,42 +245,44 @@ __device__ __forceinline__ void store(float* y, float* sums, const float (&sum)[
         for (u32 part = 0; part < WARPS; part++) total += sums[part * ROWS * FEATURES + i];
         y[(size_t)row * info.out + feature] = total;
     }
-    // The next group's sums take this place.
-    __syncthreads();
 }
 
 // Starts the copies of the codes of a warp's first spans, as many as come before the first one is taken.
 __device__ __forceinline__ void start_first(char* ring, const u32* codes, const Info& info) {
-    Place at = { blockIdx.x, threadIdx.x / 32 };
-    for (u32 i = 0; i < STAGES - 1; i++, at = after(info, at)) start_codes(ring + i * STAGE, codes, info, at);
+    Copies next = first_copies(codes, info);
+    for (u32 i = 0; i < STAGES - 1; i++, advance(next, info)) start_codes(ring + i * STAGE, info, next);
 }
 
 // All groups of the block; codes of the first spans and the first activations are on their way.
 template <Scales SCALES>
-__device__ __forceinline__ void run(char* ring, Activations& ahead, const bf16* x, const Weight& w, float* y, float* sums,
+__device__ __forceinline__ void run(char* ring, Activations& ahead, const Rows& x, const Weight& w, float* y, float* sums,
                                     const float* low, const float* b, const BranchInfo& info, u32 pairs) {
-    const u32 warp = threadIdx.x / 32, spans = info.in / SPAN, groups = (info.out + FEATURES - 1) / FEATURES;
-    Place next = { blockIdx.x, warp };
+    const u32 warp = threadIdx.x / 32;
+    Copies next = first_copies(w.codes, info);
     // One group of copies for all of the first spans. There is one for each span, an empty one where there is no span: waits count groups.
-    for (u32 i = 0; i < STAGES - 1; i++, next = after(info, next)) start_scales<SCALES>(ring + i * STAGE, w, info, next);
+    for (u32 i = 0; i < STAGES - 1; i++, advance(next, info)) start_scales<SCALES>(ring + i * STAGE, w, info, next);
     for (u32 i = 0; i < STAGES - 1; i++) commit_copies();
-    u32 now = 0;
-    for (u32 group = blockIdx.x; group < groups; group += gridDim.x) {
+    // Where the stage lies that is there; and the sums.
+    u32 now = 0, turn = 0;
+    for (u32 group = blockIdx.x; group < groups(info); group += gridDim.x) {
         float sum[EIGHTS][4] = {};
-        for (u32 span = warp; span < spans; span += WARPS) {
-            const Place at = { group, span };
+        const u32 first[2] = { first_span(info, group, feature_of(0)), first_span(info, group, feature_of(1)) };
+        for (u32 span = warp; span < spans(info);) {
             await_copies_but<STAGES - 2>();
             // What every lane has copied is there for all of them; and the stage that is taken next, all have read.
             __syncwarp();
-            char* const taken = ring + (now + STAGES - 1) % STAGES * STAGE;
-            start_codes(taken, w.codes, info, next);
-            start_scales<SCALES>(taken, w, info, next);
+            const u32 taken = (now == 0 ? STAGES * STAGE : now) - STAGE;
+            start_codes(ring + taken, info, next);
+            start_scales<SCALES>(ring + taken, w, info, next);
             commit_copies();
-            next = after(info, next);
-            multiply<SCALES>(ring + now * STAGE, ahead, x, w, info, pairs, at, after(info, at).span, sum);
-            now = now + 1 < STAGES ? now + 1 : 0;
+            advance(next, info);
+            const u32 after = span + WARPS;
+            multiply<SCALES>(ring + now, ahead, x, w, pairs, first, span, after < spans(info) ? after : warp, sum);
+            now = now + STAGE < STAGES * STAGE ? now + STAGE : 0;
+            span = after;
         }
-        store(y, sums, sum, low, b, info, group);
+        store(y, sums + turn, sum, low, b, info, group);
+        turn = SUMS - turn;
     }
 }
 
@@ -235,25 +296,25 @@ nf4_skinny_mma(const u32* __restrict__ codes, const u32* __restrict__ absmax, co
     LAUNCHED_SHARED(shared, {{ shared }});
     u32* const pairs = (u32*)shared;
     float *const map = (float*)(pairs + PAIRS), *const sums = map + 256;
-    char* const rings = (char*)(sums + WARPS * ROWS * FEATURES);
-    static_assert(PAIRS * 4 + 256 * 4 + WARPS * ROWS * FEATURES * 4 + WARPS * STAGES * STAGE == {{ shared }}, "what the launch asks for");
+    char* const rings = (char*)(sums + 2 * SUMS);
+    static_assert(PAIRS * 4 + 256 * 4 + 2 * SUMS * 4 + WARPS * STAGES * STAGE == {{ shared }}, "what the launch asks for");
 #if !BRANCH
     const float *low = nullptr, *b = nullptr;
 #endif
-    // Rows that there are not are zeros, and stay it.
-    Activations ahead = {};
+    const Rows rows = rows_of(x, info);
+    Activations ahead;
     const u32 warp = threadIdx.x / 32;
     char* const ring = rings + warp * STAGES * STAGE;
     // The first codes are on their way while the header is read and the pairs are spread.
     start_first(ring, codes, info);
-    if (warp < info.in / SPAN) load_x(ahead, x, info, warp, 0);
+    if (warp < spans(info)) load_x(ahead, rows_from(rows, warp), 0);
     const Weight w = { codes, absmax, header, map, __uint_as_float(header[3]), header[0], header[1], header[2] != 0 };
     if (w.nested)
         for (u32 i = threadIdx.x; i < 256; i += THREADS) map[i] = __uint_as_float(header[MAP + i]);
     spread_pairs(pairs);
     __syncthreads();
-    const u32 copy = place_in_shared(pairs + threadIdx.x % COPIES);
-    if (1u << w.log2_block < CHUNK) run<Scales::Halves>(ring, ahead, x, w, y, sums, low, b, info, copy);
-    else if (w.nested && 1u << w.log2_block == CHUNK) run<Scales::Words>(ring, ahead, x, w, y, sums, low, b, info, copy);
-    else run<Scales::Whole>(ring, ahead, x, w, y, sums, low, b, info, copy);
+    const u32 levels = place_in_shared(pairs);
+    if (1u << w.log2_block < CHUNK) run<Scales::Halves>(ring, ahead, rows, w, y, sums, low, b, info, levels);
+    else if (w.nested && 1u << w.log2_block == CHUNK) run<Scales::Words>(ring, ahead, rows, w, y, sums, low, b, info, levels);
+    else run<Scales::Whole>(ring, ahead, rows, w, y, sums, low, b, info, levels);
 }
