@@ -53,15 +53,15 @@ fn kernels(architecture: &str) -> Vec<Named> {
     kernels
 }
 
-/// Those that use no tensor cores and no bf16, for GPUs older than Ampere, too.
+/// Those that use no tensor cores, for GPUs older than Ampere, too.
 fn in_f32() -> Vec<Named> {
     let (cuda, table) = (Language::Cuda, &NF4_TABLE);
-    let mut kernels =
-        vec![("fetch".to_string(), fetch_source()), ("dropout of F32".to_string(), dropout_source(cuda, DType::F32))];
+    let mut kernels = vec![("fetch".to_string(), fetch_source())];
+    for dtype in [DType::F32, DType::BF16] {
+        kernels.push((format!("dropout of {dtype:?}"), dropout_source(cuda, dtype)));
+    }
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         kernels.push((format!("nf4_quantize {dtype:?}"), nf4_quantize_source(cuda, table, dtype)));
-    }
-    for dtype in [DType::F32, DType::F16] {
         kernels.push((format!("nf4_dequantize {dtype:?}"), nf4_dequantize_source(cuda, table, dtype)));
     }
     for (rows, branch) in [1, 2, 4, 8, 16].into_iter().flat_map(|rows| [(rows, false), (rows, true)]) {
@@ -89,13 +89,10 @@ fn in_f32() -> Vec<Named> {
     kernels
 }
 
-/// Those in bf16, from Ampere on.
+/// Those that multiply in bf16, from Ampere on.
 fn in_bf16() -> Vec<Named> {
-    let (cuda, table) = (Language::Cuda, &NF4_TABLE);
-    let mut kernels = vec![
-        ("dropout of BF16".to_string(), dropout_source(cuda, DType::BF16)),
-        ("nf4_dequantize BF16".to_string(), nf4_dequantize_source(cuda, table, DType::BF16)),
-    ];
+    let table = &NF4_TABLE;
+    let mut kernels = vec![];
     for block in [1, 2].into_iter().flat_map(SkinnyBlock::all) {
         for branch in [false, true] {
             let SkinnyBlock { eights, threads, stages, closer } = block;

@@ -44,11 +44,20 @@ __device__ __forceinline__ float power_of_two(float x) {
     return power;
 }
 
-// Two numbers rounded to nearest even, the first in the low half.
+// Two numbers rounded to nearest even, the first in the low half. Turing has no instruction for it.
 __device__ __forceinline__ u32 pack_bf16(float low, float high) {
+#if __CUDA_ARCH__ >= 800
     u32 pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
+#else
+    const auto rounded = [](float value) {
+        const u32 bits = __float_as_uint(value);
+        // Where bits are added to it, no number might become one.
+        return value == value ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fff;
+    };
+    return rounded(high) << 16 | rounded(low);
+#endif
 }
 
 __device__ __forceinline__ u32 pack_f16(float low, float high) {

@@ -230,11 +230,11 @@ pub async fn measure_attention<B: Ops>(
     let [q, k, v] = &qkv;
     let product = (tokens * (tokens + 1) * heads * head_dim) as f64;
     let mut measurements = Vec::new();
-    for form in B::ATTENTION_FORMS {
-        if *form == AttentionForm::Composed && 4 * (heads * tokens * tokens) as u64 > B::largest_tensor(device) {
+    for form in AttentionForm::on::<B>(device) {
+        if form == AttentionForm::Composed && 4 * (heads * tokens * tokens) as u64 > B::largest_tensor(device) {
             continue;
         }
-        let masking = Masking::of(*form, &shape.sequences, None, device);
+        let masking = Masking::of(form, &shape.sequences, None, device);
         let forward =
             time::<B, _>(device, || causal_attention(q.clone(), k.clone(), v.clone(), &masking, &shape)).await?;
         let both =

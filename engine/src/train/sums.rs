@@ -20,7 +20,7 @@ pub(super) struct Sums<B: Ops> {
     ranks: Option<Reduction<B>>,
 }
 
-/// What a step is to be applied of.
+/// All that a step is applied with.
 pub(super) struct Total<B: Ops> {
     /// Of all micro-batches.
     pub(super) gradients: Gradients<B>,

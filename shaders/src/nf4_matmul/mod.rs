@@ -64,6 +64,11 @@ impl Variant {
     }
 }
 
+/// Whether a device multiplies in bf16 and copies to shared memory meanwhile, which CUDA GPUs do from Ampere on.
+fn has_mma<R: SourceRuntime>(client: &ComputeClient<R>) -> bool {
+    R::LANGUAGE == Language::Cuda && client.properties().features.copy_async
+}
+
 /// The variants by which a device can compute a product of `rows` rows; never none. Of those that round alike, the one to prefer
 /// comes first.
 pub fn variants<R: SourceRuntime>(
@@ -80,7 +85,8 @@ pub fn variants<R: SourceRuntime>(
     let trusted = trusted::<R>();
     let warpgroup = nf4_warpgroup::can(client, [out, input], gradient);
     let many = rows >= DECODED_ROWS;
-    let skinny_bf16 = skinny && cuda && can_mma(client, [out, input]);
+    let mma = has_mma(client);
+    let skinny_bf16 = skinny && mma && can_mma(client, [out, input]);
     // One or two rows are no faster by it: measured on an H200.
     let several = rows > 2;
     let all = [
@@ -92,7 +98,7 @@ pub fn variants<R: SourceRuntime>(
         (Variant::TiledF16, tiled && !cuda && client.properties().supports_type(DType::F16)),
         (Variant::DecodedBf16, warpgroup && trusted && many),
         (Variant::WarpgroupBf16, warpgroup && trusted),
-        (Variant::TiledBf16, cuda),
+        (Variant::TiledBf16, mma),
         (Variant::SkinnyBf16, skinny_bf16 && !(trusted && several)),
         (Variant::WarpgroupBf16, warpgroup && !trusted),
         (Variant::DecodedBf16, warpgroup && !(trusted && many)),

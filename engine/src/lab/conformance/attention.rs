@@ -62,10 +62,10 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
             };
             let as_held = of_these(held);
             let of = if held == FloatDType::F32 { String::new() } else { format!(" of {held:?}") };
-            for form in B::ATTENTION_FORMS {
-                let masking = Masking::of(*form, sequences, *window, &self.device);
+            for form in AttentionForm::on::<B>(&self.device) {
+                let masking = Masking::of(form, sequences, *window, &self.device);
                 // What a form rounds at first is lost beforehand, too.
-                let rounded = (*form == AttentionForm::FusedBf16).then(|| of_these(FloatDType::BF16));
+                let rounded = (form == AttentionForm::FusedBf16).then(|| of_these(FloatDType::BF16));
                 let (operands, expected) = rounded.as_ref().unwrap_or(&as_held);
                 for matrix in &operands[..3] {
                     self.poison(matrix.values.len()).await?;
@@ -78,7 +78,7 @@ impl<B: Ops, P: AsyncFnMut(&Case)> Suite<B, P> {
                     (" dk", d_k, &expected[2]),
                     (" dv", d_v, &expected[3]),
                 ] {
-                    let kernel = (format!("attention {form:?}{what}{of}"), tolerance(*form).max(rounding));
+                    let kernel = (format!("attention {form:?}{what}{of}"), tolerance(form).max(rounding));
                     // Of a query that sees one key only, the gradient is zero, and what is found is rounding.
                     if expected.iter().any(|value| value.abs() > 1e-9) {
                         self.compare(kernel, about.clone(), found, expected).await?;

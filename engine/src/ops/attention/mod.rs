@@ -11,6 +11,8 @@ use std::sync::Arc;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 
+use super::{ComputeDtype, Ops};
+
 #[cfg(any(feature = "gpu", all(test, feature = "cpu")))]
 pub(super) use composed::{backward, forward};
 #[cfg(feature = "gpu")]
@@ -22,10 +24,18 @@ pub use masking::{Bounds, Composed, Masking};
 pub enum AttentionForm {
     /// By the backend's own code, which never holds the scores of all queries.
     Fused,
-    /// The same on CUDA's tensor cores, operands rounded to bf16: for [`ComputeDtype::Bf16`](super::ComputeDtype::Bf16) alone.
+    /// The same on CUDA's tensor cores, operands rounded to bf16: for [`ComputeDtype::Bf16`] alone.
     FusedBf16,
     /// Of Burn's operations, over scores of all queries.
     Composed,
+}
+
+impl AttentionForm {
+    /// The backend's, of those that a device has.
+    pub fn on<B: Ops>(device: &B::Device) -> Vec<Self> {
+        let has = |form: &Self| *form != Self::FusedBf16 || ComputeDtype::Bf16.check::<B>(device).is_ok();
+        B::ATTENTION_FORMS.iter().copied().filter(has).collect()
+    }
 }
 
 /// What attention gives.
