@@ -1,8 +1,16 @@
-//! Writes files, makes their folders, and names the path when that fails.
+//! Writes files, makes and removes their folders, and names the path when that fails.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
+
+/// Removes a folder with all that is in it, if it is there.
+pub(crate) fn remove(folder: &Path) -> Result<()> {
+    match folder.exists() {
+        true => std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display())),
+        false => Ok(()),
+    }
+}
 
 /// Writes `text` to `path`, making the folder first.
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {

@@ -313,8 +313,8 @@ nf4_skinny_mma(const u32* __restrict__ codes, const u32* __restrict__ absmax, co
         for (u32 i = threadIdx.x; i < 256; i += THREADS) map[i] = __uint_as_float(header[MAP + i]);
     spread_pairs(pairs);
     __syncthreads();
-    const u32 levels = place_in_shared(pairs);
-    if (1u << w.log2_block < CHUNK) run<Scales::Halves>(ring, ahead, rows, w, y, sums, low, b, info, levels);
-    else if (w.nested && 1u << w.log2_block == CHUNK) run<Scales::Words>(ring, ahead, rows, w, y, sums, low, b, info, levels);
-    else run<Scales::Whole>(ring, ahead, rows, w, y, sums, low, b, info, levels);
+    const u32 place = place_in_shared(pairs);
+    if (1u << w.log2_block < CHUNK) run<Scales::Halves>(ring, ahead, rows, w, y, sums, low, b, info, place);
+    else if (w.nested && 1u << w.log2_block == CHUNK) run<Scales::Words>(ring, ahead, rows, w, y, sums, low, b, info, place);
+    else run<Scales::Whole>(ring, ahead, rows, w, y, sums, low, b, info, place);
 }

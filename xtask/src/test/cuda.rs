@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::Outcome;
 use crate::command::Step;
+use crate::files;
 use crate::web::places::target;
 
 /// NVRTC and the headers of CUDA as Python packages, of which only the files are used, and the folders that these are in.
@@ -38,9 +39,7 @@ pub(super) fn packages(root: &Path) -> Result<Option<PathBuf>> {
             return Ok(None);
         }
         // pip adds nothing to a folder that another package is in.
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be removed", folder.display()))?;
-        }
+        files::remove(&folder)?;
         let folder = folder.to_string_lossy();
         let [nvrtc, headers] = PACKAGES.map(|(package, _)| package);
         let pip = ["python3", "-m", "pip", "install", "--quiet", "--no-deps", "--target", &folder, nvrtc, headers];

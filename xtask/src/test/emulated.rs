@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::{Outcome, cuda};
 use crate::command::Step;
+use crate::files;
 use crate::web::places::target;
 
 /// All tests of a GPU.
@@ -47,9 +48,7 @@ fn driver(root: &Path) -> Result<Vec<String>> {
     let (folder, sources) = (target.join("emulated"), root.join("tests/cuda/driver"));
     let kernels = folder.join("kernels");
     // Those of an earlier run were made with what may have been other headers.
-    if kernels.exists() {
-        std::fs::remove_dir_all(&kernels).with_context(|| format!("{} cannot be removed", kernels.display()))?;
-    }
+    files::remove(&kernels)?;
     std::fs::create_dir_all(&kernels).with_context(|| format!("{} cannot be made", kernels.display()))?;
     let places = [("HEADERS", sources.clone()), ("PTX", root.join("shaders/src/ptx.cu"))];
     let places = places.map(|(name, path)| format!("-D{name}=\"{}\"", path.display()));

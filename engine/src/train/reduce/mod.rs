@@ -132,17 +132,14 @@ impl<B: Ops> Reduction<B> {
         mut gradients: Gradients<B>,
         loss: Option<Tensor<B, 1>>,
     ) -> Result<Reduced<B>> {
-        while let Some(part) = self.left.pop_front() {
-            // Without its last part no rank applies the step: what a device refused must be known before.
-            let loss = match self.left.is_empty() {
-                true => {
-                    model.check()?;
-                    let reading = loss.as_ref().map(|loss| B::start_read(primitive(loss.clone())));
-                    Some(Own { shape: [1, 1], reading })
-                }
-                false => None,
-            };
-            self.send(part, &mut gradients, loss);
+        while let Some(part) = self.left.pop_front_if(|part| part.lowest.is_some()) {
+            self.send(part, &mut gradients, None);
+        }
+        // Without its last part no rank applies the step: what a device refused must be known before.
+        model.check()?;
+        let loss = Own { shape: [1, 1], reading: loss.map(|loss| B::start_read(primitive(loss))) };
+        if let Some(rest) = self.left.pop_front() {
+            self.send(rest, &mut gradients, Some(loss));
         }
         let mut found = self.join()?;
         let loss = found.pop().flatten();
