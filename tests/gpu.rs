@@ -2,9 +2,10 @@
 //!
 //! `cargo test --release --workspace --test gpu -- --ignored` on a machine that has one.
 
+use cubecl::cuda::CudaRuntime;
 use halfbyte::backends::{Cuda, CudaDevice, trust_cuda_kernels};
 use halfbyte::ops::ComputeDtype;
-use halfbyte_tests::{activations, attention, consistency, memory, operations, optimizers, ranks, reference};
+use halfbyte_tests::{activations, attention, consistency, memory, operations, optimizers, ranks, reference, uploads};
 
 /// Runs a comparison on the first GPU, with every kernel chosen that the self-test decides on.
 fn on_gpu(compare: impl Fn(&CudaDevice)) {
@@ -26,6 +27,8 @@ macro_rules! tests {
 }
 
 tests! {
+    uploads_arrive: uploads::uploads_arrive::<Cuda>;
+    uploads_hide_no_refusal: uploads::uploads_hide_no_refusal::<CudaRuntime>;
     logits_match: reference::logits_match::<Cuda>;
     gradients_match: reference::gradients_match::<Cuda>;
     kernels_conform: operations::kernels_conform::<Cuda>;

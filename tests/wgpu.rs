@@ -6,12 +6,17 @@ use halfbyte::backends::{Wgpu, WgpuDevice};
 use halfbyte::nf4::quantize;
 use halfbyte::ops::{ComputeDtype, Nf4Weight, Ops};
 use halfbyte_tests::{
-    activations, attention, consistency, memory, operations, optimizers, ranks, reference, shaders, stages,
+    activations, attention, consistency, memory, operations, optimizers, ranks, reference, shaders, stages, uploads,
 };
 
 /// The software rasterizer, which every machine that runs the tests has; it is asked for by kind, so that a machine with
 /// a GPU tests the same adapter.
 const RASTERIZER: WgpuDevice = WgpuDevice::Cpu;
+
+#[test]
+fn uploads_arrive() {
+    uploads::uploads_arrive::<Wgpu>(&RASTERIZER);
+}
 
 #[test]
 fn logits_match() {

@@ -12,6 +12,7 @@ pub mod reference;
 #[cfg(feature = "gpu")]
 pub mod shaders;
 pub mod stages;
+pub mod uploads;
 
 use std::path::{Path, PathBuf};
 

@@ -17,7 +17,10 @@ pub struct Parameter<B: Backend> {
 
 impl<B: Backend> Parameter<B> {
     /// A frozen parameter from host values.
-    pub fn frozen(values: Vec<f32>, shape: [usize; 2], device: &B::Device) -> Self {
+    pub fn frozen(values: Vec<f32>, shape: [usize; 2], device: &B::Device) -> Self
+    where
+        B: Ops,
+    {
         Self { value: lasting(TensorData::new(values, shape), device), trainable: false }
     }
 

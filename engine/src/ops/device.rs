@@ -2,13 +2,16 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use burn::tensor::TensorData;
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::MemoryAllocationMode;
 use cubecl::device::{Device, DeviceId};
 use cubecl::future::block_on;
 use cubecl::server::{IoError, LaunchError, ServerError};
 use cubecl::stream_id::StreamId;
-use halfbyte_shaders::{Language, SourceRuntime};
+use halfbyte_shaders::{Fetching, Language, SourceRuntime, fetch};
 
+use super::Held;
 use crate::failure::in_a_line;
 
 /// A runtime's device and a stream of it, which has an allocator of its own.
@@ -24,8 +27,11 @@ struct Notes {
 
 static NOTES: Mutex<Vec<(Key, Notes)>> = Mutex::new(Vec::new());
 
-fn with<R: SourceRuntime, T>(device: &R::Device, change: impl FnOnce(&mut Notes) -> T) -> T {
-    let key = (R::name(&R::client(device)), device.to_id(), StreamId::current());
+fn key<R: SourceRuntime>(device: &R::Device) -> Key {
+    (R::name(&R::client(device)), device.to_id(), StreamId::current())
+}
+
+fn with<T>(key: Key, change: impl FnOnce(&mut Notes) -> T) -> T {
     let mut known = NOTES.lock().unwrap_or_else(PoisonError::into_inner);
     let place = known.iter().position(|(of, _)| *of == key).unwrap_or_else(|| {
         known.push((key, Notes::default()));
@@ -49,32 +55,61 @@ pub(super) fn words(error: &ServerError) -> String {
 
 pub(super) fn check<R: SourceRuntime>(device: &R::Device) -> Result<(), String> {
     let now = R::client(device).flush().map_err(|error| words(&error));
-    with::<R, _>(device, |notes| notes.refused.take()).map_or(now, Err)
+    with(key::<R>(device), |notes| notes.refused.take()).map_or(now, Err)
 }
 
 pub(super) fn finish<R: SourceRuntime>(device: &R::Device) {
     if cfg!(target_arch = "wasm32") {
         return;
     }
-    // A wait takes what was refused with it, and whoever reads afterwards would take wrong values for results. The first reason says
-    // more than what follows of it.
-    if let Err(error) = block_on(R::client(device).sync()) {
-        with::<R, _>(device, |notes| {
+    note(key::<R>(device), block_on(R::client(device).sync()));
+}
+
+/// Remembers what a wait was told. A wait takes what was refused with it, and whoever reads afterwards would take wrong values for
+/// results. The first reason says more than what follows of it.
+fn note(key: Key, told: Result<(), ServerError>) {
+    if let Err(error) = told {
+        with(key, |notes| {
             notes.refused.get_or_insert_with(|| words(&error));
         });
     }
 }
 
+/// Host memory that a device reads, until it has.
+struct Arriving<R: SourceRuntime> {
+    /// Of the stream that reads it, whichever thread waits.
+    key: Key,
+    fetching: Fetching<R>,
+}
+
+impl<R: SourceRuntime> Drop for Arriving<R> {
+    fn drop(&mut self) {
+        note(self.key, self.fetching.wait());
+    }
+}
+
+/// The tensor that host values become by way of pinned memory; the values themselves where that is not their way.
+pub(super) fn start_write<R: SourceRuntime>(
+    data: TensorData,
+    device: &R::Device,
+) -> Result<(CubeTensor<R>, Held), TensorData> {
+    let TensorData { bytes, shape, dtype } = data;
+    match fetch::<R>(bytes, shape.clone(), dtype, device) {
+        Ok((tensor, fetching)) => Ok((tensor, Some(Box::new(Arriving { key: key::<R>(device), fetching })))),
+        Err(bytes) => Err(TensorData::from_bytes(bytes, shape, dtype)),
+    }
+}
+
 pub(super) fn most_reserved<R: SourceRuntime>(device: &R::Device) -> Option<u64> {
     let now = R::client(device).memory_usage().ok()?.bytes_reserved;
-    Some(with::<R, _>(device, |notes| {
+    Some(with(key::<R>(device), |notes| {
         notes.most = now.max(notes.most);
         notes.most
     }))
 }
 
 pub(super) fn forget_most_reserved<R: SourceRuntime>(device: &R::Device) {
-    with::<R, _>(device, |notes| notes.most = 0);
+    with(key::<R>(device), |notes| notes.most = 0);
 }
 
 pub(super) fn exact_memory<R: SourceRuntime>(device: &R::Device, exact: bool) {

@@ -195,10 +195,15 @@ pub trait Ops: Backend {
         Box::pin(Self::float_into_data(x))
     }
 
-    /// Brings to a device what [`start_read`](Self::start_read) brought from one. What is held back goes no sooner than it has arrived: to
-    /// drop it is to wait for that.
+    /// Brings host values to a device, in their type. What is held back goes no sooner than they have arrived: to drop it is to wait for
+    /// that. Bits of [`start_read`](Self::start_read) go back out of the memory that they were read into.
     fn start_write(data: TensorData, device: &Self::Device) -> (FloatTensor<Self>, Held) {
         (Self::float_from_data(data, device), None)
+    }
+
+    /// [`start_write`](Self::start_write) of 32-bit words.
+    fn start_write_words(data: TensorData, device: &Self::Device) -> (IntTensor<Self>, Held) {
+        (Self::int_from_data(data, device), None)
     }
 
     /// Whether everything since this was last asked was done: without memory for a tensor, or with a kernel that does not

@@ -4,13 +4,13 @@
 use std::ops::Range;
 
 use burn::tensor::backend::{Backend, BackendTypes};
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, TensorMetadata};
 
 use super::fused::{cast, primitive, tensor};
-use super::lasting::lasting_results;
+use super::lasting::{lasting_results, lasting_words};
 use super::parts::{joined, of_parts};
-use super::{ComputeDtype, Nf4Primitive, Ops, Product, Update, Variant, lasting};
+use super::{ComputeDtype, Nf4Primitive, Ops, Product, Update, Variant};
 use crate::files::read_words;
 use crate::nf4::{self, Absmax, Nf4Data, dynamic_map};
 use crate::{Error, Result};
@@ -92,9 +92,10 @@ impl<B: Ops> Nf4Weight<B> {
         }
         let weights = TensorData::from_bytes(bytes, [count], dtype);
         // Every device holds 16 bits, whether or not it computes in them.
-        let weights = Tensor::<B, 1>::from_data(weights, (device, dtype));
+        let (weights, arriving) = B::start_write(weights, device);
         let [codes, absmax] =
-            lasting_results::<B, _, _>(device, primitive(weights), |weights| B::nf4_quantize(weights, block_size));
+            lasting_results::<B, _, _>(device, weights, |weights| B::nf4_quantize(weights, block_size));
+        drop(arriving);
         let scales: Vec<f32> = read_words(Tensor::<B, 1, Int>::from_primitive(absmax.clone()))
             .await?
             .into_iter()
@@ -107,10 +108,10 @@ impl<B: Ops> Nf4Weight<B> {
             return Err(Error::Invalid(format!("a weight from {:?} to {:?} {reason}", place(first), place(last))));
         }
         let scales = if double_quant { Absmax::double(&scales) } else { Absmax::Plain(scales) };
-        let header = upload::<B>(data_of(header(shape, block_size, &scales)), device);
+        let header = lasting_words::<B>(data_of(header(shape, block_size, &scales)), device);
         let absmax = match &scales {
             Absmax::Plain(_) => absmax,
-            Absmax::Double { codes, .. } => upload::<B>(words(codes), device),
+            Absmax::Double { codes, .. } => lasting_words::<B>(words(codes), device),
         };
         let parts = vec![Nf4Primitive { codes, absmax, header, shape }];
         Ok(Self { shape, parts, compute: ComputeDtype::F32 })
@@ -213,15 +214,15 @@ impl<B: Backend> Nf4Weight<B> {
     }
 }
 
-fn upload_part<B: Backend>(data: &Nf4Data, device: &B::Device) -> Nf4Primitive<B> {
+fn upload_part<B: Ops>(data: &Nf4Data, device: &B::Device) -> Nf4Primitive<B> {
     let absmax = match &data.absmax {
         Absmax::Plain(values) => data_of(values.iter().map(|v| v.to_bits()).collect()),
         Absmax::Double { codes, .. } => words(codes),
     };
     Nf4Primitive {
-        codes: upload::<B>(words(&data.packed), device),
-        absmax: upload::<B>(absmax, device),
-        header: upload::<B>(data_of(header(data.shape, data.block_size, &data.absmax)), device),
+        codes: lasting_words::<B>(words(&data.packed), device),
+        absmax: lasting_words::<B>(absmax, device),
+        header: lasting_words::<B>(data_of(header(data.shape, data.block_size, &data.absmax)), device),
         shape: data.shape,
     }
 }
@@ -234,10 +235,6 @@ fn header(shape: [usize; 2], block_size: usize, absmax: &Absmax) -> Vec<u32> {
         header.extend(dynamic_map().iter().chain(nested).map(|v| v.to_bits()));
     }
     header
-}
-
-fn upload<B: Backend>(words: TensorData, device: &B::Device) -> IntTensor<B> {
-    lasting::<B, 1, Int>(words, device).into_primitive()
 }
 
 pub(super) fn data_of(words: Vec<u32>) -> TensorData {

@@ -1,7 +1,7 @@
-// Copies from host memory that the device reaches by its address: pinned memory.
+// Copies from host memory that the device reaches by its address, pinned memory, to the elements of `to` from `first` on.
 //
 // Grid: any. The copy waits for the bus, which a few blocks keep busy.
-struct FetchInfo { const uint4* from; unsigned long long count; };
+struct FetchInfo { const uint4* from; unsigned long long count, first; };
 
 constexpr unsigned int THREADS = {{ threads }};
 
@@ -10,5 +10,5 @@ fetch(uint4* __restrict__ to, const __grid_constant__ FetchInfo info) {
     const unsigned long long step = (unsigned long long)gridDim.x * THREADS;
 #pragma unroll 4
     for (unsigned long long i = (unsigned long long)blockIdx.x * THREADS + threadIdx.x; i < info.count; i += step)
-        to[i] = info.from[i];
+        to[info.first + i] = info.from[i];
 }

@@ -13,8 +13,8 @@ use crate::web::places::target;
 /// All tests of a GPU.
 const TESTS: &str = "cargo test --release --workspace --test gpu -- --ignored --test-threads 1";
 
-/// Those that end within a minute: the optimizer's kernels, what lies between products, and a model with its gradients.
-const QUICK: &str = "factors many_at_once cross_entropy an_adapter_may_sit";
+/// Those that end within a minute: uploads, the optimizer's kernels, what lies between products, and a model with its gradients.
+const QUICK: &str = "uploads factors many_at_once cross_entropy an_adapter_may_sit";
 
 /// Where cargo looks for what it is to start a test by.
 const RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";

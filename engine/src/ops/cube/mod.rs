@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 use burn::tensor::backend::{Backend, ExecutionError};
-use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor, IntTensorOps};
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::tensor::CubeTensor;
@@ -336,11 +336,11 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     }
 
     fn start_write(data: TensorData, device: &Self::Device) -> (FloatTensor<Self>, Held) {
-        let (shape, dtype) = (data.shape.clone(), data.dtype);
-        match halfbyte_shaders::fetch::<R>(data.bytes, shape.clone(), dtype, device) {
-            Ok((tensor, fetching)) => (tensor, Some(Box::new(fetching))),
-            Err(bytes) => (Self::float_from_data(TensorData::from_bytes(bytes, shape, dtype), device), None),
-        }
+        device::start_write::<R>(data, device).unwrap_or_else(|data| (Self::float_from_data(data, device), None))
+    }
+
+    fn start_write_words(data: TensorData, device: &Self::Device) -> (IntTensor<Self>, Held) {
+        device::start_write::<R>(data, device).unwrap_or_else(|data| (Self::int_from_data(data, device), None))
     }
 
     fn check(device: &Self::Device) -> Result<(), String> {

@@ -188,8 +188,15 @@ impl<B: FusionBackend + Ops> Ops for Fusion<B> {
     }
 
     fn start_write(data: TensorData, device: &Self::Device) -> (FloatTensor<Self>, Held) {
+        let (shape, dtype) = (data.shape.clone(), data.dtype);
         let (tensor, held) = B::start_write(data, device);
-        (arrived::<B>(tensor, device), held)
+        (arrived::<B>(B::float_tensor_handle(tensor), (shape, dtype), device), held)
+    }
+
+    fn start_write_words(data: TensorData, device: &Self::Device) -> (IntTensor<Self>, Held) {
+        let (shape, dtype) = (data.shape.clone(), data.dtype);
+        let (tensor, held) = B::start_write_words(data, device);
+        (arrived::<B>(B::int_tensor_handle(tensor), (shape, dtype), device), held)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, into: FloatDType) -> FloatTensor<Self> {

@@ -4,11 +4,11 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_fusion::client::GlobalFusionClient;
 use burn_fusion::stream::{Operation, OperationStreams};
-use burn_fusion::{Fusion, FusionBackend, FusionRuntime, FusionTensor, NoOp, get_client};
+use burn_fusion::{Fusion, FusionBackend, FusionHandle, FusionRuntime, FusionTensor, NoOp, get_client};
 use burn_ir::{CustomOpIr, HandleContainer, InitOperationIr, OperationIr, OperationOutput, TensorIr};
 
 /// What reaches the tensors when a fusion stream runs.
-pub(super) type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
+pub(super) type Handles<B> = HandleContainer<FusionHandle<<B as FusionBackend>::FusionRuntime>>;
 
 /// An operation waiting in a fusion stream; `run` is the operation on the backend beneath.
 struct Waiting<F> {
@@ -120,10 +120,12 @@ pub(super) fn alike<B: FusionBackend, const N: usize, const M: usize>(
 }
 
 /// A tensor of the backend beneath, as its stream knows it.
-pub(super) fn arrived<B: FusionBackend>(tensor: FloatTensor<B>, device: &B::Device) -> FloatTensor<Fusion<B>> {
+pub(super) fn arrived<B: FusionBackend>(
+    handle: FusionHandle<B::FusionRuntime>,
+    (shape, dtype): (Shape, DType),
+    device: &B::Device,
+) -> FusionTensor<B::FusionRuntime> {
     let client: GlobalFusionClient<B::FusionRuntime> = get_client::<B>(device);
-    let (shape, dtype) = (tensor.shape(), tensor.dtype());
-    let handle = B::float_tensor_handle(tensor);
     let description = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
     let [tensor] =
         client.register(OperationStreams::default(), OperationIr::Init(description), NoOp::<B>::new()).outputs();
