@@ -180,6 +180,18 @@ fn both_spellings_of_the_rotary_keys_are_read() {
     });
     map.insert("rope_parameters".into(), parameters);
     assert_eq!(parse(&json).expect("a configuration"), old);
+
+    let part = |inside: Value, beside: Value| {
+        let mut json = family("llama");
+        json["rope_parameters"] = inside;
+        json["partial_rotary_factor"] = beside;
+        parse(&json).expect("a configuration").kinds
+    };
+    let whole = part(json!({"rope_type": "default", "rope_theta": 500000.0}), json!(null));
+    let inside =
+        part(json!({"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5}), json!(null));
+    let beside = part(json!({"rope_type": "default", "rope_theta": 500000.0}), json!(0.5));
+    assert!(inside == beside && inside != whole);
 }
 
 #[test]

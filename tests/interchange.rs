@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use halfbyte::backends::Cpu;
 use halfbyte::files::{
-    AdapterFile, Checkpoint, Consumer, MergeBase, MergeDtype, MergeOptions, adapter_base, adapter_config,
-    export_adapter, load_adapter, merge_folder, quantize_folder, save_adapter, stored_weight, write_atomic,
+    AdapterConfig, AdapterFile, Checkpoint, Consumer, MergeBase, MergeDtype, MergeOptions, adapter_base,
+    adapter_config, export_adapter, load_adapter, merge_folder, quantize_folder, save_adapter, stored_weight,
+    write_atomic,
 };
 use halfbyte::lora::{LoraConfig, Targets, attach};
 use halfbyte::model::{BaseWeights, Transformer, load};
@@ -13,6 +14,7 @@ use halfbyte::train::{Recompute, backpropagate, whole_graph};
 use halfbyte_tests::reference::{NF4, expected, golden_batch, model, tokens, values};
 use halfbyte_tests::{Expected, assert_close, golden, relative_error, root};
 use pollster::block_on;
+use serde_json::json;
 
 /// The adapters that PEFT wrote.
 const CASES: [&str; 5] = ["dora", "dora-biased", "patterns", "saved-tied", "saved-norms"];
@@ -137,6 +139,31 @@ fn what_cannot_be_trained_is_refused_by_name() {
 }
 
 #[test]
+fn adapters_that_mean_more_than_their_matrices_are_refused() {
+    let json = std::fs::read(folder("dora").join("adapter_config.json")).expect("an adapter");
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let parse = |key: &str, value: serde_json::Value| {
+        let mut json = json.clone();
+        json[key] = value;
+        AdapterConfig::parse("adapter_config.json", json.to_string().as_bytes())
+    };
+    for value in [json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!(null)] {
+        parse("init_lora_weights", value.clone()).unwrap_or_else(|e| panic!("{value}: {e}"));
+    }
+    let refused = [
+        ("init_lora_weights", json!("pissa_niter_16")),
+        ("init_lora_weights", json!("olora")),
+        ("alora_invocation_tokens", json!([1, 2])),
+        ("use_qalora", json!(true)),
+        ("arrow_config", json!({"top_k": 3})),
+    ];
+    for (key, value) in refused {
+        let error = parse(key, value).expect_err(key).to_string();
+        assert!(error.contains(key) && error.contains("not supported"), "{error}");
+    }
+}
+
+#[test]
 fn an_adapter_for_another_model_is_refused() {
     let mut tied = model::<Cpu>("llama-tied", NF4, &Default::default());
     let error = load_adapter(&mut tied, folder("dora-biased"), false).expect_err("another model").to_string();
@@ -170,7 +197,7 @@ fn skipped_modules_stay_as_they_are() {
     let json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(target.join("config.json")).expect("a file")).expect("JSON");
     let listed = &json["quantization_config"]["llm_int8_skip_modules"];
-    assert_eq!(*listed, serde_json::json!(["lm_head", skip[0], skip[1]]));
+    assert_eq!(*listed, json!(["lm_head", skip[0], skip[1]]));
     let model = load::<Cpu>(&target, NF4, &Default::default(), &mut |_| {}).expect("a model");
     let mut dense = Vec::new();
     model.visit(|path, _| {
@@ -322,7 +349,7 @@ fn what_is_written_for_others() {
     for case in CASES {
         let (mut model, config) = (adapted(case), adapter_config(folder(case)).expect(case));
         let base = base(case);
-        all.insert(case.into(), serde_json::json!({"base": base, "logits": logits(&model, &base)}));
+        all.insert(case.into(), json!({"base": base, "logits": logits(&model, &base)}));
         block_on(save_adapter(&mut model, &config.lora(), &base, out.join(case))).expect(case);
         merge(case, &out.join(format!("{case}-merged")), MergeBase::Dequantized, MergeDtype::Bf16);
     }
@@ -330,7 +357,7 @@ fn what_is_written_for_others() {
     let (skip, target) = (["down_proj".to_string()], out.join("skipped"));
     quantize_folder(&golden("llama-untied"), &target, (64, true), &skip, &mut |_| {}).expect("a folder");
     let model = load::<Cpu>(&target, NF4, &Default::default(), &mut |_| {}).expect("a model");
-    all.insert("skipped".into(), serde_json::json!({"logits": logits(&model, "llama-untied")}));
+    all.insert("skipped".into(), json!({"logits": logits(&model, "llama-untied")}));
     let of_family = |family: &'static str| (golden(&format!("{family}/adapter")), family, family);
     let llama = [(folder("patterns"), "patterns"), (golden("llama-untied/adapter"), "rslora")];
     let llama = llama.map(|(adapter, name)| (adapter, name, "llama-untied"));

@@ -7,7 +7,7 @@ use halfbyte::data::{Batch, Dataset};
 use halfbyte::files::{load_adapter, quantize_folder, save_adapter};
 use halfbyte::generate::{Sampling, generate};
 use halfbyte::lora::{attach, trainable_line};
-use halfbyte::model::{Transformer, load};
+use halfbyte::model::{Parameter, Transformer, load};
 use halfbyte::text::Tokenizer;
 use halfbyte::train::{Recipe, Recompute, Run, Trainer, backpropagate, load_recipe, save_checkpoint, whole_graph};
 use halfbyte_tests::reference::{
@@ -81,6 +81,20 @@ fn greedy_generation_is_the_same_token_by_token() {
         let (made, _) = block_on(run).expect(name);
         assert_eq!(made, tokens(&expected.integers("generate_ids")), "{name}");
         assert_eq!(made, streamed);
+    }
+}
+
+#[test]
+fn a_broken_adapter_makes_no_text() {
+    let model = with_adapter::<Cpu>(MODELS[0], &Default::default());
+    let broken = model.map(&mut |path: &str, parameter: &Parameter<Cpu>| match path.ends_with("lora_B.weight") {
+        true => Parameter { value: parameter.value.clone() * f32::NAN, trainable: parameter.trainable },
+        false => parameter.clone(),
+    });
+    for temperature in [0.0, 1.0] {
+        let sampling = Sampling { temperature, ..Default::default() };
+        let made = block_on(generate(&broken, &[1, 2], &sampling, &[], |_| std::ops::ControlFlow::Continue(())));
+        assert!(made.expect_err("no number").to_string().contains("NaN"));
     }
 }
 

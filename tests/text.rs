@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use chrono::NaiveDate;
 use halfbyte::data::{Example, Record, TrainOn, tokenize};
 use halfbyte::text::{ChatTemplate, Message, StreamDecoder, Tokenizer};
 use halfbyte_tests::golden;
@@ -57,6 +58,21 @@ fn templates_render_as_in_transformers() {
             }
         }
     }
+}
+
+#[test]
+fn a_template_is_told_one_day_from_its_settling_on() {
+    let source = "{{ strftime_now('%d %b %Y, %A %j') }}";
+    let told = |template: &ChatTemplate| template.render(&[], false, "", "").expect("it renders");
+    let mut template = ChatTemplate::new(source).expect("Jinja");
+    let day = NaiveDate::from_ymd_opt(2024, 2, 29);
+    assert_eq!(template.settle_date(day), day);
+    assert_eq!(told(&template), "29 Feb 2024, Thursday 060");
+    let today = template.settle_date(None).expect("it asks");
+    assert_eq!(told(&template), today.format("%d %b %Y, %A %j").to_string());
+    assert_eq!(ChatTemplate::new("{{ bos_token }}").expect("Jinja").settle_date(day), None);
+    let wrong = ChatTemplate::new("{{ strftime_now('%Q') }}").expect("Jinja");
+    assert!(wrong.render(&[], false, "", "").expect_err("no format").to_string().contains("%Q"));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use halfbyte::train::{Recipe, load_recipe, parse_override, parse_recipe};
 use halfbyte_memory::grouped;
 use toml::Value;
 
+use crate::source::{self, Source};
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -57,8 +59,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if recipe.model.is_empty() {
         bail!("whose tokenizer? name a recipe, or a model folder by --model");
     }
-    let tokenizer = Tokenizer::from_folder(Path::new(&recipe.model))?;
-    let splits = recipe.data.load(&tokenizer, recipe.seed)?;
+    let mut tokenizer = Tokenizer::from_folder(Source::open(&recipe.model)?.folder())?;
+    tokenizer.settle_date(recipe.data.date);
+    let (data, _) = source::data_files(&recipe.data)?;
+    let splits = data.load(&tokenizer, recipe.seed)?;
     let color = arguments.color || std::io::stdout().is_terminal();
     let mut out = std::io::stdout().lock();
     legend(&mut out, color)?;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use halfbyte::generate::{Sampling, Talker};
 use halfbyte::model::BaseWeights;
 use halfbyte::ops::Ops;
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     #[arg(long, short)]
     prompt: Option<String>,
     /// System message
-    #[arg(long)]
+    #[arg(long, conflicts_with = "raw")]
     system: Option<String>,
     /// Continue the prompt as it is, without the chat template
     #[arg(long, requires = "prompt")]
@@ -76,6 +76,9 @@ impl Job for Generate {
         let source = Source::open(&arguments.model)?;
         let adapter = arguments.adapter.as_deref().map(Source::open).transpose()?;
         let tokenizer = Tokenizer::from_folder(source.folder())?;
+        if arguments.system.is_some() && tokenizer.chat_template().is_none() {
+            bail!("--system: the model has no chat template, which would say where a system message goes");
+        }
         let adapter = adapter.as_ref().map(Source::weights).transpose()?;
         let base = arguments.held.resolve(adapter)?;
         let map = found.map_for(source.folder(), |shape| Ok(inference(base, shape)))?;

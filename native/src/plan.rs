@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytesize::ByteSize;
+use halfbyte::data::read_records;
 use halfbyte::train::Recipe;
 use halfbyte_memory::{
     ComputeDtype, Device, Gpu, ModelShape, Part, Phase, Plan, Proposal, Run, Workload, bytes, grouped, in_flight,
@@ -193,9 +194,12 @@ pub(crate) fn fullest(parts: Vec<(ModelShape, Run)>) -> Option<(ModelShape, Run)
 fn tokens(recipe: &Recipe, processes: usize) -> Option<f64> {
     let training = &recipe.training;
     let per_step = training.batch_size as f64 * training.gradient_accumulation_steps as f64 * processes as f64;
-    let examples = std::fs::read_to_string(&recipe.data.train).ok();
-    let examples = examples.map(|text| text.lines().filter(|line| !line.trim().is_empty()).count() as f64);
-    let all = examples.map(|examples| examples * training.epochs as f64);
+    let mut examples = 0.0;
+    let read = read_records(Path::new(&recipe.data.train), &mut |_, _, _| {
+        examples += 1.0;
+        Ok(())
+    });
+    let all = read.is_ok().then_some(examples * training.epochs as f64);
     let limit = (training.max_steps > 0).then_some(training.max_steps as f64 * per_step);
     let seen = match (all, limit) {
         (Some(all), Some(limit)) if training.epochs > 0 => all.min(limit),

@@ -63,8 +63,9 @@ impl Job for Pretrain {
             progress.step(&metrics)?;
             let last = metrics.step == trainer.total_steps();
             if last || metrics.step % SAVE_STEPS == 0 {
-                block_on(save_dense(trainer.model(), &weights))?;
+                // A model that is found to be none must not take the place of one that was.
                 let evaluation = block_on(trainer.evaluate(&test))?;
+                block_on(save_dense(trainer.model(), &weights))?;
                 progress.record(&json!({"step": metrics.step, "eval_loss": evaluation.loss}))?;
                 progress.say(&format!("step {}: held-out loss {:.4}", metrics.step, evaluation.loss));
             }

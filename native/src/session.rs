@@ -133,11 +133,12 @@ impl<B: Ops> Session<B> {
     }
 
     /// Puts the best adapter in the model's place, if that was asked for and it is another. The work of a run is not lost over a
-    /// checkpoint that somebody removed: its last adapter is kept then.
-    pub(crate) fn load_best(&mut self) {
+    /// checkpoint that somebody removed: its last adapter is kept then. Gives the step that the adapter is of.
+    pub(crate) fn load_best(&mut self) -> usize {
         let state = &self.trainer.state;
-        let other = state.best_global_step.filter(|best| *best != state.global_step);
-        let Some(best) = other.filter(|_| self.run.recipe.evaluation.load_best_model_at_end) else { return };
+        let last = state.global_step;
+        let other = state.best_global_step.filter(|best| *best != last);
+        let Some(best) = other.filter(|_| self.run.recipe.evaluation.load_best_model_at_end) else { return last };
         let folder = checkpoint_folder(Path::new(&self.run.recipe.output), best);
         let restored = SavedCheckpoint::open(&folder).and_then(|saved| {
             saved.check(&self.run)?;
@@ -145,9 +146,13 @@ impl<B: Ops> Session<B> {
         });
         match restored {
             Ok(()) => {
-                println!("the best evaluation was after step {best}: its adapter is that of {}", folder.display())
+                println!("the best evaluation was after step {best}: its adapter is that of {}", folder.display());
+                best
             }
-            Err(error) => eprintln!("the best evaluation was after step {best}, but the last adapter is kept: {error}"),
+            Err(error) => {
+                eprintln!("the best evaluation was after step {best}, but the last adapter is kept: {error}");
+                last
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use halfbyte::lora::attach;
 use halfbyte::ops::Ops;
 use halfbyte::parallel::Group;
 use halfbyte::text::Tokenizer;
-use halfbyte::train::{Devices, Recipe, Run, Trainer, load_recipe, parse_override};
+use halfbyte::train::{Devices, Recipe, Run, SavedCheckpoint, Trainer, load_recipe, parse_override};
 use toml::Value;
 
 use crate::device::{Choice, Found};
@@ -115,28 +115,36 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Reads everything but the weights, so that whatever is wrong with it is found before they are loaded.
-    pub(crate) fn read(recipe: &Recipe) -> Result<Self> {
+    /// Reads everything but the weights, so that whatever is wrong with it is found before they are loaded. `from` is what the run goes
+    /// on from.
+    pub(crate) fn read(mut recipe: Recipe, from: Option<&SavedCheckpoint>) -> Result<Self> {
         recipe.checkpoints.check()?;
         recipe.training.check()?;
         recipe.lora.check()?;
         let base = Source::open(&recipe.model)?;
-        let tokenizer = Tokenizer::from_folder(base.folder())?;
+        let mut tokenizer = Tokenizer::from_folder(base.folder())?;
+        let began = from.and_then(|from| from.run.recipe.data.date);
+        recipe.data.date = tokenizer.settle_date(recipe.data.date.or(began));
         let (config, files) = source::data_files(&recipe.data)?;
         let Splits { train, test } = crate::data::load(&config, &tokenizer, recipe.seed)?;
         recipe.evaluation.check(test.is_some())?;
-        let run = Run::new(recipe, base.weights()?, &train, test.as_ref())?;
+        let run = Run::new(&recipe, base.weights()?, &train, test.as_ref())?;
         Ok(Self { base, tokenizer, files, train, test, run })
     }
 
-    /// The model with a new adapter, at step 0; one of the ranks of `group`, where there is one.
-    pub(crate) fn trainer<B: Ops>(&self, found: &Found<B>, group: Option<Arc<Group>>) -> Result<Trainer<B>> {
+    /// The model with a new adapter, at step 0, to be trained on `data`; one of the ranks of `group`, where there is one.
+    pub(crate) fn trainer<B: Ops>(
+        &self,
+        data: Dataset,
+        found: &Found<B>,
+        group: Option<Arc<Group>>,
+    ) -> Result<Trainer<B>> {
         let recipe = &self.run.recipe;
         // The weights were fetched when the setup was read.
         let map = found.map_for(self.base.folder(), |shape| run_of(recipe, shape))?;
         let mut model = load_base::<B>(self.base.folder(), recipe.quantization.base(), &map)?;
         attach(&mut model, &recipe.lora, recipe.seed)?;
-        let (data, training) = (self.train.clone(), recipe.training.clone());
+        let training = recipe.training.clone();
         Ok(match group {
             Some(group) => Trainer::parallel(model, data, training, recipe.seed, group)?,
             None => Trainer::new(model, data, training, recipe.seed)?,

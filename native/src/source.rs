@@ -3,14 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use halfbyte::data::DataConfig;
+use halfbyte::data::{DataConfig, EXTENSIONS};
 use halfbyte::files::hub::{Hub, HubEvent, HubName, ShardStream, Snapshot};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How data files end.
-const DATA: [&str; 4] = ["jsonl", "json", "csv", "parquet"];
-/// How file names end that are never a data set's: a path that was mistyped is not asked for on the hub.
-const FILES: [&str; 7] = [".jsonl", ".json", ".csv", ".parquet", ".txt", ".toml", ".safetensors"];
+/// How file names end, beside those of data, that are never a data set's: a path that was mistyped is not asked for on the hub.
+const FILES: [&str; 3] = ["txt", "toml", "safetensors"];
 
 /// A model or an adapter: a folder, whose weights may still lie on the hub.
 pub(crate) struct Source {
@@ -82,7 +80,8 @@ pub(crate) fn configuration(name: &str) -> Result<Option<PathBuf>> {
 /// A data file: a path of this machine, or the file of one of `splits` in a data set of the hub.
 fn data(name: &str, splits: &[&str]) -> Result<PathBuf> {
     let path = Path::new(name);
-    let looks_like_a_file = !name.starts_with("datasets/") && FILES.iter().any(|end| name.ends_with(end));
+    let looks_like_a_file =
+        !name.starts_with("datasets/") && EXTENSIONS.iter().chain(&FILES).any(|e| name.ends_with(&format!(".{e}")));
     if path.exists() || looks_like_a_file {
         return Ok(path.into());
     }
@@ -91,7 +90,7 @@ fn data(name: &str, splits: &[&str]) -> Result<PathBuf> {
     let hub = Hub::from_env()?;
     fetch(name, "file", |progress| {
         let snapshot = hub.snapshot(&hub_name, progress)?;
-        snapshot.file(&snapshot.data_file(splits, &DATA)?, progress)
+        snapshot.file(&snapshot.data_file(splits, &EXTENSIONS)?, progress)
     })
 }
 

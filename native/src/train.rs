@@ -106,9 +106,9 @@ impl Train {
         let name = found.name.as_str();
         let leads = place.as_ref().is_none_or(Placement::leads);
         let output = Path::new(&recipe.output);
-        let mut setup = Setup::read(&recipe)?;
-        setup.run.world_size = place.as_ref().map_or(1, |place| place.world_size);
         let from = starting_point(output, resume.as_ref().map(Option::as_deref), leads)?;
+        let mut setup = Setup::read(recipe.clone(), from.as_ref())?;
+        setup.run.world_size = place.as_ref().map_or(1, |place| place.world_size);
         if let Some(from) = &from {
             from.check(&setup.run)?;
         }
@@ -116,7 +116,9 @@ impl Train {
             let group = Arc::new(place.join(&setup.run, from.as_ref())?);
             Ok(met.insert(group).clone())
         });
-        let mut trainer = setup.trainer::<B>(found, group.transpose()?)?;
+        let train = std::mem::take(&mut setup.train);
+        let (examples, tokens, trained) = (train.examples.len(), train.token_count(), train.trained_count());
+        let mut trainer = setup.trainer::<B>(train, found, group.transpose()?)?;
         let trainable = trainable_line(trainer.model_mut().parameter_counts());
         if leads {
             println!("device {name}; model {}; output {}", recipe.model, recipe.output);
@@ -135,8 +137,14 @@ impl Train {
                 println!("products in f32; quantization.compute_dtype = \"bf16\" would use this GPU's tensor cores");
             }
             println!("{trainable}");
-            let (all, trained) = (setup.train.token_count(), setup.train.trained_count());
-            println!("{} examples, {all} tokens of which {trained} are trained", setup.train.examples.len());
+            println!("{examples} examples, {tokens} tokens of which {trained} are trained");
+            let (limit, steps) = (recipe.training.max_steps, trainer.total_steps());
+            if steps < limit {
+                let epochs = recipe.training.epochs;
+                println!(
+                    "training.max_steps = {limit} is not reached: training.epochs = {epochs} ends after {steps}; 0 for no end"
+                );
+            }
         }
         let Setup { base, tokenizer, files, test, run, train: _ } = setup;
         // A new adapter changes nothing: these are the base model's answers, whether the run begins or goes on.
@@ -165,15 +173,14 @@ impl Train {
         }
         session.train()?;
         let Some((seconds, rate)) = session.watch.as_mut().map(Watch::stop_clock) else { return Ok(()) };
-        session.load_best();
-        let adapter = session.save_adapter()?;
+        let kept = session.load_best();
+        let saved = session.save_adapter();
         let Session { trainer, watch: Some(mut watch), .. } = session else { return Ok(()) };
-        let answers_after = answers(trainer.model(), &tokenizer, &recipe)?;
+        let concluded = saved.and_then(|adapter| Ok((adapter, answers(trainer.model(), &tokenizer, &recipe)?)));
+        let (adapter, answers_after) = concluded.inspect_err(|error| watch.fail(&format!("{error:#}")))?;
         let state = &trainer.state;
-        let loss_at = |step| state.evaluations().rev().find(|e| Some(e.step) == step).map(|e| e.evaluation.loss);
-        let kept =
-            if recipe.evaluation.load_best_model_at_end { state.best_global_step } else { Some(state.global_step) };
-        let held_out = loss_at(Some(0)).zip(loss_at(kept));
+        let loss_at = |step| state.evaluations().rev().find(|e| e.step == step).map(|e| e.evaluation.loss);
+        let held_out = loss_at(0).zip(loss_at(kept));
         let answers = recipe.show.questions.iter().zip(answers_before).zip(answers_after);
         let samples: Vec<Sample> =
             answers.map(|((question, before), after)| Sample { question: question.clone(), before, after }).collect();

@@ -39,7 +39,7 @@ impl Job for Verify {
     type Output = ();
 
     fn run<B: Ops>(self, found: Found<B>) -> Result<()> {
-        let mut setup = Setup::read(&self.recipe)?;
+        let mut setup = Setup::read(self.recipe, None)?;
         setup.run.recipe.checkpoints.save_total_limit = 0;
         let folder = tempfile::tempdir()?;
         let [straight, stopped] = ["straight", "stopped"].map(|name| folder.path().join(name));
@@ -94,7 +94,7 @@ struct Leg {
 
 /// Loads the model, puts it where `from` stood, trains to a step and saves a checkpoint: all that a new process would do.
 fn leg<B: Ops>(setup: &Setup, found: &Found<B>, output: &Path, from: Option<&Path>, until: usize) -> Result<Leg> {
-    let mut trainer = setup.trainer::<B>(found, None)?;
+    let mut trainer = setup.trainer::<B>(setup.train.clone(), found, None)?;
     if let Some(from) = from {
         let checkpoint = SavedCheckpoint::open(from)?;
         checkpoint.check(&setup.run)?;

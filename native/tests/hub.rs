@@ -88,6 +88,8 @@ fn a_run_by_names_of_the_hub_says_what_it_was_made_of() {
     let output = case.path("run");
     let names = ["train", "recipes/kinds.toml", "--device", "cpu", "--output", &output, "--model", "org/wordnet"];
     let data = ["--train", "org/kinds", "--test", "datasets/org/kinds/test.jsonl", "--max-steps", "2"];
+    let checked = case.works(&["data", "check", "--model", "org/wordnet", "--train", "org/kinds"]);
+    assert!(checked.contains("nothing is wrong with it"), "{checked}");
     let short = ["--batch-size", "2", "--set", "show.max_new_tokens=4"];
     let printed = case.works(&[&names[..], &data, &short].concat());
     assert!(printed.contains("model org/wordnet") && printed.contains("--adapter"), "{printed}");

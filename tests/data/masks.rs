@@ -99,6 +99,22 @@ fn an_instruction_is_a_turn_of_the_template_or_the_alpaca_prompt() {
     assert_eq!(answer, "1 2<|end|>");
 }
 
+/// The blank at a prompt's end lies in the token of the word after it.
+#[test]
+fn a_word_is_trained_whose_blank_is_the_prompts() {
+    let tokenizer = shipped();
+    let trained = |prompt: &str, completion: &str| {
+        let record = Record::PromptCompletion { prompt: prompt.into(), completion: completion.into() };
+        let example = tokenize(&record, &tokenizer, TrainOn::Completion).expect("it encodes");
+        let trained = example.tokens.iter().zip(&example.trained).filter(|(_, trained)| **trained);
+        tokenizer.decode(&trained.map(|(token, _)| *token).collect::<Vec<_>>(), false).expect("known tokens")
+    };
+    assert_eq!(trained("Kind: ", "animal"), " animal<|end|>");
+    assert_eq!(trained("Kind:", " animal"), " animal<|end|>");
+    // A token that holds letters of the prompt is none of the answer's.
+    assert_eq!(trained("Kind: a", "nimal"), "<|end|>");
+}
+
 #[test]
 fn an_end_token_is_not_added_twice() {
     let tokenizer = shipped();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use super::dataset::{Counts, Dataset, Reading, Row};
@@ -27,6 +28,9 @@ pub struct DataConfig {
     pub packing: bool,
     /// Whether examples of like length go into a micro-batch together.
     pub group_by_length: bool,
+    /// The day that a chat template is told where it asks for it; that of the run's beginning where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date: Option<NaiveDate>,
 }
 
 impl Default for DataConfig {
@@ -39,6 +43,7 @@ impl Default for DataConfig {
             train_on: TrainOn::Completion,
             packing: false,
             group_by_length: false,
+            date: None,
         }
     }
 }

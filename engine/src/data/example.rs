@@ -1,5 +1,7 @@
 //! From a record to tokens, and which of them the loss is taken on.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::Record;
@@ -97,10 +99,15 @@ fn conversation(messages: &[Message], tokenizer: &Tokenizer, train_on: TrainOn) 
 /// Tokens of `text`, trained where they lie in one of the ranges of bytes.
 fn encode(text: &str, spans: &[(usize, usize)], special: bool, tokenizer: &Tokenizer) -> Result<Example> {
     let (tokens, offsets): (Vec<_>, Vec<_>) = tokenizer.encode_with_offsets(text, special)?.into_iter().unzip();
-    // The rest of a token that begins before a span belongs to the prompt. Tokens that the tokenizer adds itself have no
-    // bytes.
-    let inside = |range: &(usize, usize)| {
-        range.0 < range.1 && spans.iter().any(|(start, end)| (*start..*end).contains(&range.0))
+    // The rest of a token that begins before a span belongs to the prompt, unless nothing but blanks of it lies there: a word often
+    // has the blank before it in its token. Tokens that the tokenizer adds itself have no bytes.
+    let is_blank = |range: Range<usize>| text.get(range).is_some_and(|text| text.trim().is_empty());
+    let inside = |&(first, after): &(usize, usize)| {
+        let of_span = |&(start, end): &(usize, usize)| {
+            (start..end).contains(&first)
+                || first < start && start < after && is_blank(first..start) && !is_blank(start..after)
+        };
+        first < after && spans.iter().any(of_span)
     };
     let mut trained: Vec<bool> = offsets.iter().map(inside).collect();
     if let Some(first) = trained.first_mut() {

@@ -19,5 +19,5 @@ pub use config::{DataConfig, Splits};
 pub use dataset::{Counts, Dataset};
 pub use example::{Example, TrainOn, tokenize};
 pub use folder::Files;
-pub use read::{Sink, parse_records, read_records};
+pub use read::{EXTENSIONS, Sink, parse_records, read_records};
 pub use record::{Format, Record};

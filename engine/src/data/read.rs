@@ -17,7 +17,7 @@ pub type Sink<'a> = dyn FnMut(usize, Format, Record) -> Result<()> + 'a;
 /// Bytes of a line after which it is refused: a file without line ends must not fill the memory.
 const MAX_LINE: u64 = 16 << 20;
 /// Extensions of files that can be read.
-pub(super) const EXTENSIONS: [&str; 5] = ["jsonl", "ndjson", "json", "csv", "parquet"];
+pub const EXTENSIONS: [&str; 5] = ["jsonl", "ndjson", "json", "csv", "parquet"];
 
 /// Reads a file by its extension: `.jsonl`, `.json` (a list of records, an object with one such list, or lines after
 /// all), `.csv` with a header, or `.parquet`.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::Checkpoint;
 use super::json::read_json;
@@ -19,6 +21,9 @@ pub(super) const PREFIX: &str = "base_model.model.";
 pub(super) const A: &str = ".lora_A.weight";
 pub(super) const B: &str = ".lora_B.weight";
 pub(super) const MAGNITUDE: &str = ".lora_magnitude_vector";
+
+/// Ways to begin an adapter, by their names in PEFT, that leave the base as it is.
+const BESIDE_THE_BASE: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// The keys of `adapter_config.json` that change what an adapter computes; others are PEFT's bookkeeping.
 #[derive(Deserialize)]
@@ -43,8 +48,13 @@ struct Raw {
     ensure_weight_tying: bool,
     #[serde(default, deserialize_with = "one_or_many")]
     target_parameters: Vec<String>,
-    layer_replication: Option<serde::de::IgnoredAny>,
-    trainable_token_indices: Option<serde::de::IgnoredAny>,
+    init_lora_weights: Option<Value>,
+    alora_invocation_tokens: Option<IgnoredAny>,
+    #[serde(default)]
+    use_qalora: bool,
+    arrow_config: Option<IgnoredAny>,
+    layer_replication: Option<IgnoredAny>,
+    trainable_token_indices: Option<IgnoredAny>,
     #[serde(default, deserialize_with = "one_or_many")]
     modules_to_save: Vec<String>,
     #[serde(default, deserialize_with = "one_or_many")]
@@ -84,8 +94,14 @@ impl AdapterConfig {
         let path = path.as_ref();
         let raw: Raw = serde_json::from_slice(json).map_err(|e| Error::file(path, e))?;
         let untied = raw.ensure_weight_tying && !raw.modules_to_save.is_empty();
+        // By all others PEFT takes something away from the base's weights before it loads the matrices (`LoraLayer.update_layer`).
+        let of_the_base = |init: &Value| matches!(init.as_str(), Some(init) if !BESIDE_THE_BASE.contains(&init));
         let unsupported = [
             ("peft_type", raw.peft_type != "LORA"),
+            ("init_lora_weights", raw.init_lora_weights.as_ref().is_some_and(of_the_base)),
+            ("alora_invocation_tokens", raw.alora_invocation_tokens.is_some()),
+            ("use_qalora", raw.use_qalora),
+            ("arrow_config", raw.arrow_config.is_some()),
             ("fan_in_fan_out", raw.fan_in_fan_out),
             ("bias", raw.bias.as_deref().is_some_and(|bias| bias != "none")),
             ("lora_bias", raw.lora_bias),

@@ -65,9 +65,11 @@ pub fn replace_folder(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result
     }
     fs::create_dir_all(&temporary).map_err(|e| failed(&temporary, "create it", e))?;
     let placed = fill(&temporary).and_then(|()| place(&temporary, path, &previous));
-    // What is left under these names is the old folder, or one that was not finished.
-    for left in [&temporary, &previous] {
-        let _ = fs::remove_dir_all(left);
+    // What is left under these names is the old folder, or one that was not finished. Where neither got its name, the old one stays
+    // for the next call.
+    let _ = fs::remove_dir_all(&temporary);
+    if path.exists() {
+        let _ = fs::remove_dir_all(&previous);
     }
     sync_parent(path);
     placed

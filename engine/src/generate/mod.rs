@@ -39,7 +39,7 @@ pub enum Finish {
 /// ```
 ///
 /// # Errors
-/// On an empty prompt, a token outside the vocabulary, or a device that cannot be read.
+/// On an empty prompt, a token outside the vocabulary, logits that are no numbers, or a device that cannot be read.
 pub async fn generate<B: Ops>(
     model: &Transformer<B>,
     prompt: &[u32],
@@ -64,6 +64,10 @@ pub async fn generate<B: Ops>(
         let hidden = model.hidden(fresh, &passes, Some(&mut cache));
         let last = hidden.narrow(0, fresh.len() - 1, 1);
         let mut logits = read(model.head.forward(last)).await?;
+        if !logits.iter().all(|logit| logit.is_finite()) {
+            let reason = "the model's logits are NaN or infinite: a weight or an adapter is, or activations overflow";
+            return Err(Error::Invalid(reason.into()));
+        }
         seen = tokens.len();
         let token = sampler.pick(&mut logits, &tokens);
         if stop.contains(&token) {

@@ -25,6 +25,8 @@ pub struct Family {
     pub norm_offset: f64,
     /// Embeddings are multiplied by the root of their width.
     pub scaled_embeddings: bool,
+    /// That is done after the embedding's module, so that what PEFT and TRL add to its output, NEFTune's noise, is multiplied as well.
+    pub scales_outside: bool,
     /// The key of the MLP's activation.
     pub activation_key: &'static str,
     /// The activation where that key is absent.
@@ -92,6 +94,7 @@ const LLAMA: Family = Family {
     norms_around_mlp: false,
     norm_offset: 0.0,
     scaled_embeddings: false,
+    scales_outside: false,
     activation_key: "hidden_act",
     activation: Activation::Silu,
     windows: Windows::None,
@@ -116,6 +119,7 @@ const GEMMA2: Family = Family {
     norms_around_mlp: true,
     norm_offset: 1.0,
     scaled_embeddings: true,
+    scales_outside: true,
     activation_key: "hidden_activation",
     activation: Activation::GeluTanh,
     windows: Windows::AllButEvery(2),
@@ -178,6 +182,7 @@ pub static FAMILIES: [Family; 7] = [
         final_logit_softcapping: None,
         rope_theta: 1_000_000.0,
         rope_local_base_freq: Some(10_000.0),
+        scales_outside: false,
         ..GEMMA2
     },
     Family {

@@ -1,5 +1,8 @@
 //! Chat templates, rendered as transformers renders them (`apply_chat_template`).
 
+use std::fmt::Write;
+
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error as JinjaError, ErrorKind, context};
 use serde::{Deserialize, Serialize};
@@ -32,10 +35,14 @@ const FUEL: u64 = 5_000_000;
 /// Bytes that it may write: fuel counts instructions, and one of them can write much.
 const MAX_RENDERED: usize = 16 << 20;
 const NAME: &str = "chat_template";
+/// The function that tells the time.
+const CLOCK: &str = "strftime_now";
 
 /// A compiled template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    /// Whether what it makes depends on the day.
+    tells_time: bool,
 }
 
 impl ChatTemplate {
@@ -52,7 +59,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> std::result::Result<String, JinjaError> {
             Err(JinjaError::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_function("strftime_now", |format: String| today(&format));
+        environment.add_function(CLOCK, |format: String| formatted(now(), &format));
         environment.add_filter("tojson", to_json);
         environment.set_formatter(|out, state, value| match value.kind() {
             ValueKind::Bool if value.is_true() => out.write_str("True").map_err(JinjaError::from),
@@ -62,10 +69,22 @@ impl ChatTemplate {
         });
         // `{% generation %}` marks answers for transformers' masks; masks here come from renderings alone.
         let source = without_generation_tags(source);
+        let tells_time = source.contains(CLOCK);
         environment
             .add_template_owned(NAME, source)
             .map_err(|e| Error::Invalid(format!("the chat template does not compile: {e:#}")))?;
-        Ok(Self { environment })
+        Ok(Self { environment, tells_time })
+    }
+
+    /// From now on it is always this day, or today, where the template asks. Which day it is: none where it does not ask.
+    pub fn settle_date(&mut self, date: Option<NaiveDate>) -> Option<NaiveDate> {
+        if !self.tells_time {
+            return None;
+        }
+        let date = date.unwrap_or_else(|| now().date_naive());
+        let time = date.and_time(NaiveTime::MIN).and_utc();
+        self.environment.add_function(CLOCK, move |format: String| formatted(time, &format));
+        Some(date)
     }
 
     /// Renders a conversation; with `add_generation_prompt` it ends where the answer begins.
@@ -183,30 +202,16 @@ fn write_json(value: &serde_json::Value, indent: Option<usize>, depth: usize, ou
     }
 }
 
-/// Today in UTC, for the few formats that templates ask for.
-fn today(format: &str) -> String {
-    let seconds = SystemTime::now().duration_since(web_time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (year, month, day) = civil_date((seconds / 86_400) as i64);
-    let names = ["January", "February", "March", "April", "May", "June", "July"];
-    let names = names.iter().chain(&["August", "September", "October", "November", "December"]);
-    let name = names.copied().nth(month as usize - 1).unwrap_or_default();
-    format
-        .replace("%d", &format!("{day:02}"))
-        .replace("%m", &format!("{month:02}"))
-        .replace("%Y", &year.to_string())
-        .replace("%B", name)
-        .replace("%b", &name[..3])
+/// A time in UTC by C's format; transformers takes the machine's own zone.
+fn formatted(time: DateTime<Utc>, format: &str) -> std::result::Result<String, JinjaError> {
+    let mut text = String::new();
+    let refused = |_| JinjaError::new(ErrorKind::InvalidOperation, format!("strftime_now: `{format}` is no format"));
+    write!(text, "{}", time.format(format)).map_err(refused)?;
+    Ok(text)
 }
 
-/// Year, month and day of a day since 1970-01-01 in the Gregorian calendar, in years that begin in March.
-fn civil_date(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day_of_year - (153 * shifted_month + 2) / 5 + 1)
+/// The time now.
+fn now() -> DateTime<Utc> {
+    let since = SystemTime::now().duration_since(web_time::UNIX_EPOCH).unwrap_or_default();
+    DateTime::from_timestamp(since.as_secs() as i64, 0).unwrap_or_default()
 }

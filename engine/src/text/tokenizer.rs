@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use chrono::NaiveDate;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::tokenizer::Tokenizer as Inner;
@@ -149,6 +150,12 @@ impl Tokenizer {
     /// The chat template, where the folder has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// Tells the chat template, where it asks, that it is always this day, or today: what is trained on does not change when a run is
+    /// continued on another day. Which day it is; none where no template asks.
+    pub fn settle_date(&mut self, date: Option<NaiveDate>) -> Option<NaiveDate> {
+        self.template.as_mut()?.settle_date(date)
     }
 
     /// Renders a conversation by the folder's template; the text is encoded without adding special tokens.

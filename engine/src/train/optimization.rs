@@ -167,7 +167,9 @@ impl<B: Ops> Optimization<B> {
         let embedded = self.model.embed(&batch.tokens);
         match self.config.neftune_noise_alpha {
             alpha if alpha > 0.0 => {
-                let noise = noise(&batch.lengths, embedded.dims()[1], alpha, key);
+                let config = &self.model.config;
+                let scale = config.embedding_scale.filter(|_| config.family.scales_outside).unwrap_or(1.0);
+                let noise = noise(&batch.lengths, embedded.dims()[1], alpha * scale, key);
                 embedded.clone() + Tensor::from_data(noise, &embedded.device())
             }
             _ => embedded,

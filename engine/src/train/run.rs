@@ -152,14 +152,12 @@ impl Run {
             return Err(Error::key(path, ACCUMULATION, reason));
         }
         let is_free = |key: &str| key == ACCUMULATION || is_free(key);
-        let differing = now.iter().find(|(key, value)| !is_free(key) && before.get(*key) != Some(value));
-        if let Some((key, value)) = differing {
-            let before = before.get(key).unwrap_or(&Value::Null);
-            return Err(Error::key(
-                path,
-                key,
-                format!("the run began with {before}, the recipe now says {value}; {cure}"),
-            ));
+        // A table of patterns may have lost keys, too.
+        let differing = now.keys().chain(before.keys()).find(|key| !is_free(key) && before.get(*key) != now.get(*key));
+        if let Some(key) = differing {
+            let [before, now] = [&before, &now].map(|keys| keys.get(key).map_or("nothing".into(), Value::to_string));
+            let reason = format!("the run began with {before}, the recipe now says {now}; {cure}");
+            return Err(Error::key(path, key, reason));
         }
         match content.into_iter().find(|(_, saved, now)| saved != now) {
             None => Ok(()),
@@ -264,6 +262,10 @@ mod tests {
         for change in [|now: &mut Run| now.recipe.seed = 1, |now: &mut Run| now.recipe.data.max_length = 1] {
             assert!(refused(&change).is_some());
         }
+        let mut scaled = run.clone();
+        scaled.recipe.lora.alpha_pattern = [("q_proj".into(), 128.0)].into();
+        let lost = run.continues(&scaled, Path::new("run.json")).unwrap_err().to_string();
+        assert!(lost.contains("alpha_pattern.q_proj") && lost.contains("128") && lost.contains("nothing"), "{lost}");
         let mut other = data.clone();
         other.examples[0].trained[0] = true;
         let message = refused(&|now| now.data_sha256 = data_digest(&other)).unwrap();

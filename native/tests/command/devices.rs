@@ -86,6 +86,15 @@ fn a_recipe_is_planned_without_its_weights() {
     let number = |key: &str| proposal[key].as_u64().expect("a number");
     assert!(number("bytes") <= 64 << 20 && number("batch") < 16, "{small}");
     assert!(number("batch") * number("accumulation") >= 16, "{small}");
+    // Records are counted, however their file holds them.
+    let tokens = |file: &str, text: &str| {
+        let path = folder.path().join(file);
+        fs::write(&path, text).expect("a file");
+        let plan: serde_json::Value = serde_json::from_str(&with(&["--train", name(&path), "--json"])).expect("JSON");
+        plan["tokens"].as_f64().expect("a number")
+    };
+    let list = tokens("list.json", r#"[{"text": "a"}, {"text": "b"}, {"text": "c"}]"#);
+    assert!(list > 0.0 && list == tokens("lines.jsonl", "{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n{\"text\": \"c\"}\n"));
     // A table of one's own, with a price.
     let table = folder.path().join("gpus.toml");
     fs::write(&table, "utilisation = 0.5\n[[gpu]]\nname = 'Mine'\ngib = 8\ntflops_f32 = 1\nprice_per_hour = 2.0\n")

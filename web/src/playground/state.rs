@@ -286,6 +286,9 @@ impl Play {
                 notes.push(format!("{}. Started anew; the run goes on from step {step}.", failure.message));
             });
             self.restart();
+            if self.phase.get_untracked() == Phase::Gone {
+                return;
+            }
             self.phase.set(Phase::Training);
             self.post(&Request::Continue);
             return;

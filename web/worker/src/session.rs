@@ -115,7 +115,11 @@ impl<B: Ops> Session<B> {
     }
 
     pub(crate) fn loaded(&self) -> Result<&Loaded<B>> {
-        self.model.as_ref().ok_or_else(|| Error::request("no model is loaded; send `load` first"))
+        self.model.as_ref().ok_or_else(not_loaded)
+    }
+
+    pub(crate) fn loaded_mut(&mut self) -> Result<&mut Loaded<B>> {
+        self.model.as_mut().ok_or_else(not_loaded)
     }
 
     /// Where the memory plan thinks that tensors live.
@@ -231,4 +235,8 @@ fn refusal(plan: &Plan, available: Option<u64>) -> Option<String> {
 pub(crate) fn recipe(source: &RecipeSource) -> Result<Recipe> {
     let overrides = source.set.iter().map(|text| parse_override(text)).collect::<halfbyte::Result<Vec<_>>>()?;
     Ok(parse_recipe(Path::new("recipe"), &source.toml, &overrides)?)
+}
+
+fn not_loaded() -> Error {
+    Error::request("no model is loaded; send `load` first")
 }

@@ -61,6 +61,7 @@ impl<B: Ops> Session<B> {
         let (store, asked, data) = Store::find().await?.ok_or_else(nothing)?;
         let snapshot = store.last().await?.ok_or_else(nothing)?;
         let mut recipe = session::recipe(&asked.train.recipe)?;
+        recipe.data.date = snapshot.run.recipe.data.date;
         let name = |source: &Option<DataSource>| match source {
             Some(DataSource::Text { name, .. } | DataSource::File { name, .. }) => name.clone(),
             _ => String::new(),
@@ -82,14 +83,16 @@ impl<B: Ops> Session<B> {
     }
 
     /// A trainer at step 0, its data read and checked.
-    fn course(&self, mut recipe: Recipe, train: Train, data: &Data) -> Result<(Course<B>, Started)> {
-        let loaded = self.loaded()?;
+    fn course(&mut self, mut recipe: Recipe, train: Train, data: &Data) -> Result<(Course<B>, Started)> {
+        let place = self.place();
+        let loaded = self.loaded_mut()?;
         recipe.model = loaded.source.name().into();
         recipe.training.check()?;
         recipe.lora.check()?;
         if recipe.quantization != loaded.quantization {
             return Err(Error::request("the recipe's [quantization] is not that of the loaded model; load it again"));
         }
+        recipe.data.date = loaded.tokenizer.settle_date(recipe.data.date);
         let splits = recipe.data.parse(&loaded.tokenizer, recipe.seed, &data.train, &data.test)?;
         recipe.evaluation.check(splits.test.is_some())?;
         let warnings = splits.check(&loaded.tokenizer)?;
@@ -112,7 +115,7 @@ impl<B: Ops> Session<B> {
             questions: recipe.show.questions.clone(),
             warnings,
             recipe: recipe_text(&recipe)?,
-            plan: plan(&loaded.shape, &recipe.memory(&loaded.shape, self.place())),
+            plan: plan(&loaded.shape, &recipe.memory(&loaded.shape, place)),
         };
         Ok((Course { trainer, test, run, train, store: None }, started))
     }

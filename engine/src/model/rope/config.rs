@@ -137,12 +137,14 @@ pub(in crate::model) struct Sources<'a> {
 /// [`Error::Key`] on a missing, unsupported or impossible one.
 pub(in crate::model) fn parse(sources: &Sources) -> Result<RopeConfig> {
     let Sources { path, key, scaling, theta, head_dim, partial, .. } = *sources;
+    let inside = |name: &str| scaling.and_then(|scaling| scaling.get(name)).and_then(Value::as_f64);
+    let partial = inside("partial_rotary_factor").unwrap_or(partial);
     let dim = (head_dim as f64 * partial) as usize;
     if !(partial > 0.0 && partial <= 1.0) || dim == 0 || !dim.is_multiple_of(2) {
         let reason = format!("{partial} of head_dim = {head_dim} is no even number of dimensions from 2 to {head_dim}");
         return Err(Error::key(path, "partial_rotary_factor", reason));
     }
-    let theta = scaling.and_then(|s| s.get("rope_theta")).and_then(Value::as_f64).unwrap_or(theta);
+    let theta = inside("rope_theta").unwrap_or(theta);
     if !(theta.is_finite() && theta > 1.0) {
         return Err(Error::key(path, "rope_theta", format!("{theta} must be above 1")));
     }
