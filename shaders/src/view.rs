@@ -25,7 +25,7 @@ pub(crate) fn contiguous<R: SourceRuntime>(tensor: CubeTensor<R>) -> CubeTensor<
     }
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn convert<X: Numeric, Y: Numeric, N: Size>(
     x: &LinearView<Vector<X, N>>,
     y: &mut Array<Vector<Y, N>>,
@@ -49,7 +49,8 @@ pub fn cast<R: SourceRuntime>(x: CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
         let lanes = if in_fours(&x) { 4 } else { 1 };
         let (cubes, dim) = elementwise(&y, count / lanes);
         let dtypes = [x.dtype.into(), dtype.into()];
-        convert::launch::<R>(&y.client, cubes, dim, lanes, x.into_linear_view(), elements(&y), dtypes);
+        let address = wider(&x, &y);
+        convert::launch::<R>(&y.client, cubes, dim, address, lanes, x.into_linear_view(), elements(&y), dtypes);
     }
     y
 }
@@ -76,6 +77,11 @@ pub(crate) fn empty<R: SourceRuntime>(like: &CubeTensor<R>, shape: impl Into<Sha
 pub(crate) fn elements<R: SourceRuntime>(tensor: &CubeTensor<R>) -> ArrayArg<R> {
     // SAFETY: a contiguous tensor's memory holds all of its elements.
     unsafe { ArrayArg::from_raw_parts(tensor.handle.clone(), tensor.meta.shape().num_elements()) }
+}
+
+/// What counts the elements of two tensors: 32 bits are too few for an MLP's activations from 150,000 tokens on.
+fn wider<R: SourceRuntime>(a: &CubeTensor<R>, b: &CubeTensor<R>) -> AddressType {
+    a.required_address_type().max(b.required_address_type())
 }
 
 /// A thread for each of `count`.
@@ -110,14 +116,14 @@ pub(crate) fn columns<R: SourceRuntime>(tensor: &CubeTensor<R>, columns: Range<u
     part
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn add_elements(sum: &mut Array<f32>, more: &Array<f32>, factor: f32) {
     if ABSOLUTE_POS < sum.len() {
         sum[ABSOLUTE_POS] += more[ABSOLUTE_POS] * factor;
     }
 }
 
-#[cube(launch)]
+#[cube(launch, address_type = "dynamic")]
 fn add_parts<S: Float>(
     parts: &Array<f32>,
     sum: &mut Array<S>,
@@ -143,7 +149,17 @@ pub(crate) fn sum<R: SourceRuntime>(parts: CubeTensor<R>, count: usize, into: DT
     let [rows, columns] = [parts.meta.shape()[0] / count, parts.meta.shape()[1]];
     let sum = empty(&parts, [rows, columns], into);
     let (grid, dim) = elementwise(&sum, rows * columns);
-    add_parts::launch::<R>(&sum.client, grid, dim, elements(&parts), elements(&sum), count as u32, into.into());
+    let address = wider(&parts, &sum);
+    add_parts::launch::<R>(
+        &sum.client,
+        grid,
+        dim,
+        address,
+        elements(&parts),
+        elements(&sum),
+        count as u32,
+        into.into(),
+    );
     sum
 }
 
@@ -151,5 +167,5 @@ pub(crate) fn sum<R: SourceRuntime>(parts: CubeTensor<R>, count: usize, into: DT
 /// memory.
 pub(crate) fn add<R: SourceRuntime>(sum: &CubeTensor<R>, more: &CubeTensor<R>, factor: f32) {
     let (grid, dim) = elementwise(sum, sum.meta.shape().num_elements());
-    add_elements::launch::<R>(&sum.client, grid, dim, elements(sum), elements(more), factor);
+    add_elements::launch::<R>(&sum.client, grid, dim, wider(sum, more), elements(sum), elements(more), factor);
 }

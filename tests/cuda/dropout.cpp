@@ -18,7 +18,7 @@ int main() {
         }
         const device::Buffer<Result> x(values, shift);
         device::Buffer<Result> y(count, shift);
-        const Info info = { (u32)count, { KEY }, THRESHOLD, KEPT, {} };
+        const Info info = { (u32)count, { KEY }, THRESHOLD, KEPT, 0, {} };
         // More blocks than there is work for, in both dimensions.
         device::launch(2, 2, 256, [&] { dropout(x.data, y.data, info); });
         y.check_surroundings("y");
@@ -26,5 +26,12 @@ int main() {
             if (device::value(y.data[i]) != device::value(expected[i]))
                 device::fail("y[%zu] is %g, not %g", i, device::value(y.data[i]), device::value(expected[i]));
     }
+    // A block of a tensor of more elements than 32 bits count.
+    const std::vector<Result> ones(2048, Result());
+    const device::Buffer<Result> x(ones);
+    device::Buffer<Result> y(ones.size());
+    device::launch(1, 1, 256, [&] { dropout(x.data, y.data, { 3, { KEY }, THRESHOLD, KEPT, 1, {} }); });
+    for (size_t i = 0; i < ones.size(); i++)
+        if (device::value(y.data[i]) != 0) device::fail("y[%zu] of many is %g", i, device::value(y.data[i]));
     printf("%zu elements, all as on the CPU\n", count);
 }

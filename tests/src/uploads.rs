@@ -35,7 +35,7 @@ pub fn uploads_arrive<B: Ops>(device: &B::Device) {
     }
 }
 
-/// To wait for what arrives must not take with it what the device refused before.
+/// To wait for what arrives, or to let go what leaves, must not take with it what the device refused before.
 #[cfg(feature = "gpu")]
 pub fn uploads_hide_no_refusal<R: halfbyte_shaders::SourceRuntime>(device: &R::Device) {
     use burn_cubecl::CubeBackend;
@@ -47,8 +47,10 @@ pub fn uploads_hide_no_refusal<R: halfbyte_shaders::SourceRuntime>(device: &R::D
         let tensor = Tensor::<Plain<R>, 1>::ones([64], device);
         broken.clone().launch([1, 1, 1], &[&tensor.clone().into_primitive().tensor()], &[]);
         let data = TensorData::new(vec![7u32; count], [count]);
-        let (_words, arriving) = Plain::<R>::start_write_words(data, device);
+        let (words, arriving) = Plain::<R>::start_write_words(data, device);
         drop(arriving);
+        drop(Plain::<R>::start_read(tensor.clone().into_primitive().tensor()));
+        drop(words);
         let found = block_on(halfbyte::files::read(tensor)).expect_err("the kernel does not compile").to_string();
         assert!(found.contains("broken"), "{count} words: {found}");
     }

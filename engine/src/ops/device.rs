@@ -1,13 +1,14 @@
 //! What a device is asked for beside operations, waits and memory, and what its runtime does not remember of them.
 
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
-use burn::tensor::TensorData;
+use burn::tensor::{Bytes, TensorData};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::MemoryAllocationMode;
 use cubecl::device::{Device, DeviceId};
 use cubecl::future::block_on;
-use cubecl::server::{IoError, LaunchError, ServerError};
+use cubecl::server::{CopyDescriptor, IoError, LaunchError, ServerError};
 use cubecl::stream_id::StreamId;
 use halfbyte_shaders::{Fetching, Language, SourceRuntime, fetch};
 
@@ -85,6 +86,38 @@ struct Arriving<R: SourceRuntime> {
 impl<R: SourceRuntime> Drop for Arriving<R> {
     fn drop(&mut self) {
         note(self.key, self.fetching.wait());
+    }
+}
+
+/// What comes to the host in the end.
+type Arrival<'a> = Pin<Box<dyn Future<Output = Result<Bytes, ServerError>> + Send + 'a>>;
+
+/// Values on their way to the host. The device writes them to pinned memory that is given to others once this is dropped.
+pub(super) struct Leaving<'a> {
+    key: Key,
+    /// None once somebody waits for it.
+    reading: Option<Arrival<'a>>,
+}
+
+impl<'a> Leaving<'a> {
+    pub(super) fn start<R: SourceRuntime>(x: &'a CubeTensor<R>) -> Self {
+        let (shape, strides) = (x.meta.shape().clone(), x.meta.strides().clone());
+        let place = CopyDescriptor::new(x.handle.clone().binding(), shape, strides, x.dtype.size());
+        Self { key: key::<R>(&x.device), reading: Some(Box::pin(x.client.read_one_tensor_async(place))) }
+    }
+
+    pub(super) async fn arrive(mut self) -> Result<Bytes, String> {
+        let reading = self.reading.take().ok_or("it was read before")?;
+        reading.await.map_err(|error| words(&error))
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        // A browser's thread cannot wait, and has no such memory.
+        if let Some(reading) = self.reading.take().filter(|_| cfg!(not(target_arch = "wasm32"))) {
+            note(self.key, block_on(reading).map(drop));
+        }
     }
 }
 

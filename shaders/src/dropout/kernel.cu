@@ -2,8 +2,8 @@
 //
 // Grid: in x and y together at least as many blocks as the elements need. shaders/src/ptx.cu and results.cu come before this text.
 
-// How many elements, the key, and the bits below which one is dropped; what others are multiplied by.
-struct Info { u32 count, key[2], threshold; float kept; u32 unused[3]; };
+// How many elements, the key, and the bits below which one is dropped; what others are multiplied by; of how many elements the upper half.
+struct Info { u32 count, key[2], threshold; float kept; u32 upper, unused[2]; };
 
 __device__ __forceinline__ float value_of(float x) { return x; }
 __device__ __forceinline__ float value_of(bf16 x) { return __uint_as_float((u32)x << 16); }
@@ -23,12 +23,13 @@ dropout(const Result* __restrict__ x, Result* __restrict__ y, const __grid_const
         counter[3] = 0xd2511f53u * first;
         key[0] += 0x9e3779b9u, key[1] += 0xbb67ae85u;
     }
+    const unsigned long long count = (unsigned long long)info.upper << 32 | info.count;
     // Eight threads take 64 elements, neighbours of them at a time.
     const unsigned long long from = 64ull * (block / 8) + block % 8;
 #pragma unroll
     for (u32 i = 0; i < 8; i++) {
         const unsigned long long at = from + 8 * i;
         const u32 bits = counter[i / 2] >> 16 * (i % 2) & 0xffff;
-        if (at < info.count) put(y + at, bits < info.threshold ? 0.0f : value_of(x[at]) * info.kept);
+        if (at < count) put(y + at, bits < info.threshold ? 0.0f : value_of(x[at]) * info.kept);
     }
 }

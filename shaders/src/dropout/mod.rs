@@ -28,11 +28,12 @@ pub fn dropout<R: SourceRuntime>(x: CubeTensor<R>, key: [u32; 2], threshold: u32
     let dtype = given::<R>(wanted);
     let x = view::converted(x, dtype);
     let shape = x.meta.shape().clone();
-    let count = shape.num_elements() as u32;
+    let count = shape.num_elements() as u64;
     let y = view::empty(&x, shape, dtype);
     if count > 0 {
-        let info = [count, key[0], key[1], threshold, kept.to_bits(), 0, 0, 0];
-        source(R::LANGUAGE, dtype).launch(grid((count.div_ceil(64) * 8).div_ceil(THREADS)), &[&x, &y], &info);
+        let info = [count as u32, key[0], key[1], threshold, kept.to_bits(), (count >> 32) as u32, 0, 0];
+        let blocks = (count.div_ceil(64) * 8).div_ceil(u64::from(THREADS));
+        source(R::LANGUAGE, dtype).launch(grid(blocks as u32), &[&x, &y], &info);
     }
     view::converted(y, wanted)
 }

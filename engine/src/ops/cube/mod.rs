@@ -11,7 +11,6 @@ use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use burn_cubecl::kernel::into_contiguous_aligned;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, FloatElement, IntElement};
-use cubecl::server::CopyDescriptor;
 use halfbyte_shaders::{Heads, Language, Nf4, SourceRuntime, is_bits};
 
 use super::attention::Bounds;
@@ -322,13 +321,11 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
     fn start_read(x: FloatTensor<Self>) -> Reading {
         let x = into_contiguous_aligned(x);
         let mut reading: Reading = Box::pin(async move {
-            let (shape, strides) = (x.meta.shape().clone(), x.meta.strides().clone());
-            let place = CopyDescriptor::new(x.handle.clone().binding(), shape.clone(), strides, x.dtype.size());
             // The copy is in the device's queue from here on; what is awaited is that it was made, which may hold the thread up.
-            let bytes = x.client.read_one_tensor_async(place);
+            let leaving = device::Leaving::start(&x);
             once_more().await;
-            let bytes = bytes.await.map_err(|error| ExecutionError::WithContext { reason: device::words(&error) })?;
-            Ok(TensorData::from_bytes(bytes, shape, x.dtype))
+            let bytes = leaving.arrive().await.map_err(|reason| ExecutionError::WithContext { reason })?;
+            Ok(TensorData::from_bytes(bytes, x.meta.shape().clone(), x.dtype))
         });
         let started = reading.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         debug_assert!(started.is_pending());
