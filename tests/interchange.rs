@@ -269,6 +269,39 @@ fn an_adapter_of_a_base_in_full_precision_is_merged_into_it() {
     }
 }
 
+/// Whatever the recipe says of quantizing: weights that are stored in 4 bits stay as they are.
+#[test]
+fn an_adapter_on_stored_4_bit_weights_says_how_they_are_stored() {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let (nf4, adapter) = (out.path().join("nf4"), out.path().join("adapter"));
+    quantize_folder(&golden("llama-tied"), &nf4, (128, false), &[], &mut |_| {}).expect("a quantized folder");
+    for asked in [NF4, BaseWeights::Full] {
+        let mut model = load::<Cpu>(&nf4, asked, &Default::default(), &mut |_| {}).expect("a model");
+        let lora = LoraConfig { target_modules: Targets::Names(vec!["q_proj".into()]), ..Default::default() };
+        attach(&mut model, &lora, 0).expect("an adapter");
+        block_on(save_adapter(&mut model, &lora, "nf4", &adapter)).expect("an adapter");
+        let held = adapter_base(&adapter).expect("a file");
+        assert_eq!(held, Some(BaseWeights::Nf4 { block_size: 128, double_quant: false }), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_merge_without_what_was_trained_is_refused() {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let (adapter, target) = (out.path().join("adapter"), out.path().join("merged"));
+    std::fs::create_dir(&adapter).expect("a folder");
+    let weights = "adapter_model.safetensors";
+    std::fs::copy(folder("dora").join(weights), adapter.join(weights)).expect("a file");
+    let json = std::fs::read(folder("dora").join("adapter_config.json")).expect("an adapter");
+    let mut json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    json["modules_to_save"] = json!(["lm_head"]);
+    std::fs::write(adapter.join("adapter_config.json"), json.to_string()).expect("a file");
+    let options = MergeOptions { base: MergeBase::Dequantized, dtype: MergeDtype::F32, trained_on: NF4, shard: 0 };
+    let merged = merge_folder(&golden("llama-tied"), &adapter, &target, &options, &mut |_| {});
+    let error = merged.expect_err("no head").to_string();
+    assert!(error.contains("lm_head.weight") && error.contains("modules_to_save") && !target.exists(), "{error}");
+}
+
 #[test]
 fn a_merge_that_cannot_be_is_refused() {
     let out = tempfile::tempdir().expect("a temporary folder");
@@ -320,6 +353,11 @@ fn an_export_computes_what_the_adapter_does() {
         let target = out.path().join(case);
         let error = export_adapter(&folder(case), &target, Consumer::Vllm, None).expect_err(case).to_string();
         assert!(error.contains("halfbyte merge") && !target.exists(), "{error}");
+    }
+    for consumer in [Consumer::Vllm, Consumer::Ollama] {
+        let target = out.path().join("another");
+        let error = export_adapter(&plain, &target, consumer, Some(&golden("phi3"))).expect_err("another model");
+        assert!(error.to_string().contains("another model") && !target.exists(), "{error}");
     }
     // By llama.cpp's names, of layers that are stored as one too.
     for (family, names) in [

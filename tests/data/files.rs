@@ -85,7 +85,7 @@ fn parquet_files_of_pyarrow_are_read_with_nested_lists_and_nulls() {
         assert_eq!(input(4), ("down".into(), "0 1 2 3 4".into()));
     }
     let brotli = refusal(&golden("data/alpaca-brotli.parquet"));
-    assert!(brotli.contains("alpaca-brotli.parquet") && brotli.contains("snappy"), "{brotli}");
+    assert!(brotli.matches("alpaca-brotli.parquet").count() == 1 && brotli.contains("snappy"), "{brotli}");
 }
 
 #[test]

@@ -61,8 +61,9 @@ pub fn proposals(model: &ModelShape, run: &Run, memory: u64) -> Vec<Proposal> {
     let of = |recompute: bool| {
         let run = Run { recompute, accumulation: 1, ..uniform(run) };
         // Sums of gradients are held from the first micro-batch on, so the answer is checked with its own accumulation.
-        let with = |batch: u64, length: u64| {
-            let run = Run { batch, length, accumulation: global.div_ceil(batch), ..run.clone() };
+        let with = |most: u64, length: u64| {
+            let batch = divisor(global, most);
+            let run = Run { batch, length, accumulation: global / batch, ..run.clone() };
             let bytes = needed(model, &run);
             Proposal { batch, accumulation: run.accumulation, length, recompute, bytes }
         };
@@ -79,6 +80,12 @@ pub fn proposals(model: &ModelShape, run: &Run, memory: u64) -> Vec<Proposal> {
     found
 }
 
+/// The largest divisor of `number` that is at most `most`, both at least 1: as many sequences to each micro-batch.
+fn divisor(number: u64, most: u64) -> u64 {
+    let pairs = (1..=number.isqrt()).filter(|small| number.is_multiple_of(*small));
+    pairs.flat_map(|small| [small, number / small]).filter(|divisor| *divisor <= most).max().unwrap_or(1)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -93,10 +100,15 @@ mod tests {
         let found = proposals(&model, &run, memory);
         assert_eq!(found.len(), 2);
         for p in found {
-            assert!(p.bytes <= memory && p.batch * p.accumulation >= 64 && p.batch < 64, "{p:?}");
-            let batch = p.batch + 1;
-            let more = Run { batch, recompute: p.recompute, accumulation: 64u64.div_ceil(batch), ..run.clone() };
+            assert!(p.bytes <= memory && p.batch * p.accumulation == 64 && p.batch < 64, "{p:?}");
+            let batch = 2 * p.batch;
+            let more = Run { batch, recompute: p.recompute, accumulation: 64 / batch, ..run.clone() };
             assert!(plan(&model, &more).peak() > memory, "{p:?}");
+        }
+        for (number, most, expected) in
+            [(16, 13, 8), (16, 16, 16), (4, 3, 2), (7, 6, 1), (1, 1, 1), (12, 5, 4), (12, 6, 6)]
+        {
+            assert_eq!(divisor(number, most), expected, "{number} {most}");
         }
     }
 

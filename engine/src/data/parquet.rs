@@ -1,6 +1,5 @@
 //! Parquet files, as the hub keeps data sets: rows with nested lists, one row group in memory at a time.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,21 +10,22 @@ use parquet::schema::types::{Type, TypePtr};
 
 use super::read::{Sink, emit};
 use super::record::{ACCEPTED, KEYS};
+use crate::failure::unless_it_panics;
 use crate::{Error, Result};
 
 /// Hands on each row; its place is counted from 1. Only the columns that a record is read from are decoded.
 pub(super) fn rows(path: &Path, file: impl ChunkReader + 'static, sink: &mut Sink) -> Result<()> {
-    let mut rows = guarded(path, || {
+    let mut rows = guarded(|| {
         let file = SerializedFileReader::new(file)?;
         let columns = columns(file.metadata().file_metadata().schema());
         Ok(columns.map(|columns| RowIter::from_file_into(Box::new(file)).project(Some(columns))))
-    })?
-    .map_err(|reason| Error::file(path, reason))?
-    .map_err(|e| failed(path, &e))?;
+    })
+    .and_then(|rows| rows?.map_err(|e| reason(&e)))
+    .map_err(|reason| Error::file(path, reason))?;
     let mut place = 0;
     loop {
         place += 1;
-        let value = guarded(path, || rows.next().transpose().map(|row| row.map(|row| row.to_json_value())));
+        let value = guarded(|| rows.next().transpose().map(|row| row.map(|row| row.to_json_value())));
         match value.map_err(|e| Error::line(path, place, e))? {
             Some(value) => emit(path, place, value, sink)?,
             None => return Ok(()),
@@ -45,14 +45,12 @@ fn columns(schema: &Type) -> std::result::Result<Type, String> {
 }
 
 /// The library answers some damaged files with a panic; here each is an error.
-fn guarded<T>(path: &Path, run: impl FnOnce() -> std::result::Result<T, ParquetError>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(|e| failed(path, &e)),
-        Err(_) => Err(Error::file(path, "is a damaged Parquet file; fetch or write it again")),
-    }
+fn guarded<T>(run: impl FnOnce() -> std::result::Result<T, ParquetError>) -> std::result::Result<T, String> {
+    let read = unless_it_panics(run).ok_or("is a damaged Parquet file; fetch or write it again")?;
+    read.map_err(|e| reason(&e))
 }
 
-fn failed(path: &Path, error: &ParquetError) -> Error {
+fn reason(error: &ParquetError) -> String {
     let message = error.to_string();
     let cure = match message.to_lowercase() {
         m if m.contains("disabled feature") => {
@@ -60,5 +58,5 @@ fn failed(path: &Path, error: &ParquetError) -> Error {
         }
         _ => "; is it a whole Parquet file?",
     };
-    Error::file(path, format!("{message}{cure}"))
+    format!("{message}{cure}")
 }

@@ -249,7 +249,7 @@ impl AdapterFile {
     /// not known.
     ///
     /// # Errors
-    /// When a matrix is missing, or does not fit the shape, or its rank is not the configuration's.
+    /// When a matrix is missing, does not fit the shape or holds what is no number, or its rank is not the configuration's.
     pub fn matrices(&self, path: &str, shape: Option<[usize; 2]>) -> Result<Option<Matrices>> {
         let name = |part: &str| self.name(&format!("{path}{part}"));
         let (a, b) = (name(A), name(B));
@@ -274,9 +274,16 @@ impl AdapterFile {
             }
         };
         let magnitude = lora.use_dora.then(|| self.file.floats(&name(MAGNITUDE), &[shape[0]])).transpose()?;
+        let finite = |name: &str, shape: [usize; 2]| {
+            let values = self.file.floats(name, &shape)?;
+            match values.iter().all(|value| value.is_finite()) {
+                true => Ok(values),
+                false => Err(Error::file(&self.file.path, format!("tensor `{name}` holds NaN or infinite values"))),
+            }
+        };
         Ok(Some(Matrices {
-            a: self.file.floats(&a, &[rank, shape[1]])?,
-            b: self.file.floats(&b, &[shape[0], rank])?,
+            a: finite(&a, [rank, shape[1]])?,
+            b: finite(&b, [shape[0], rank])?,
             shape,
             rank,
             scaling: layers.scaling(path),

@@ -1,8 +1,12 @@
 //! Writing that is all or nothing: a temporary name, a sync, a rename.
 
+use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+use safetensors::View;
 
 use crate::{Error, Result};
 
@@ -46,6 +50,27 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Writes tensors to a new file. The library makes it its owner's alone; it gets the rights of any other file that is made there.
+///
+/// # Errors
+/// When the file system refuses.
+pub(crate) fn write_tensors<S: AsRef<str> + Ord + Display, V: View>(
+    tensors: impl IntoIterator<Item = (S, V)>,
+    metadata: Option<HashMap<String, String>>,
+    path: &Path,
+) -> Result<()> {
+    safetensors::serialize_to_file(tensors, metadata, path)
+        .map_err(|e| Error::file(path, format!("cannot write it: {e}")))?;
+    let finish = || -> std::io::Result<()> {
+        let other = sibling(path, "rights");
+        let rights = File::create(&other)?.metadata()?.permissions();
+        fs::remove_file(&other)?;
+        fs::set_permissions(path, rights)?;
+        File::open(path)?.sync_all()
+    };
+    finish().map_err(|e| failed(path, "write it", e))
+}
+
 /// Fills a folder by `fill`, which writes into a hidden one beside it, and puts it in place of `path` once it is whole. On
 /// Linux the two change places at once. Elsewhere the old folder is moved aside first; a process killed between those
 /// two renames leaves it hidden, and the next call brings it back.
@@ -54,6 +79,9 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 /// Those of `fill`, and those of the file system; `path` is then as it was.
 pub fn replace_folder(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let path = path.as_ref();
+    if path.exists() && !path.is_dir() {
+        return Err(Error::file(path, "is a file where a folder is to be; move it away, or name another"));
+    }
     let (temporary, previous) = (sibling(path, "partial"), sibling(path, "previous"));
     if previous.exists() && !path.exists() {
         fs::rename(&previous, path).map_err(|e| failed(path, "bring it back from an earlier run", e))?;
@@ -171,5 +199,21 @@ mod tests {
         let failing = replace_folder(&path, |_| Err(Error::Invalid("again".into())));
         assert!(failing.is_err());
         assert_eq!(fs::read(path.join("weights")).unwrap(), b"newer");
+        let file = root.path().join("file");
+        write_atomic(&file, b"kept").unwrap();
+        assert!(replace_folder(&file, |_| Ok(())).unwrap_err().to_string().contains("is a file"));
+        assert_eq!(fs::read(&file).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn tensors_have_the_rights_of_other_files() {
+        let root = tempfile::tempdir().unwrap();
+        let [tensors, other] = ["tensors", "other"].map(|name| root.path().join(name));
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![2], &[1, 2]).unwrap();
+        write_tensors([("a", view)], None, &tensors).unwrap();
+        write_atomic(&other, b"").unwrap();
+        let rights = |path: &Path| fs::metadata(path).unwrap().permissions();
+        assert_eq!(rights(&tensors), rights(&other));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2, "nothing temporary is left");
     }
 }

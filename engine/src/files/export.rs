@@ -15,7 +15,7 @@ use super::peft::{Stored, write_adapter};
 use super::shards::must_be_new;
 use super::{AdapterFile, Matrices, replace_folder, write_atomic};
 use crate::lora::{LoraConfig, Targets};
-use crate::model::in_layer;
+use crate::model::{ModelConfig, in_layer};
 use crate::{Error, Result};
 
 /// Who is to read the adapter.
@@ -79,6 +79,10 @@ pub fn export_adapter(folder: &Path, output: &Path, consumer: Consumer, base: Op
             None => return Err(Error::file(file.path(), format!("`{path}` has a magnitude and no matrices"))),
         }
     }
+    let of_base = Path::new(&base).join("config.json");
+    if of_base.exists() {
+        fits(&layers, &ModelConfig::parse(&of_base, &read_json(&of_base)?)?, &file, &base)?;
+    }
     // Where all layers have one scale it is the adapter's; else each layer's is worked into its B.
     let scalings = layers.iter().map(|(_, matrices)| matrices.scaling);
     let common = scalings.clone().next().filter(|first| scalings.clone().all(|other| other == *first));
@@ -119,6 +123,24 @@ pub fn export_adapter(folder: &Path, output: &Path, consumer: Consumer, base: Op
         }
     }
     Ok(notes)
+}
+
+/// Whether the layers are the base's.
+fn fits(layers: &[(String, Matrices)], config: &ModelConfig, file: &AdapterFile, base: &str) -> Result<()> {
+    let known = config.linears();
+    let fits = |(path, matrices): &&(String, Matrices)| {
+        let Some((index, name)) = in_layer(path) else { return false };
+        index < config.layer_kinds.len()
+            && known.iter().any(|(known, shape, _)| *known == name && *shape == matrices.shape)
+    };
+    match layers.iter().find(|layer| !fits(layer)) {
+        None => Ok(()),
+        Some((path, Matrices { shape, .. })) => {
+            let reason =
+                format!("{base} has no layer `{path}` of the shape {shape:?}; is this adapter for another model?");
+            Err(Error::file(file.path(), reason))
+        }
+    }
 }
 
 /// How much larger an adapter may become where one rank is that of the largest; beyond, its ranks are no one's intent.

@@ -14,6 +14,7 @@ use super::json::{read_json, write_json};
 use super::shards::{Named, SHARD, Shards, copy_beside, must_be_new, read_config};
 use super::{AdapterFile, Checkpoint, Matrices, encode_f32, replace_folder, stored_weight};
 use crate::lab::relative_error;
+use crate::lora::is_saved;
 use crate::model::{BaseWeights, ModelConfig};
 use crate::nf4;
 use crate::{Error, Result};
@@ -154,6 +155,12 @@ pub fn merge_folder(
     }
     if let Some(stray) = saved.iter().find(|path| !(names.contains_key(*path) || tied && *path == HEAD)) {
         let reason = format!("`{stray}` is not in {}; is this adapter for another model?", model.display());
+        return Err(Error::file(adapter.path(), reason));
+    }
+    let trained = |path: &&str| is_saved(path, &adapter.config.lora().modules_to_save);
+    let of_model = names.keys().map(String::as_str).chain(tied.then_some(HEAD));
+    if let Some(missing) = of_model.filter(trained).find(|path| !saved.iter().any(|saved| saved == path)) {
+        let reason = format!("tensor `{missing}` is missing, which modules_to_save names");
         return Err(Error::file(adapter.path(), reason));
     }
     let mut drift = Vec::new();

@@ -23,6 +23,7 @@ mod shards;
 
 pub use adapter::{AdapterConfig, AdapterFile, Matrices, adapter_config};
 pub(crate) use adapter::{CONFIG as ADAPTER_CONFIG, WEIGHTS as ADAPTER_WEIGHTS};
+pub(crate) use atomic::write_tensors;
 pub use atomic::{remove_folder, replace_folder, sweep_folders, write_atomic};
 pub(crate) use bnb::is_quantized;
 pub use bnb::{nf4_weight, quantize_folder, quantize_shards, stored_weight};

@@ -8,7 +8,7 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 use super::json::{read_json, write_json};
-use super::write_atomic;
+use super::{write_atomic, write_tensors};
 use crate::{Error, Result};
 
 /// Bytes after which a new shard begins: what a host can hold in memory beside a layer, and transformers' order of size.
@@ -56,8 +56,7 @@ impl<'a> Shards<'a> {
             })
             .collect();
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-        safetensors::serialize_to_file(views?, Some(metadata), &path).map_err(failed)?;
-        std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|e| Error::file(&path, e))?;
+        write_tensors(views?, Some(metadata), &path)?;
         self.weight_map.extend(self.pending.drain(..).map(|(name, ..)| (name, self.written)));
         self.total += std::mem::take(&mut self.bytes);
         Ok(())

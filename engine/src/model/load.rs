@@ -13,6 +13,7 @@ use super::{
     RmsNorm, Rope, Stage, Table, Transformer, Weight, join, layer_path,
 };
 use crate::files::{Checkpoint, is_quantized, nf4_weight, quantized};
+use crate::nf4::{Absmax, Nf4Data};
 use crate::ops::{ComputeDtype, Nf4Weight, Ops};
 use crate::{Error, Result};
 
@@ -48,6 +49,11 @@ impl From<BaseWeights> for Base {
 }
 
 impl BaseWeights {
+    /// As this weight is held.
+    fn of(data: &Nf4Data) -> Self {
+        Self::Nf4 { block_size: data.block_size, double_quant: matches!(data.absmax, Absmax::Double { .. }) }
+    }
+
     /// Linear layers held so, and embedding and head as the model's files hold them; in f32 where all is.
     pub fn as_stored(self) -> Base {
         Base { tables: if self == Self::Full { Some(FloatDType::F32) } else { None }, ..self.into() }
@@ -138,7 +144,10 @@ pub fn load_from<B: Ops>(
     let stages = map.stages(config.layer_kinds.len())?;
     base.check(&stages)?;
     let (names, quantized, device) = (config.clone(), is_quantized(file), B::Device::default());
-    build(config, base, stages, &mut FromFile { file, names, quantized, base, device, progress })
+    let mut values = FromFile { file, names, quantized, base, stored: None, device, progress };
+    let model = build(config, base, stages, &mut values)?;
+    let base_weights = values.stored.unwrap_or(model.base_weights);
+    Ok(Transformer { base_weights, ..model })
 }
 
 /// A model of `config` with random weights, every parameter trainable: normal with deviation 0.02, biases zero, norms as
@@ -160,6 +169,8 @@ struct FromFile<'a, B: Backend> {
     /// The file holds 4-bit weights: those that are not in 4 bits stay as they are, as `llm_int8_skip_modules` asked.
     quantized: bool,
     base: Base,
+    /// How the file holds them, whatever was asked for.
+    stored: Option<BaseWeights>,
     device: B::Device,
     progress: &'a mut dyn FnMut(Loading),
 }
@@ -191,6 +202,7 @@ impl<B: Ops> Values<B> for FromFile<'_, B> {
     fn weight(&mut self, path: &str, shape: [usize; 2]) -> Result<Weight<B>> {
         let name = self.name(path);
         let stored = nf4_weight(self.file, &name, shape)?;
+        self.stored = self.stored.or(stored.as_ref().map(BaseWeights::of));
         let data = match (stored, self.base.linears) {
             (None, BaseWeights::Nf4 { .. }) if self.quantized => {
                 return Ok(Weight::Dense(self.parameter(path, shape, &shape)?));

@@ -16,7 +16,7 @@ use super::state::TrainerState;
 use super::trainer::Trainer;
 use crate::files::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFile, AdapterFiles, Checkpoint, Digest, adapter_files, attach_file,
-    remove_folder, replace_folder, sweep_folders, write_atomic,
+    remove_folder, replace_folder, sweep_folders, write_atomic, write_tensors,
 };
 use crate::ops::Ops;
 use crate::optim::StateTensor;
@@ -216,8 +216,7 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
 fn write_optimizer(state: &BTreeMap<String, StateTensor>, path: &Path) -> Result<Digest> {
     let failed = |e: &dyn std::fmt::Display| Error::file(path, format!("cannot write it: {e}"));
     let views = views(state).map_err(|e| failed(&e))?;
-    safetensors::serialize_to_file(views, None, path).map_err(|e| failed(&e))?;
-    std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(|e| failed(&e))?;
+    write_tensors(views, None, path)?;
     Digest::of_file(path)
 }
 
