@@ -263,7 +263,7 @@ describe("without WebGPU", () => {
 });
 
 describe("a model of the hub", () => {
-  const weights = () => asked.filter(({ file }) => file === "model.safetensors");
+  const weights = (name = "tiny") => asked.filter(({ of, file }) => of === name && file === "model.safetensors");
 
   test("is planned before it is fetched, and a download that broke off goes on", async () => {
     const model = { from: "hub", name: "tests/tiny", endpoint: site.url };
@@ -281,6 +281,17 @@ describe("a model of the hub", () => {
     assert.equal(weights().length, 2);
     assert.equal(first.from, 0);
     assert.ok(second.from > 1_000_000, `went on from byte ${second.from}`);
+  });
+
+  test("is refused, and not kept, where its weights are not those that the hub speaks of", async () => {
+    const model = { from: "hub", name: "tests/other", endpoint: site.url };
+    const messages = await inPage({ webgpu: false }, async ({ model, recipe }) => {
+      const client = await Client.open("cpu");
+      const load = () => client.ask({ do: "load", model, recipe, anyway: false }, ["loaded"]).catch((error) => error.message);
+      return [await load(), await load()];
+    }, { model, recipe });
+    for (const message of messages) assert.match(message, /SHA-256/);
+    assert.deepEqual(weights("other").map(({ from }) => from), [0, 0]);
   });
 
   test("is refused before it is fetched where memory will not do", async () => {

@@ -27,15 +27,16 @@ pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
 
 /// A SHA-256 in the making.
 #[derive(Default)]
-pub(super) struct Sha256Of(Sha256);
+pub struct Sha256Of(Sha256);
 
 impl Sha256Of {
-    pub(super) fn update(&mut self, part: &[u8]) {
+    /// Takes what comes next.
+    pub fn update(&mut self, part: &[u8]) {
         self.0.update(part);
     }
 
     /// In hexadecimal digits.
-    pub(super) fn finish(self) -> String {
+    pub fn finish(self) -> String {
         hexadecimal(&self.0.finalize())
     }
 }

@@ -28,7 +28,7 @@ pub use atomic::{remove_folder, replace_folder, sweep_folders, write_atomic};
 pub(crate) use bnb::is_quantized;
 pub use bnb::{nf4_weight, quantize_folder, quantize_shards, stored_weight};
 pub use checkpoint::{Checkpoint, Source, TensorBytes};
-pub use digest::{Digest, sha256};
+pub use digest::{Digest, Sha256Of, sha256};
 pub use export::{Consumer, export_adapter};
 pub(crate) use floats::quantized;
 pub use floats::{encode_bf16, encode_f32};

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::{Bytes, TensorData};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::MemoryAllocationMode;
+use cubecl::client::ComputeClient;
 use cubecl::device::{Device, DeviceId};
 use cubecl::future::block_on;
 use cubecl::server::{CopyDescriptor, IoError, LaunchError, ServerError};
@@ -99,11 +100,21 @@ pub(super) struct Leaving<'a> {
     reading: Option<Arrival<'a>>,
 }
 
+/// What values leave a device by: on CUDA a stream of their own, so that kernels go on meanwhile. It waits for what made them.
+pub(super) fn way_out<R: SourceRuntime>(x: &CubeTensor<R>) -> ComputeClient<R> {
+    let mut client = x.client.clone();
+    if R::LANGUAGE == Language::Cuda {
+        // SAFETY: CubeCL lets a stream wait for the others whose tensors it is given.
+        unsafe { client.set_stream(StreamId { value: !StreamId::current().value }) };
+    }
+    client
+}
+
 impl<'a> Leaving<'a> {
-    pub(super) fn start<R: SourceRuntime>(x: &'a CubeTensor<R>) -> Self {
+    pub(super) fn start<R: SourceRuntime>(x: &CubeTensor<R>, by: &'a ComputeClient<R>) -> Self {
         let (shape, strides) = (x.meta.shape().clone(), x.meta.strides().clone());
         let place = CopyDescriptor::new(x.handle.clone().binding(), shape, strides, x.dtype.size());
-        Self { key: key::<R>(&x.device), reading: Some(Box::pin(x.client.read_one_tensor_async(place))) }
+        Self { key: key::<R>(&x.device), reading: Some(Box::pin(by.read_one_tensor_async(place))) }
     }
 
     pub(super) async fn arrive(mut self) -> Result<Bytes, String> {

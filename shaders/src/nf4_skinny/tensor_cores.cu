@@ -216,33 +216,51 @@ __device__ __forceinline__ void spread_pairs(u32* pairs) {
     }
 }
 
-// What the warps have of a group.
-constexpr u32 SUMS = WARPS * ROWS * FEATURES;
+// Of the products of a lane with eight rows, the row and the feature of one.
+__device__ __forceinline__ u32 row_of(u32 which) { return threadIdx.x % 4 * 2 + which % 2; }
 
-// Adds up what the warps have of a group, and the branch's part of it where there is one. `sums` are not those of the group before: that may still
-// be added up, and is when all have come here again.
-__device__ __forceinline__ void store(float* y, float* sums, const float (&sum)[EIGHTS][4], const float* low,
-                                      const float* b, const BranchInfo& info, u32 group) {
+#if BRANCH
+// Adds a warp's part of the branch, which is as many more inner elements as its rank. It is begun with: whoever waits for these loads would wait
+// for codes. What is past the last row or feature is the last one's, and not stored.
+__device__ __forceinline__ void add_branch(const float* low, const float* b, const BranchInfo& info, u32 group,
+                                           float (&sum)[EIGHTS][4]) {
+#pragma unroll 1
+    for (u32 k = threadIdx.x / 32; k < info.rank; k += WARPS) {
+        float factor[2];
+#pragma unroll
+        for (u32 which = 0; which < 2; which++) {
+            const u32 feature = min(group * FEATURES + feature_of(which), info.out - 1);
+            factor[which] = info.scaling * b[(size_t)feature * info.rank + k];
+        }
+#pragma unroll
+        for (u32 eight = 0; eight < EIGHTS; eight++)
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                const u32 row = min(eight * 8 + row_of(i), info.rows - 1);
+                sum[eight][i] += factor[i / 2] * low[row * info.rank + k];
+            }
+    }
+}
+#endif
+
+// What a warp has of a group, product by product of all its lanes; and all warps.
+constexpr u32 PART = ROWS * FEATURES, SUMS = WARPS * PART;
+
+// Adds up what the warps have of a group. `sums` are not those of the group before: that may still be added up, and is when all have come here
+// again.
+__device__ __forceinline__ void store(float* y, float* sums, const float (&sum)[EIGHTS][4], const BranchInfo& info,
+                                      u32 group) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (u32 eight = 0; eight < EIGHTS; eight++)
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            const u32 row = eight * 8 + lane % 4 * 2 + i % 2, feature = i / 2 * 8 + lane / 4;
-            sums[(warp * ROWS + row) * FEATURES + feature] = sum[eight][i];
-        }
+        for (u32 i = 0; i < 4; i++) sums[warp * PART + (eight * 4 + i) * 32 + lane] = sum[eight][i];
     __syncthreads();
-    for (u32 i = threadIdx.x; i < ROWS * FEATURES; i += THREADS) {
-        const u32 row = i / FEATURES, feature = group * FEATURES + i % FEATURES;
+    for (u32 at = threadIdx.x; at < PART; at += THREADS) {
+        const u32 which = at / 32 % 4, row = at / 128 * 8 + row_of(which), feature = group * FEATURES + feature_of(which / 2);
         if (row >= info.rows || feature >= info.out) continue;
         float total = 0;
-#if BRANCH
-#pragma unroll 8
-        for (u32 k = 0; k < info.rank; k++)
-            total += low[(size_t)row * info.rank + k] * b[(size_t)feature * info.rank + k];
-        total *= info.scaling;
-#endif
-        for (u32 part = 0; part < WARPS; part++) total += sums[part * ROWS * FEATURES + i];
+        for (u32 part = 0; part < WARPS; part++) total += sums[part * PART + at];
         y[(size_t)row * info.out + feature] = total;
     }
 }
@@ -266,6 +284,9 @@ __device__ __forceinline__ void run(char* ring, Activations& ahead, const Rows& 
     u32 now = 0, turn = 0;
     for (u32 group = blockIdx.x; group < groups(info); group += gridDim.x) {
         float sum[EIGHTS][4] = {};
+#if BRANCH
+        add_branch(low, b, info, group, sum);
+#endif
         const u32 first[2] = { first_span(info, group, feature_of(0)), first_span(info, group, feature_of(1)) };
         for (u32 span = warp; span < spans(info);) {
             await_copies_but<STAGES - 2>();
@@ -281,7 +302,7 @@ __device__ __forceinline__ void run(char* ring, Activations& ahead, const Rows& 
             now = now + STAGE < STAGES * STAGE ? now + STAGE : 0;
             span = after;
         }
-        store(y, sums + turn, sum, low, b, info, group);
+        store(y, sums + turn, sum, info, group);
         turn = SUMS - turn;
     }
 }

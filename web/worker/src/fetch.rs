@@ -58,7 +58,11 @@ pub(crate) async fn open(url: &str, from: u64) -> Result<Body> {
     }
     let length = length(&response);
     let body = response.body().ok_or_else(|| failed(url, "the answer is empty"))?;
-    Ok(Body { url: url.into(), reader: body.get_reader().unchecked_into(), partial: response.status() == 206, length })
+    // A server of another origin may keep the header to itself.
+    let from_there =
+        header(&response, "content-range").is_none_or(|range| range.starts_with(&format!("bytes {from}-")));
+    let partial = response.status() == 206 && from_there;
+    Ok(Body { url: url.into(), reader: body.get_reader().unchecked_into(), partial, length })
 }
 
 impl Body {

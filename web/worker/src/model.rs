@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use halfbyte::files::{Checkpoint, Source};
+use halfbyte::files::{Checkpoint, Sha256Of, Source};
 use halfbyte::text::Tokenizer;
 use halfbyte_protocol::{Kind, ModelSource, Part};
 use serde::Deserialize;
@@ -46,8 +46,14 @@ enum Place {
 #[derive(Clone, Deserialize)]
 struct Sibling {
     rfilename: String,
-    #[serde(default)]
     size: u64,
+    lfs: Option<Lfs>,
+}
+
+/// What the hub knows of a large file.
+#[derive(Clone, Deserialize)]
+struct Lfs {
+    sha256: String,
 }
 
 /// What the hub says of a repository.
@@ -207,7 +213,7 @@ async fn copy(folder: &Folder, name: &str, blob: &Blob) -> Result<()> {
 
 /// Fetches a file of a repository, or what is missing of it.
 async fn download(folder: &Folder, sibling: &Sibling, url: &str) -> Result<()> {
-    let Sibling { rfilename: name, size } = sibling;
+    let Sibling { rfilename: name, size, lfs } = sibling;
     let file: OpenFile = folder.open(name).await?;
     if file.len() > *size {
         file.truncate(0)?;
@@ -225,11 +231,31 @@ async fn download(folder: &Folder, sibling: &Sibling, url: &str) -> Result<()> {
         meter.at(file.len());
     }
     file.flush()?;
-    match file.len() {
-        length if length == *size => Ok(()),
-        length => Err(Error::new(
-            Kind::Network,
-            format!("{url}/{name}: {length} of {size} bytes came; ask for it again, what is there is kept"),
-        )),
+    let failed = |reason: String| Err(Error::new(Kind::Network, format!("{url}/{name}: {reason}")));
+    match (file.len(), lfs) {
+        (length, _) if length != *size => {
+            failed(format!("{length} of {size} bytes came; ask for it again, what is there is kept"))
+        }
+        (_, Some(Lfs { sha256: expected })) if digest(&file, name)? != *expected => {
+            file.truncate(0)?;
+            failed("what came is not what the hub says that it is (SHA-256), and is removed; ask for it again".into())
+        }
+        _ => Ok(()),
     }
+}
+
+/// The SHA-256 of a file in the storage.
+fn digest(file: &OpenFile, name: &str) -> Result<String> {
+    let (mut sha256, size) = (Sha256Of::default(), file.len());
+    let mut meter = Meter::new(&format!("checking {name}"), size);
+    let mut piece = vec![0; PIECE as usize];
+    let mut at = 0;
+    while at < size {
+        let piece = &mut piece[..(size - at).min(PIECE as u64) as usize];
+        file.read_at(at, piece).map_err(|e| Error::storage(name, &e.to_string().into()))?;
+        sha256.update(piece);
+        at += piece.len() as u64;
+        meter.at(at);
+    }
+    Ok(sha256.finish())
 }
