@@ -56,6 +56,8 @@ pub fn listen() {
 
 /// Runs what may panic on what it is given, as a library does that was not written for damaged files; none where it did. [`listen`] prints
 /// nothing of that.
+// A browser's panics are not caught, and what needs this is not there.
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn unless_it_panics<T>(work: impl FnOnce() -> T) -> Option<T> {
     AWAITED.set(true);
     let result = catch_unwind(AssertUnwindSafe(work));
