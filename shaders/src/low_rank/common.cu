@@ -2,7 +2,7 @@
 // at the speed of memory; it comes in bf16, or in f32 and is rounded on its way to the tensor cores; sums are f32. Which element of the
 // inner dimension is which of an instruction is free, as long as both operands agree: each thread takes four neighbours.
 //
-// A block sums with eight warps, which take turns along the inner dimension, and adds up in the order of the warps: a run can be
+// A block's warps take turns along the inner dimension, and what they have is added up in an order that is always the same: a run can be
 // repeated bit by bit. shaders/src/ptx.cu comes before this text.
 constexpr u32 THREADS = {{ threads }}, WARPS = THREADS / 32;
 // Rows or columns of a block's tile, in pieces of 16.
@@ -41,20 +41,32 @@ template <class Element> struct Four { typedef float4 type; };
 template <> struct Four<bf16> { typedef uint2 type; };
 typedef Four<Input>::type Loaded;
 
+// Room for the sums of a warp, product by product of all its lanes; of as many warps as there are, or as 32 KiB hold.
+constexpr u32 SLOT = TILE * WIDTH, SLOTS = WARPS * SLOT <= 8192 ? WARPS : 8192 / SLOT;
+static_assert(WARPS % SLOTS == 0, "warps take turns");
+
 // Adds the sums of all warps up: sum[t][j] are rows 16 t, columns 8 j of a tile of TILE x WIDTH, laid out as mma does.
 __device__ __forceinline__ void add_up(float (&total)[TILE][WIDTH + 1], const float (&sum)[PIECES][TILES][4]) {
-    for (u32 warp = 0; warp < WARPS; warp++) {
-        if (threadIdx.x / 32 == warp) {
+    __shared__ float slots[SLOTS][SLOT];
+    const u32 warp = threadIdx.x / 32;
+    for (u32 first = 0; first < WARPS; first += SLOTS) {
+        if (warp / SLOTS == first / SLOTS)
 #pragma unroll
             for (u32 t = 0; t < PIECES; t++)
 #pragma unroll
                 for (u32 j = 0; j < TILES; j++)
 #pragma unroll
                     for (u32 i = 0; i < 4; i++) {
-                        float& to = total[16 * t + lane() / 4 + i / 2 * 8][8 * j + lane() % 4 * 2 + i % 2];
-                        to = warp == 0 ? sum[t][j][i] : to + sum[t][j][i];
+                        float& to = slots[warp % SLOTS][((t * TILES + j) * 4 + i) * 32 + lane()];
+                        to = first == 0 ? sum[t][j][i] : to + sum[t][j][i];
                     }
-        }
         __syncthreads();
     }
+    for (u32 at = threadIdx.x; at < SLOT; at += THREADS) {
+        const u32 of = at % 32, i = at / 32 % 4, j = at / 128 % TILES, t = at / 128 / TILES;
+        float value = slots[0][at];
+        for (u32 slot = 1; slot < SLOTS; slot++) value += slots[slot][at];
+        total[16 * t + of / 4 + i / 2 * 8][8 * j + of % 4 * 2 + i % 2] = value;
+    }
+    __syncthreads();
 }
