@@ -11,6 +11,8 @@ use halfbyte::train::{PretrainRecipe, Trainer, load_recipe, parse_override};
 use pollster::block_on;
 use serde_json::json;
 
+use crate::claim::Claim;
+use crate::console::tell;
 use crate::device::{self, Choice, Found, Job};
 use crate::progress::Progress;
 
@@ -33,6 +35,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let overrides = arguments.overrides.iter().map(|o| parse_override(o)).collect::<halfbyte::Result<Vec<_>>>()?;
     let recipe: PretrainRecipe = load_recipe(&arguments.recipe, &overrides)?;
+    let _claim = Claim::of(&recipe.output)?;
     let choice = arguments.device.map_or_else(|| Choice::parse(&recipe.device), Ok)?;
     device::run(choice, Pretrain(recipe))
 }
@@ -53,7 +56,7 @@ impl Job for Pretrain {
         let train = windows(Path::new(&recipe.train), &tokenizer, recipe.length)?;
         let test = windows(Path::new(&recipe.test), &tokenizer, recipe.length)?;
         let (tokens, held_out) = (train.token_count(), test.token_count());
-        println!("{name}: {} parameters, {tokens} tokens, {held_out} held out", config.parameters());
+        tell!("{name}: {} parameters, {tokens} tokens, {held_out} held out", config.parameters());
         let model = random::<B>(config, recipe.seed, &device)?;
         let mut trainer = Trainer::new(model, train, recipe.training.clone(), recipe.seed)?;
         let output = Path::new(&recipe.output);
@@ -71,7 +74,7 @@ impl Job for Pretrain {
             }
         }
         let (seconds, rate) = progress.finish();
-        println!("{} in {seconds:.0} s, {rate:.0} tokens/s", weights.display());
+        tell!("{} in {seconds:.0} s, {rate:.0} tokens/s", weights.display());
         Ok(())
     }
 }

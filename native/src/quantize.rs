@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use halfbyte::files::{quantize_folder, quantize_shards};
 use halfbyte::nf4::BLOCK_SIZE;
 
+use crate::console::out;
 use crate::progress::spinner;
 use crate::source::Source;
 
@@ -48,6 +49,5 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         bar.finish_and_clear();
         result?;
     }
-    println!("{}: NF4, loadable by transformers with bitsandbytes and by halfbyte", output.display());
-    Ok(())
+    out!("{}: NF4, loadable by transformers with bitsandbytes and by halfbyte", output.display())
 }

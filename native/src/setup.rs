@@ -1,6 +1,6 @@
 //! What a fine-tuning run begins with: its recipe, with flags in place of its keys, its data and its model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -71,6 +71,11 @@ impl RecipeArguments {
     /// The recipe with the flags in it.
     pub(crate) fn recipe(&self) -> halfbyte::Result<Recipe> {
         load_recipe(&self.recipe, &self.overrides()?)
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.recipe
     }
 
     /// What the flags put in place of the recipe's keys.

@@ -1,6 +1,8 @@
 //! The command as a user runs it, on the CPU.
 
+mod console;
 mod devices;
+mod output;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -139,7 +141,11 @@ fn a_killed_run_leaves_a_whole_adapter_or_none() {
     works(&training(name(&output), &["--max-steps", "1"]));
     assert!(adapter.join("adapter_config.json").exists(), "after {whole} whole adapters");
     let left: Vec<_> = fs::read_dir(&output).expect("the output").map(|e| e.expect("an entry").file_name()).collect();
-    assert_eq!(left.len(), 7, "adapter, metrics, recipe, run.json, report, curve, events and no scraps: {left:?}");
+    assert_eq!(
+        left.len(),
+        8,
+        "adapter, metrics, recipe, run.json, report, curve, events, lock and no scraps: {left:?}"
+    );
 }
 
 #[test]
@@ -150,7 +156,8 @@ fn a_step_that_is_not_finite_stops_with_the_last_good_adapter() {
     let message = refuses(&training(name(&output), &much));
     assert!(message.contains("the last good adapter is in") && message.contains("learning_rate"), "{message}");
     // The first step made the weights huge; the loss after it showed that, so the weights of before are saved.
-    let file = fs::read(output.join("adapter/adapter_model.safetensors")).expect("an adapter");
+    assert!(!output.join("adapter").exists(), "the name of a finished run's");
+    let file = fs::read(output.join("adapter-stopped/adapter_model.safetensors")).expect("an adapter");
     let header = u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize;
     let values: Vec<f32> =
         file[8 + header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
