@@ -61,7 +61,8 @@ enum Command {
     Train(train::Arguments),
     /// Prove that a run of a recipe that is stopped and continued is exact on this machine
     VerifyResume(verify_resume::Arguments),
-    /// Train a small model from scratch by a recipe
+    /// Train a small model from scratch by a recipe: the weights become model.safetensors in the folder that its key `model` names,
+    /// which must hold none yet
     Pretrain(pretrain::Arguments),
     /// Look at training data as the trainer sees it
     Data(data::Arguments),

@@ -3,6 +3,7 @@
 mod console;
 mod devices;
 mod output;
+mod pretrain;
 
 use std::fs;
 use std::path::{Path, PathBuf};
