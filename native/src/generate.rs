@@ -11,7 +11,7 @@ use halfbyte::train::Devices;
 use halfbyte_memory::{ComputeDtype, Method, ModelShape, Run};
 use pollster::block_on;
 
-use crate::console::{self, out};
+use crate::console::{self, note, out};
 use crate::device::{self, Choice, Found, Job, Seat};
 use crate::held::HeldArguments;
 use crate::source::Source;
@@ -140,12 +140,18 @@ fn chat<B: Ops>(talker: &Talker<B>, mut messages: Vec<Message>, device: &str) ->
     if terminal {
         out!("on {device}; Ctrl-D ends the chat")?;
     }
-    let mut lines = std::io::stdin().lock().lines();
+    let mut lines = std::io::stdin().lock().split(b'\n');
     loop {
         if terminal {
             console::write(format_args!("> "))?;
         }
         let Some(line) = lines.next().transpose()? else { return Ok(()) };
+        let Ok(line) = String::from_utf8(line) else {
+            note!("that line is not UTF-8, and is left out; have the terminal send UTF-8, or save the file so");
+            continue;
+        };
+        // A line from Windows ends with a carriage return as well.
+        let line = line.trim_end_matches('\r');
         if line.trim().is_empty() {
             continue;
         }

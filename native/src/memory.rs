@@ -16,13 +16,13 @@ pub(crate) struct Arguments {
     /// nothing but config.json is downloaded
     model: String,
     /// Rank of the adapters
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
     rank: u64,
     /// Sequences of a micro-batch
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     batch: u64,
     /// Tokens of a sequence
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
     length: u64,
     /// Keep every layer's graph rather than compute layers again
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use halfbyte::data::read_records;
 use halfbyte::train::Recipe;
@@ -48,7 +48,10 @@ impl Against {
 /// `24GiB`, `24GB`, `512MiB`, or a number of bytes.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let size: ByteSize = text.parse().map_err(|_| format!("`{text}` is no size; write 24GiB or 24GB"))?;
-    Ok(size.as_u64())
+    match size.as_u64() {
+        0 => Err("nothing fits into no memory; write 24GiB or 24GB".into()),
+        bytes => Ok(bytes),
+    }
 }
 
 /// A name as recipes spell it.
@@ -244,6 +247,11 @@ struct Report<'a> {
 
 /// Prints the plan of a recipe that `processes` train; each needs what is planned.
 pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Result<()> {
+    recipe.training.check()?;
+    recipe.lora.check()?;
+    if recipe.data.max_length < 2 {
+        bail!("data.max_length: must be at least 2: one token predicts nothing");
+    }
     let model = shape(&recipe.model)?;
     let place = device::place(Choice::parse(&recipe.device)?, &recipe.devices);
     let memory = against.memory.or(place.memories.iter().copied().min().flatten());
@@ -251,11 +259,6 @@ pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Resu
     let whole = model;
     let shares: Vec<Share> = parts.iter().map(Share::of).collect();
     let Some((model, run)) = fullest(parts) else { return Ok(()) };
-    if run.rank == 0 || run.batch == 0 || run.length == 0 || run.accumulation == 0 {
-        return Err(anyhow!(
-            "lora.r, training.batch_size, training.gradient_accumulation_steps and data.max_length must be 1 or more"
-        ));
-    }
     let plan = plan(&model, &run);
     let proposals = memory.map_or(vec![], |memory| proposals(&model, &run, memory));
     let longest = memory.and_then(|memory| longest(&model, &Run { recompute: true, ..run.clone() }, memory, LONGEST));

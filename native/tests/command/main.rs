@@ -182,7 +182,10 @@ fn what_belongs_to_others_stays() {
     for beside in ["nf4.partial", "nf4.previous", ".nf4"] {
         fs::create_dir(folder.path().join(beside)).expect("a folder");
     }
-    works(&["quantize", MODEL, name(&folder.path().join("nf4"))]);
+    // The head, which this model has none of its own of, is never quantized.
+    works(&["quantize", MODEL, name(&folder.path().join("nf4")), "--skip", "lm_head"]);
+    let config = fs::read_to_string(folder.path().join("nf4/config.json")).expect("a configuration");
+    assert_eq!(config.matches("\"lm_head\"").count(), 1, "{config}");
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 4);
 }
 
@@ -196,6 +199,12 @@ fn mistakes_are_answered_with_their_place_and_their_cure() {
     let message = refuses(&["train", "recipes/kinds.toml", "--device", "cpu", "--model", "no/model"]);
     assert!(message.contains("no such folder here") && message.contains("HF_HUB_OFFLINE"), "{message}");
     assert!(refuses(&["train", "recipes/kinds.toml", "--set", "device=tpu"]).contains("known are auto, cuda, wgpu"));
+
+    let message = refuses(&["train", "recipes/kinds.toml", "--set", "model="]);
+    assert!(message.contains("recipes/kinds.toml: `model`: names no model"), "{message}");
+    let message = refuses(&["train", "recipes/kinds.toml", "--set", "quantization.block_size=63"]);
+    assert!(message.contains("recipes/kinds.toml: `quantization.block_size`: block size 63"), "{message}");
+    assert!(refuses(&["quantize", MODEL, "nowhere", "--block-size", "63"]).contains("--block-size"));
 
     let folder = folder();
     let data = folder.path().join("data.jsonl");
@@ -316,4 +325,12 @@ fn a_chat_is_read_line_by_line() {
     let output = command.stdin(fs::File::open(&lines).expect("a file")).output().expect("the command starts");
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).lines().count() >= 2);
+
+    // A line in another encoding is no end.
+    fs::write(&lines, b"Was ist ein K\xe4fer?\nWhat is a cat?\r\n").expect("a file");
+    let mut command = halfbyte(&["generate", MODEL, "--device", "cpu", "--max-new-tokens", "8"]);
+    let odd = command.stdin(fs::File::open(&lines).expect("a file")).output().expect("the command starts");
+    assert!(odd.status.success() && text(&odd.stderr).contains("not UTF-8"), "{}", text(&odd.stderr));
+    let first = |output: &Output| text(&output.stdout).lines().next().map(str::to_string);
+    assert_eq!(first(&odd), first(&output), "the answer to the line after it");
 }
