@@ -10,6 +10,7 @@ use halfbyte_memory::{names, preset};
 use pollster::block_on;
 use serde_json::json;
 
+use crate::console::out;
 use crate::device::{self, Choice, Found, Job};
 
 #[derive(clap::Args)]
@@ -57,27 +58,30 @@ impl Job for Bench {
         // A device with tensor cores is measured by what they do.
         let compute = ComputeDtype::Bf16.check::<B>(&device).map_or(ComputeDtype::F32, |()| ComputeDtype::Bf16);
         let ceilings = block_on(ceilings::<B>(&device, shapes[0], most, compute))?;
-        println!("{name}; {}", arguments.model);
-        println!(
+        out!("{name}; {}", arguments.model)?;
+        out!(
             "ceilings: copy {:.1} GB/s; dense product in {compute:?}, {most} rows, {:?}: {:.1} GFLOP/s",
-            ceilings.copy, shapes[0], ceilings.dense
-        );
-        println!("| kernel | weight | rows | ms | GB/s | of copy | GFLOP/s | of dense |");
-        println!("|---|---|---|---|---|---|---|---|");
+            ceilings.copy,
+            shapes[0],
+            ceilings.dense
+        )?;
+        out!("| kernel | weight | rows | ms | GB/s | of copy | GFLOP/s | of dense |")?;
+        out!("|---|---|---|---|---|---|---|---|")?;
         let mut all: Vec<Measurement> = Vec::new();
         let mut add = |measured: Vec<Measurement>| {
-            measured.iter().for_each(|m| print(m, &ceilings));
+            measured.iter().try_for_each(|m| print(m, &ceilings))?;
             all.extend(measured);
+            anyhow::Ok(())
         };
         for shape in shapes {
-            add(block_on(measure_storage::<B>(&device, shape))?);
+            add(block_on(measure_storage::<B>(&device, shape))?)?;
             for rows in &arguments.rows {
-                add(block_on(measure_products::<B>(&device, shape, (*rows).max(1)))?);
+                add(block_on(measure_products::<B>(&device, shape, (*rows).max(1)))?)?;
             }
         }
         // Decoding attends to a cache, which is another measurement.
         for tokens in arguments.rows.iter().filter(|rows| **rows >= 64) {
-            add(block_on(measure_attention::<B>(&device, heads, *tokens))?);
+            add(block_on(measure_attention::<B>(&device, heads, *tokens))?)?;
         }
         if let Some(path) = arguments.json {
             let report = json!({"device": name, "model": arguments.model, "ceilings": ceilings, "measurements": all});
@@ -88,9 +92,9 @@ impl Job for Bench {
 }
 
 /// A line of the table.
-fn print(m: &Measurement, ceilings: &Ceilings) {
+fn print(m: &Measurement, ceilings: &Ceilings) -> Result<()> {
     let share = |part: f64, whole: f64| format!("{:.0} %", 100.0 * part / whole);
-    println!(
+    out!(
         "| {} | {:?} | {} | {:.3} | {:.1} | {} | {:.1} | {} |",
         m.kernel,
         m.shape,
@@ -100,5 +104,5 @@ fn print(m: &Measurement, ceilings: &Ceilings) {
         share(m.bandwidth, ceilings.copy),
         m.arithmetic,
         share(m.arithmetic, ceilings.dense)
-    );
+    )
 }

@@ -21,6 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::console::out;
 use crate::device::{self, Choice, Found, Job, Seat};
 use crate::limit;
 use crate::plan::{fullest, parse, parts_of, run_of};
@@ -138,10 +139,10 @@ impl Job for Bench {
         let compute = arguments.compute_dtype;
         let rows = if compute == ComputeDtype::Bf16 { 2048 } else { 512 };
         let ceiling = block_on(ceilings::<B>(&found.device, [4096, 4096], rows, compute))?.dense;
-        println!("{name}; {} ({} parameters), made-up weights", arguments.model, grouped(shape.parameters()));
-        println!("dense product in {compute:?}, {rows} rows, [4096, 4096]: {ceiling:.1} GFLOP/s");
-        println!("| length | batch | recompute | s a step | tokens/s | GFLOP/s | of dense | peak | planned |");
-        println!("|---|---|---|---|---|---|---|---|---|");
+        out!("{name}; {} ({} parameters), made-up weights", arguments.model, grouped(shape.parameters()))?;
+        out!("dense product in {compute:?}, {rows} rows, [4096, 4096]: {ceiling:.1} GFLOP/s")?;
+        out!("| length | batch | recompute | s a step | tokens/s | GFLOP/s | of dense | peak | planned |")?;
+        out!("|---|---|---|---|---|---|---|---|---|")?;
         let mut all = Vec::new();
         // Where the layers lie depends on the first measurement alone: making weights up takes longer than the steps.
         let both =
@@ -157,14 +158,14 @@ impl Job for Bench {
             let measured = measure::<B>(&recipe?, &shape, model.clone())?;
             let Measurement { length, batch, recompute, tokens_per_second, gflops, planned, .. } = measured;
             let how = serde_json::to_value(recompute)?;
-            println!(
+            out!(
                 "| {length} | {batch} | {} | {:.3} | {tokens_per_second:.1} | {gflops:.1} | {:.0} % | {} | {} |",
                 how.as_str().unwrap_or_default(),
                 median(&measured.seconds),
                 100.0 * gflops / ceiling,
                 measured.peak.map_or("not known".into(), bytes),
                 bytes(planned),
-            );
+            )?;
             all.push(measured);
         }
         if let Some(path) = &arguments.json {

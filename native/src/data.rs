@@ -1,6 +1,6 @@
 //! `halfbyte data check`: what of the data is trained, and what is wrong with it, before a run does it.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -10,6 +10,7 @@ use halfbyte::train::{Recipe, load_recipe, parse_override, parse_recipe};
 use halfbyte_memory::grouped;
 use toml::Value;
 
+use crate::console::{note, out};
 use crate::source::{self, Source};
 
 #[derive(clap::Args)]
@@ -64,39 +65,37 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let (data, _) = source::data_files(&recipe.data)?;
     let splits = data.load(&tokenizer, recipe.seed)?;
     let color = arguments.color || std::io::stdout().is_terminal();
-    let mut out = std::io::stdout().lock();
-    legend(&mut out, color)?;
+    legend(color)?;
     for (i, example) in splits.train.examples.iter().take(arguments.examples).enumerate() {
         let trained = example.trained.iter().filter(|t| **t).count();
-        writeln!(out, "\nexample {}: {} tokens, {trained} trained", i + 1, example.tokens.len())?;
-        writeln!(out, "{}", shown(example, &tokenizer, color)?)?;
+        out!("\nexample {}: {} tokens, {trained} trained", i + 1, example.tokens.len())?;
+        out!("{}", shown(example, &tokenizer, color)?)?;
     }
-    summary(&mut out, &splits, &recipe, &tokenizer)?;
+    summary(&splits, &recipe, &tokenizer)?;
     let warnings = splits.check(&tokenizer)?;
     for warning in &warnings {
-        writeln!(out, "warning: {warning}")?;
+        out!("warning: {warning}")?;
     }
     let verdict = if warnings.is_empty() { "nothing is wrong with it" } else { "it can be trained on" };
-    writeln!(out, "checked: {verdict}")?;
-    Ok(())
+    out!("checked: {verdict}")
 }
 
 /// The data of a run, after the checks that stop it.
 pub(crate) fn load(config: &DataConfig, tokenizer: &Tokenizer, seed: u64) -> Result<Splits> {
     let splits = config.load(tokenizer, seed)?;
     for warning in splits.check(tokenizer)? {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
     match splits.counts().skipped {
         0 => {}
-        count => eprintln!("{count} records have no trained token left after cutting to data.max_length"),
+        count => note!("{count} records have no trained token left after cutting to data.max_length"),
     }
     Ok(splits)
 }
 
-fn legend(out: &mut impl Write, color: bool) -> Result<()> {
+fn legend(color: bool) -> Result<()> {
     let trained = if color { "\x1b[1;32mtrained tokens\x1b[0m are green" } else { "those in [brackets] are trained" };
-    Ok(writeln!(out, "Tokens are separated by |; {trained}.")?)
+    out!("Tokens are separated by |; {trained}.")
 }
 
 /// An example token by token, indented; a line ends where the text has a line end.
@@ -130,15 +129,15 @@ fn visible(piece: &str) -> String {
     piece.chars().map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() }).collect()
 }
 
-fn summary(out: &mut impl Write, splits: &Splits, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
+fn summary(splits: &Splits, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
     let counts = splits.counts();
     let forms: Vec<String> = counts.formats.iter().map(|(form, count)| format!("{} {form}", number(*count))).collect();
     let data = &splits.train;
     let (tokens, trained) = (data.token_count(), data.trained_count());
     let [p50, p90, p99, max] = data.length_percentiles([0.5, 0.9, 0.99, 1.0]);
     let held = splits.test.as_ref().map_or(String::new(), |t| format!(", and {} held out", number(t.examples.len())));
-    writeln!(out)?;
-    let mut line = |name: &str, text: String| writeln!(out, "{name:<12} {text}");
+    out!("")?;
+    let line = |name: &str, text: String| out!("{name:<12} {text}");
     line("records", format!("{} ({})", number(counts.records()), forms.join(", ")))?;
     line("examples", format!("{} to train on{held}", number(data.examples.len())))?;
     line("skipped", format!("{}, of which nothing that is trained is left", number(counts.skipped)))?;
@@ -149,8 +148,7 @@ fn summary(out: &mut impl Write, splits: &Splits, recipe: &Recipe, tokenizer: &T
     let ended = number(data.ended(tokenizer));
     line("end of turn", format!("trained in {ended} of {} examples", number(data.examples.len())))?;
     line("padding", "none: an end token that is also the pad token is trained all the same".into())?;
-    line("batches", batches(data, recipe))?;
-    Ok(())
+    line("batches", batches(data, recipe))
 }
 
 fn batches(data: &Dataset, recipe: &Recipe) -> String {

@@ -2,10 +2,12 @@
 
 use anyhow::Result;
 
+use crate::console::out;
+
 /// Prints every device.
 pub(crate) fn run() -> Result<()> {
     for line in crate::device::list() {
-        println!("{line}");
+        out!("{line}")?;
     }
     Ok(())
 }

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use halfbyte::files::{Consumer, adapter_config, export_adapter};
 
+use crate::console::out;
+use crate::shell::word;
 use crate::source::Source;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -61,21 +63,22 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     };
     let notes = export_adapter(adapter, &output, kind, folder)?;
     for note in notes {
-        println!("{note}");
+        out!("{note}")?;
     }
-    let (out, model) = (output.display(), named.as_deref().unwrap_or("MODEL"));
+    let (out, model) = (word(output.display()), word(named.as_deref().unwrap_or("MODEL")));
+    let within = |file: &str| word(output.join(file).display());
+    let named = output.display();
     match kind {
         Consumer::Vllm => {
             // vLLM sizes its buffers by the largest rank that it is told of, out of a list.
             let rank = adapter_config(&output)?.lora().r;
             let most = [16, 32, 64, 128, 256, 320, 512].into_iter().find(|most| *most >= rank).unwrap_or(rank);
-            println!("{out}: vllm serve {model} --enable-lora --max-lora-rank {most} --lora-modules tuned={out}");
+            out!("{named}: vllm serve {model} --enable-lora --max-lora-rank {most} --lora-modules tuned={out}")
         }
         Consumer::Sglang => {
-            println!("{out}: python -m sglang.launch_server --model-path {model} --lora-paths tuned={out}");
+            out!("{named}: python -m sglang.launch_server --model-path {model} --lora-paths tuned={out}")
         }
-        Consumer::LlamaCpp => println!("{out}: llama-server -m BASE.gguf --lora {out}/adapter.gguf"),
-        Consumer::Ollama => println!("{out}: ollama create tuned -f {out}/Modelfile"),
+        Consumer::LlamaCpp => out!("{named}: llama-server -m BASE.gguf --lora {}", within("adapter.gguf")),
+        Consumer::Ollama => out!("{named}: ollama create tuned -f {}", within("Modelfile")),
     }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! `halfbyte generate`: one prompt, or a chat.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 
 use anyhow::{Result, bail};
 use halfbyte::generate::{Sampling, Talker};
@@ -11,6 +11,7 @@ use halfbyte::train::Devices;
 use halfbyte_memory::{ComputeDtype, Method, ModelShape, Run};
 use pollster::block_on;
 
+use crate::console::{self, note, out};
 use crate::device::{self, Choice, Found, Job, Seat};
 use crate::held::HeldArguments;
 use crate::source::Source;
@@ -98,14 +99,12 @@ impl Job for Generate {
         let mut messages: Vec<Message> = arguments.system.iter().map(|text| Message::new("system", text)).collect();
         match arguments.prompt {
             Some(prompt) if arguments.raw || tokenizer.chat_template().is_none() => {
-                block_on(talker.continue_text(&prompt, true, show))?;
-                println!();
+                shown(|show| block_on(talker.continue_text(&prompt, true, show)))?;
                 Ok(())
             }
             Some(prompt) => {
                 messages.push(Message::new("user", prompt));
-                block_on(talker.answer(&messages, show))?;
-                println!();
+                shown(|show| block_on(talker.answer(&messages, show)))?;
                 Ok(())
             }
             None => chat(&talker, messages, &found.name),
@@ -122,31 +121,42 @@ fn inference(base: BaseWeights, shape: &ModelShape) -> Run {
     Run { method, weight_bytes, compute_dtype: ComputeDtype::F32, length: 1, ..Run::default() }
 }
 
-fn show(piece: &str) {
-    print!("{piece}");
-    // A terminal that is gone is noticed at the next line.
-    let _ = std::io::stdout().flush();
+/// Shows an answer piece by piece as it comes, and then ends the line.
+fn shown(answer: impl FnOnce(&mut dyn FnMut(&str)) -> halfbyte::Result<String>) -> Result<String> {
+    let mut written = Ok(());
+    let text = answer(&mut |piece| {
+        if written.is_ok() {
+            written = console::write(format_args!("{piece}"));
+        }
+    })?;
+    written?;
+    out!("")?;
+    Ok(text)
 }
 
 /// Reads a line, answers it, and so on until the input ends.
 fn chat<B: Ops>(talker: &Talker<B>, mut messages: Vec<Message>, device: &str) -> Result<()> {
     let terminal = std::io::stdin().is_terminal();
     if terminal {
-        println!("on {device}; Ctrl-D ends the chat");
+        out!("on {device}; Ctrl-D ends the chat")?;
     }
-    let mut lines = std::io::stdin().lock().lines();
+    let mut lines = std::io::stdin().lock().split(b'\n');
     loop {
         if terminal {
-            show("> ");
+            console::write(format_args!("> "))?;
         }
-        let Some(line) = lines.next().transpose()? else { break };
+        let Some(line) = lines.next().transpose()? else { return Ok(()) };
+        let Ok(line) = String::from_utf8(line) else {
+            note!("that line is not UTF-8, and is left out; have the terminal send UTF-8, or save the file so");
+            continue;
+        };
+        // A line from Windows ends with a carriage return as well.
+        let line = line.trim_end_matches('\r');
         if line.trim().is_empty() {
             continue;
         }
         messages.push(Message::new("user", line));
-        let answer = block_on(talker.answer(&messages, show))?;
-        println!();
+        let answer = shown(|show| block_on(talker.answer(&messages, show)))?;
         messages.push(Message::new("assistant", answer.trim()));
     }
-    Ok(())
 }

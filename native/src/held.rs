@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use halfbyte::files::adapter_base;
 use halfbyte::model::BaseWeights;
-use halfbyte::nf4::BLOCK_SIZE;
+use halfbyte::nf4::{BLOCK_SIZE, check_block_size};
 
 /// Flags that say how the base is held where its weights are not in 4 bits on the disk.
 #[derive(clap::Args)]
@@ -14,11 +14,17 @@ pub(crate) struct HeldArguments {
     #[arg(long, conflicts_with_all = ["block_size", "no_double_quant"])]
     full_precision: bool,
     /// Elements of NF4 that share a scale, 64 where nothing else is said
-    #[arg(long)]
+    #[arg(long, value_parser = parse_block_size)]
     block_size: Option<usize>,
     /// Leave the scales of NF4 in f32
     #[arg(long)]
     no_double_quant: bool,
+}
+
+/// A block size of NF4.
+pub(crate) fn parse_block_size(text: &str) -> Result<usize> {
+    let size = text.parse()?;
+    Ok(check_block_size(size).map(|()| size)?)
 }
 
 impl HeldArguments {

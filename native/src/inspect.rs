@@ -6,6 +6,7 @@ use halfbyte::model::ModelConfig;
 use halfbyte::text::Tokenizer;
 use halfbyte_memory::{bytes, grouped};
 
+use crate::console::out;
 use crate::source::Source;
 
 #[derive(clap::Args)]
@@ -31,7 +32,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if let (true, Some(file)) = (arguments.tensors, file) {
         for name in file.names() {
             let tensor = file.tensor(name)?;
-            println!("{name}  {:?} {:?}", tensor.dtype, tensor.shape);
+            out!("{name}  {:?} {:?}", tensor.dtype, tensor.shape)?;
         }
     }
     Ok(())
@@ -51,15 +52,9 @@ fn adapter(source: &Source) -> Result<Option<Checkpoint>> {
     let layers = AdapterFile::open(folder)?.layers();
     let lora = config.lora();
     let kind = if lora.use_dora { "LoRA adapter with DoRA" } else { "LoRA adapter" };
-    println!("{kind} for {}", config.base_model_name_or_path.as_deref().unwrap_or("an unnamed base"));
-    println!(
-        "  r {}, lora_alpha {}, scaling {:.4}, rsLoRA {}",
-        lora.r,
-        lora.lora_alpha,
-        lora.scaling(),
-        lora.use_rslora
-    );
-    println!("  target_modules {}", serde_json::to_string(&lora.target_modules)?);
+    out!("{kind} for {}", config.base_model_name_or_path.as_deref().unwrap_or("an unnamed base"))?;
+    out!("  r {}, lora_alpha {}, scaling {:.4}, rsLoRA {}", lora.r, lora.lora_alpha, lora.scaling(), lora.use_rslora)?;
+    out!("  target_modules {}", serde_json::to_string(&lora.target_modules)?)?;
     for (key, patterns) in [
         ("rank_pattern", serde_json::to_string(&lora.rank_pattern)?),
         ("alpha_pattern", serde_json::to_string(&lora.alpha_pattern)?),
@@ -67,10 +62,10 @@ fn adapter(source: &Source) -> Result<Option<Checkpoint>> {
         ("modules_to_save", serde_json::to_string(&lora.modules_to_save)?),
     ] {
         if !["{}", "[]"].contains(&patterns.as_str()) {
-            println!("  {key} {patterns}");
+            out!("  {key} {patterns}")?;
         }
     }
-    println!("  {} layers, {}", layers.len(), size(&file)?);
+    out!("  {} layers, {}", layers.len(), size(&file)?)?;
     Ok(Some(file))
 }
 
@@ -80,35 +75,35 @@ fn model(source: &Source) -> Result<Option<Checkpoint>> {
     let json = std::fs::read(&path)?;
     let config = ModelConfig::parse(&path, &json)?;
     let file = source.is_whole().then(|| Checkpoint::open(folder)).transpose()?;
-    println!("{} model, {} parameters", config.family.name, grouped(config.parameters()));
-    println!("  {} layers, hidden {}, intermediate {}", config.layers, config.hidden_size, config.intermediate_size);
+    out!("{} model, {} parameters", config.family.name, grouped(config.parameters()))?;
+    out!("  {} layers, hidden {}, intermediate {}", config.layers, config.hidden_size, config.intermediate_size)?;
     let heads = config.attention;
-    println!("  {} query heads, {} key heads, head_dim {}", heads.heads, heads.kv_heads, heads.head_dim);
-    println!("  vocabulary {}, head {}", config.vocab_size, if config.tied { "tied" } else { "untied" });
+    out!("  {} query heads, {} key heads, head_dim {}", heads.heads, heads.kv_heads, heads.head_dim)?;
+    out!("  vocabulary {}, head {}", config.vocab_size, if config.tied { "tied" } else { "untied" })?;
     for (i, kind) in config.kinds.iter().enumerate() {
         let count = config.layer_kinds.iter().filter(|of| **of == i).count();
         let seen = kind.window.map_or("all tokens".to_string(), |window| format!("{window} tokens"));
         let scaling = kind.rope.scaling.name().map_or(String::new(), |name| format!(", {name} scaling"));
-        println!("  attention to {seen} in {count} layers, rope_theta {}{scaling}", kind.rope.theta);
+        out!("  attention to {seen} in {count} layers, rope_theta {}{scaling}", kind.rope.theta)?;
     }
     if let Some(file) = &file {
         let in_4_bits = file.names().iter().filter(|name| name.ends_with("bitsandbytes__nf4")).count();
         let kept = (config.linears().len() * config.layers).saturating_sub(in_4_bits);
         let kept = if kept > 0 { format!(" but for {kept} linear layers") } else { String::new() };
-        println!("  {}{}", size(file)?, if in_4_bits > 0 { format!(", NF4{kept}") } else { String::new() });
+        out!("  {}{}", size(file)?, if in_4_bits > 0 { format!(", NF4{kept}") } else { String::new() })?;
     } else {
-        println!("  on the hub at commit {}; its weights are not on this machine", source.commit().unwrap_or_default());
+        out!("  on the hub at commit {}; its weights are not on this machine", source.commit().unwrap_or_default())?;
     }
     match Tokenizer::from_folder(folder) {
         Ok(tokenizer) => {
             let template = if tokenizer.chat_template().is_some() { "with" } else { "without" };
-            println!(
+            out!(
                 "  tokenizer of {} tokens, {template} chat template, stops at {:?}",
                 tokenizer.vocab_size(),
                 tokenizer.stop_ids()
-            );
+            )?;
         }
-        Err(error) => println!("  no tokenizer: {error}"),
+        Err(error) => out!("  no tokenizer: {error}")?,
     }
     Ok(file)
 }

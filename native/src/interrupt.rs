@@ -1,9 +1,11 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the first asks a run to stop after its step, the second ends the process.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
+
+use crate::console::note;
 
 /// What shells report of a command that was interrupted.
 pub(crate) const EXIT_CODE: u8 = 130;
@@ -32,7 +34,7 @@ pub(crate) fn listen(speaks: bool) -> Result<()> {
 
 /// Says that a signal was noticed. The terminal may be what has gone.
 pub(crate) fn speak() {
-    let _ = writeln!(std::io::stderr(), "\nstopping after this step, with a checkpoint; once more stops at once");
+    note!("\nstopping after this step, with a checkpoint; once more stops at once");
 }
 
 /// This process is one of several that a parent has started, which holds its standard input open for as long as the run is to

@@ -7,6 +7,7 @@ use halfbyte::ops::Ops;
 use halfbyte::train::Recipe;
 use halfbyte_memory::{ModelShape, Run, bytes, plan, proposals};
 
+use crate::console::tell;
 use crate::plan::{fullest, parts_of, proposed};
 use crate::proc;
 
@@ -31,7 +32,7 @@ pub(crate) fn fit(recipe: &mut Recipe, shape: &ModelShape) -> Result<()> {
         let without = needed(&Run { optimizer_budget: Some(0), ..run.clone() });
         if without <= room {
             training.optim_device_budget.0 = Some(room - without);
-            println!(
+            tell!(
                 "{} of the optimizer's state stay on the device, to keep within {}",
                 bytes(room - without),
                 bytes(limit)

@@ -2,6 +2,8 @@
 
 mod bench;
 mod bench_training;
+mod claim;
+mod console;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod data;
@@ -20,10 +22,13 @@ mod plan;
 mod pretrain;
 mod proc;
 mod progress;
+mod pulse;
 mod quantize;
+mod recipe_file;
 mod selftest;
 mod session;
 mod setup;
+mod shell;
 mod source;
 mod talk;
 mod train;
@@ -33,8 +38,10 @@ mod watch;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+
+use console::note;
 
 /// A training step on the CPU makes and drops results of many megabytes, which the system's allocator returns to the
 /// kernel and faults in again each time; mimalloc keeps them.
@@ -54,7 +61,8 @@ enum Command {
     Train(train::Arguments),
     /// Prove that a run of a recipe that is stopped and continued is exact on this machine
     VerifyResume(verify_resume::Arguments),
-    /// Train a small model from scratch by a recipe
+    /// Train a small model from scratch by a recipe: the weights become model.safetensors in the folder that its key `model` names,
+    /// which must hold none yet
     Pretrain(pretrain::Arguments),
     /// Look at training data as the trainer sees it
     Data(data::Arguments),
@@ -80,15 +88,24 @@ enum Command {
     BenchTraining(bench_training::Arguments),
 }
 
+impl Command {
+    /// Whether it is a run, whose work is worth more than what it prints.
+    fn is_run(&self) -> bool {
+        match self {
+            Command::Train(arguments) => !arguments.plans(),
+            Command::Pretrain(_) => true,
+            _ => false,
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    // Output into a pipe that closes early (`| head`) ends the command quietly, as it ends other commands.
-    sigpipe::reset();
     quiet_without_a_display();
     halfbyte::failure::listen();
-    match run(Arguments::parse().command) {
+    match begin() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<interrupt::Interrupted>() => {
-            parallel::say(error);
+            note!("{error}");
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
@@ -96,9 +113,23 @@ fn main() -> ExitCode {
                 return ExitCode::from(*code);
             }
             // A mistake is no crash: its chain of causes on one line, and never a stack trace.
-            parallel::say(format_args!("error: {error:#}"));
+            note!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn begin() -> Result<()> {
+    let parsed = Arguments::try_parse();
+    // Output into a pipe that closes early (`| head`) ends the command quietly, as it ends other commands. A run goes on.
+    if !parsed.as_ref().is_ok_and(|arguments| arguments.command.is_run()) {
+        sigpipe::reset();
+    }
+    match parsed {
+        Ok(Arguments { command }) => run(command),
+        // A mistake, or what --help and --version print.
+        Err(said) if said.use_stderr() => said.exit(),
+        Err(said) => said.print().context(console::CANNOT_WRITE),
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use halfbyte_memory::{ComputeDtype, Method, ModelShape, Optimizer, Plan, Run, bytes, grouped, names, plan, preset};
 use serde::Serialize;
 
+use crate::console::out;
 use crate::plan::{Against, Estimate, Table, parse, print};
 use crate::source;
 
@@ -15,13 +16,13 @@ pub(crate) struct Arguments {
     /// nothing but config.json is downloaded
     model: String,
     /// Rank of the adapters
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
     rank: u64,
     /// Sequences of a micro-batch
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     batch: u64,
     /// Tokens of a sequence
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..))]
     length: u64,
     /// Keep every layer's graph rather than compute layers again
     #[arg(long)]
@@ -73,18 +74,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let reports = [Method::Full, Method::Lora, Method::Qlora].map(report);
     if against.json {
         let json = serde_json::json!({"model": arguments.model, "parameters": model.parameters(), "plans": reports});
-        println!("{}", serde_json::to_string_pretty(&json)?);
-        return Ok(());
+        return out!("{}", serde_json::to_string_pretty(&json)?);
     }
-    println!("{}: {} parameters", arguments.model, grouped(model.parameters()));
+    out!("{}: {} parameters", arguments.model, grouped(model.parameters()))?;
     for (title, report) in ["full fine-tuning", "LoRA", "QLoRA"].into_iter().zip(reports) {
         let (peak, persistent) = (bytes(report.peak), bytes(report.persistent));
-        println!("\n{title}: {peak} at the peak, {persistent} of it for the whole run");
-        print(&report.plan);
+        out!("\n{title}: {peak} at the peak, {persistent} of it for the whole run")?;
+        print(&report.plan)?;
         if let (Some(memory), Some(fits)) = (against.memory, report.fits) {
-            println!("{} {}", if fits { "fits" } else { "does NOT fit" }, bytes(memory));
+            out!("{} {}", if fits { "fits" } else { "does NOT fit" }, bytes(memory))?;
         }
-        table.print(&report.gpus);
+        table.print(&report.gpus)?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use halfbyte::text::Tokenizer;
 use pollster::block_on;
 use serde_json::json;
 
+use crate::console::out;
 use crate::device::{self, Choice, Found, Job};
 use crate::held::HeldArguments;
 use crate::progress::spinner;
@@ -157,9 +158,9 @@ impl Job for Compare<'_> {
 
 /// Prints the table, and writes all figures to `drift.json` in the merged folder.
 fn report(output: &Path, options: &MergeOptions, weights: &[WeightDrift], compared: Option<&Compared>) -> Result<()> {
-    println!("{}: {} weights against those that were trained", output.display(), options.dtype.name());
-    println!("| decoder layer | weights, largest relative error | of | activations, relative error |");
-    println!("|---|---|---|---|");
+    out!("{}: {} weights against those that were trained", output.display(), options.dtype.name())?;
+    out!("| decoder layer | weights, largest relative error | of | activations, relative error |")?;
+    out!("|---|---|---|---|")?;
     let mut layers: Vec<(usize, Vec<&WeightDrift>)> = Vec::new();
     for drift in weights {
         let Some(number) = drift.layer.split('.').find_map(|part| part.parse().ok()) else { continue };
@@ -173,14 +174,14 @@ fn report(output: &Path, options: &MergeOptions, weights: &[WeightDrift], compar
         let Some(worst) = drifts.iter().max_by(|a, b| a.error.total_cmp(&b.error)) else { continue };
         let name = worst.layer.rsplit('.').next().unwrap_or_default();
         let activations = compared.and_then(|c| c.layers.get(*number)).map_or("-".into(), |e| format!("{e:.2e}"));
-        println!("| {number} | {:.2e} | {name} | {activations} |", worst.error);
+        out!("| {number} | {:.2e} | {name} | {activations} |", worst.error)?;
     }
     if let Some(Compared { tokens, logits, largest, agreement, .. }) = compared {
-        println!(
+        out!(
             "logits on {tokens} tokens: relative error {logits:.2e}, largest difference {largest:.3}, \
              the same token is likeliest at {:.0} % of positions",
             100.0 * agreement
-        );
+        )?;
     }
     let compared = compared.map(|c| {
         json!({
@@ -198,6 +199,5 @@ fn report(output: &Path, options: &MergeOptions, weights: &[WeightDrift], compar
     let all = json!({"base": base, "dtype": options.dtype.name(), "weights": weights, "compared": compared});
     let path = output.join("drift.json");
     write_atomic(&path, serde_json::to_string_pretty(&all)?.as_bytes())?;
-    println!("all figures: {}", path.display());
-    Ok(())
+    out!("all figures: {}", path.display())
 }

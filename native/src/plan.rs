@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use halfbyte::data::read_records;
 use halfbyte::train::Recipe;
@@ -12,6 +12,7 @@ use halfbyte_memory::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::console::out;
 use crate::device::{self, Choice, Place};
 use crate::memory::{shape, shape_of};
 
@@ -47,7 +48,10 @@ impl Against {
 /// `24GiB`, `24GB`, `512MiB`, or a number of bytes.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let size: ByteSize = text.parse().map_err(|_| format!("`{text}` is no size; write 24GiB or 24GB"))?;
-    Ok(size.as_u64())
+    match size.as_u64() {
+        0 => Err("nothing fits into no memory; write 24GiB or 24GB".into()),
+        bytes => Ok(bytes),
+    }
 }
 
 /// A name as recipes spell it.
@@ -94,23 +98,24 @@ impl Table {
     }
 
     /// Prints the estimates, a line each, and what they rest on.
-    pub(crate) fn print(&self, estimates: &[Estimate]) {
+    pub(crate) fn print(&self, estimates: &[Estimate]) -> Result<()> {
         if estimates.is_empty() {
-            return println!("  fits no single GPU of the table that computes in this type");
+            return out!("  fits no single GPU of the table that computes in this type");
         }
         for Estimate { name, gib, hours, price } in estimates {
             let hours = hours.map_or(String::new(), |hours| format!(", about {}", duration(hours)));
             let price = price.map_or(String::new(), |price| format!(", {price:.2}"));
-            println!("  fits {name} ({gib} GiB){hours}{price}");
+            out!("  fits {name} ({gib} GiB){hours}{price}")?;
         }
         if estimates.iter().any(|estimate| estimate.hours.is_some()) {
             let percent = 100.0 * self.utilisation;
-            println!("  times: operations over the datasheet's rate at {percent:.0}% of it, which is an assumption");
+            out!("  times: operations over the datasheet's rate at {percent:.0}% of it, which is an assumption")?;
         }
         if estimates.iter().any(|estimate| estimate.price.is_some()) {
             let date = self.prices_as_of.as_deref().unwrap_or("a day that the table does not name");
-            println!("  prices: the table's, of {date}");
+            out!("  prices: the table's, of {date}")?;
         }
+        Ok(())
     }
 }
 
@@ -242,6 +247,11 @@ struct Report<'a> {
 
 /// Prints the plan of a recipe that `processes` train; each needs what is planned.
 pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Result<()> {
+    recipe.training.check()?;
+    recipe.lora.check()?;
+    if recipe.data.max_length < 2 {
+        bail!("data.max_length: must be at least 2: one token predicts nothing");
+    }
     let model = shape(&recipe.model)?;
     let place = device::place(Choice::parse(&recipe.device)?, &recipe.devices);
     let memory = against.memory.or(place.memories.iter().copied().min().flatten());
@@ -249,11 +259,6 @@ pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Resu
     let whole = model;
     let shares: Vec<Share> = parts.iter().map(Share::of).collect();
     let Some((model, run)) = fullest(parts) else { return Ok(()) };
-    if run.rank == 0 || run.batch == 0 || run.length == 0 || run.accumulation == 0 {
-        return Err(anyhow!(
-            "lora.r, training.batch_size, training.gradient_accumulation_steps and data.max_length must be 1 or more"
-        ));
-    }
     let plan = plan(&model, &run);
     let proposals = memory.map_or(vec![], |memory| proposals(&model, &run, memory));
     let longest = memory.and_then(|memory| longest(&model, &Run { recompute: true, ..run.clone() }, memory, LONGEST));
@@ -269,20 +274,19 @@ pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Resu
         let (run, plan) = (&run, &plan);
         let report =
             Report { model, parameters, devices, run, plan, needed, memory, fits, proposals, longest, tokens, gpus };
-        println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(());
+        return out!("{}", serde_json::to_string_pretty(&report)?);
     }
     let trained: u64 = shares.iter().map(|share| share.trained).sum();
-    println!("{}: {} parameters, {} trained", recipe.model, grouped(whole.parameters()), grouped(trained));
+    out!("{}: {} parameters, {} trained", recipe.model, grouped(whole.parameters()), grouped(trained))?;
     let (batch, length) = (run.batch, run.length);
-    println!("{}; micro-batches of {batch} x {length} tokens, {} to a step", place.name, run.accumulation);
+    out!("{}; micro-batches of {batch} x {length} tokens, {} to a step", place.name, run.accumulation)?;
     if shares.len() > 1 {
         for (i, Share { layers, needed, .. }) in shares.iter().enumerate() {
-            println!("device {i}: {layers} layers, {}", bytes(*needed));
+            out!("device {i}: {layers} layers, {}", bytes(*needed))?;
         }
-        println!("micro-batches under way at a time: {}; below, the device that needs most", run.part.in_flight);
+        out!("micro-batches under way at a time: {}; below, the device that needs most", run.part.in_flight)?;
     }
-    print(&plan);
+    print(&plan)?;
     // What has to fit into the memory of the device: on the CPU, all processes.
     let mut together = plan.peak();
     if processes > 1 {
@@ -290,37 +294,33 @@ pub(crate) fn show(recipe: &Recipe, against: &Against, processes: usize) -> Resu
         // Gradients go through host memory: what a rank sends, and the same once more while it is put together.
         let sums = 8 * run.trained(&model);
         if place.gpu {
-            println!(
-                "{all} processes need a device each, and {} of host memory for sums of gradients",
-                bytes(all * sums)
-            );
+            out!("{all} processes need a device each, and {} of host memory for sums of gradients", bytes(all * sums))?;
         } else {
             together = all * (together + sums);
-            println!("{all} processes on this machine, with their sums of gradients: {}", bytes(together));
+            out!("{all} processes on this machine, with their sums of gradients: {}", bytes(together))?;
         }
     }
     let tables = ["model.embed_tokens", "lm_head"];
     let uncounted = |name: &&String| !tables.iter().any(|table| table.ends_with(name.as_str()));
     if let Some(name) = recipe.lora.modules_to_save.iter().find(uncounted) {
-        println!("not counted: what training `{name}` in full takes; of lora.modules_to_save, head and embedding are");
+        out!("not counted: what training `{name}` in full takes; of lora.modules_to_save, head and embedding are")?;
     }
     match memory {
-        None => println!("the device's memory is not known; give --memory to compare with it"),
-        Some(memory) if together <= memory => println!("fits {}", bytes(memory)),
-        Some(memory) => println!("does NOT fit {}", bytes(memory)),
+        None => out!("the device's memory is not known; give --memory to compare with it")?,
+        Some(memory) if together <= memory => out!("fits {}", bytes(memory))?,
+        Some(memory) => out!("does NOT fit {}", bytes(memory))?,
     }
     for p in &proposals {
-        println!("  fits: {}", proposed(p));
+        out!("  fits: {}", proposed(p))?;
     }
     if let Some(longest) = longest {
         let bound = if longest == LONGEST { "at least " } else { "" };
-        println!("  the longest sequence that fits alone: {bound}{} tokens", grouped(longest));
+        out!("  the longest sequence that fits alone: {bound}{} tokens", grouped(longest))?;
     }
     if let Some(tokens) = tokens {
-        println!("at most {} tokens, if every example has data.max_length of them", grouped(tokens as u64));
+        out!("at most {} tokens, if every example has data.max_length of them", grouped(tokens as u64))?;
     }
-    table.print(&gpus);
-    Ok(())
+    table.print(&gpus)
 }
 
 /// A proposal as flags, and what it needs.
@@ -347,18 +347,18 @@ pub(crate) const PHASES: [(Phase, &str); 8] = [
 ];
 
 /// Prints a plan: the peak of each phase, and its components.
-pub(crate) fn print(plan: &Plan) {
+pub(crate) fn print(plan: &Plan) -> Result<()> {
     for (phase, title) in PHASES {
         if plan.peak_of(phase) == 0 || plan.lines.iter().all(|line| line.phase != phase) {
             continue;
         }
-        println!("{title}: {}", bytes(plan.peak_of(phase)));
+        out!("{title}: {}", bytes(plan.peak_of(phase)))?;
         for line in plan.lines.iter().filter(|line| line.phase == phase) {
-            println!("  {:>9}  {}: {}", bytes(line.bytes), line.name, line.formula);
+            out!("  {:>9}  {}: {}", bytes(line.bytes), line.name, line.formula)?;
         }
     }
     if plan.paged_out > 0 {
-        println!("optimizer state in host memory: {}", bytes(plan.paged_out));
+        out!("optimizer state in host memory: {}", bytes(plan.paged_out))?;
     }
-    println!("needed: {}", bytes(plan.peak()));
+    out!("needed: {}", bytes(plan.peak()))
 }

@@ -11,6 +11,8 @@ use halfbyte::train::{PretrainRecipe, Trainer, load_recipe, parse_override};
 use pollster::block_on;
 use serde_json::json;
 
+use crate::claim::Claim;
+use crate::console::tell;
 use crate::device::{self, Choice, Found, Job};
 use crate::progress::Progress;
 
@@ -33,8 +35,45 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let overrides = arguments.overrides.iter().map(|o| parse_override(o)).collect::<halfbyte::Result<Vec<_>>>()?;
     let recipe: PretrainRecipe = load_recipe(&arguments.recipe, &overrides)?;
+    check(&arguments.recipe, &recipe)?;
+    let _claim = Claim::of(&recipe.output)?;
     let choice = arguments.device.map_or_else(|| Choice::parse(&recipe.device), Ok)?;
     device::run(choice, Pretrain(recipe))
+}
+
+/// Whatever can be seen to be wrong before anything is read.
+fn check(path: &Path, recipe: &PretrainRecipe) -> Result<()> {
+    let wrong = |key: &str, reason: String| Err(halfbyte::Error::key(path, key, reason).into());
+    for (key, name, what) in [
+        ("model", &recipe.model, "a folder with config.json and tokenizer.json"),
+        ("train", &recipe.train, "a data file of documents to train on"),
+        ("test", &recipe.test, "a data file of documents held out"),
+    ] {
+        if name.is_empty() {
+            return wrong(key, format!("is not set; name {what}"));
+        }
+        if !Path::new(name).exists() {
+            return wrong(key, format!("`{name}` is not there; name {what}"));
+        }
+    }
+    if recipe.length < 2 {
+        return wrong("length", "must be at least 2: one token predicts nothing".into());
+    }
+    recipe.training.check()?;
+    let weights = weights(recipe);
+    if weights.exists() {
+        let there = weights.display();
+        return wrong(
+            "model",
+            format!("{there} is there already, and this run would replace it; remove it, or name another folder"),
+        );
+    }
+    Ok(())
+}
+
+/// What the run writes.
+fn weights(recipe: &PretrainRecipe) -> PathBuf {
+    Path::new(&recipe.model).join("model.safetensors")
 }
 
 struct Pretrain(PretrainRecipe);
@@ -53,12 +92,12 @@ impl Job for Pretrain {
         let train = windows(Path::new(&recipe.train), &tokenizer, recipe.length)?;
         let test = windows(Path::new(&recipe.test), &tokenizer, recipe.length)?;
         let (tokens, held_out) = (train.token_count(), test.token_count());
-        println!("{name}: {} parameters, {tokens} tokens, {held_out} held out", config.parameters());
+        tell!("{name}: {} parameters, {tokens} tokens, {held_out} held out", config.parameters());
         let model = random::<B>(config, recipe.seed, &device)?;
         let mut trainer = Trainer::new(model, train, recipe.training.clone(), recipe.seed)?;
         let output = Path::new(&recipe.output);
         let mut progress = Progress::new(trainer.total_steps(), output)?;
-        let weights = folder.join("model.safetensors");
+        let weights = weights(&recipe);
         while let Some(metrics) = block_on(trainer.step())? {
             progress.step(&metrics)?;
             let last = metrics.step == trainer.total_steps();
@@ -71,7 +110,7 @@ impl Job for Pretrain {
             }
         }
         let (seconds, rate) = progress.finish();
-        println!("{} in {seconds:.0} s, {rate:.0} tokens/s", weights.display());
+        tell!("{} in {seconds:.0} s, {rate:.0} tokens/s", weights.display());
         Ok(())
     }
 }

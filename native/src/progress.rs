@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use halfbyte::files::write_atomic;
 use halfbyte::train::{Evaluated, Metrics};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::console::{note, tell};
+use crate::pulse::Pulse;
 
 /// A spinner with a message, for loading.
 pub(crate) fn spinner(message: &str) -> ProgressBar {
@@ -28,6 +31,8 @@ pub(crate) fn bytes_bar(message: &str) -> Result<ProgressBar> {
 /// The bar of a training run, and the file that its metrics go to.
 pub(crate) struct Progress {
     bar: ProgressBar,
+    /// In place of a bar, where the standard error is no terminal.
+    pulse: Option<Pulse>,
     file: File,
     started: Instant,
     /// Time in which no step was made.
@@ -64,10 +69,9 @@ impl Progress {
         let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(style)?);
         bar.set_position(done as u64);
         bar.reset_eta();
-        Ok((
-            Self { bar, file, started: Instant::now(), aside: Duration::ZERO, tokens: 0, steps: 0, hidden: false },
-            kept,
-        ))
+        let (pulse, started) = (bar.is_hidden().then(Pulse::default), Instant::now());
+        let aside = Duration::ZERO;
+        Ok((Self { bar, pulse, file, started, aside, tokens: 0, steps: 0, hidden: false }, kept))
     }
 
     /// Shows and records a step; tokens per second so far.
@@ -77,8 +81,22 @@ impl Progress {
         let rate = self.tokens as f64 / self.seconds();
         self.bar.set_message(format!("loss {:.3}  {rate:.0} tokens/s", metrics.loss));
         self.bar.inc(1);
+        let line = self.line(metrics, rate);
+        if let Some(line) = self.pulse.as_mut().and_then(|pulse| pulse.beat(Instant::now(), line)) {
+            note!("{line}");
+        }
         self.record(&Line { metrics, tokens_per_second: rate })?;
         Ok(rate)
+    }
+
+    /// A step in a line.
+    fn line(&self, Metrics { step, loss, learning_rate, .. }: &Metrics, rate: f64) -> String {
+        let steps = self.bar.length().unwrap_or_default();
+        let to_go = steps.saturating_sub(*step as u64);
+        let left = FormattedDuration(Duration::from_secs_f64(self.seconds() / self.steps as f64 * to_go as f64));
+        format!(
+            "step {step} of {steps}: loss {loss:.4}, learning rate {learning_rate:.2e}, {rate:.0} tokens/s, {left} left"
+        )
     }
 
     /// Records an evaluation, and shows it if it is neither the first nor the last, which the run ends with.
@@ -128,13 +146,16 @@ impl Progress {
     /// Prints a line above the bar.
     pub(crate) fn say(&self, line: &str) {
         if !self.hidden {
-            self.bar.suspend(|| println!("{line}"));
+            self.bar.suspend(|| tell!("{line}"));
         }
     }
 
     /// Ends the bar; seconds and tokens per second of the whole run.
-    pub(crate) fn finish(&self) -> (f64, f64) {
+    pub(crate) fn finish(&mut self) -> (f64, f64) {
         self.bar.finish_and_clear();
+        if let Some(line) = self.pulse.as_mut().and_then(Pulse::rest) {
+            note!("{line}");
+        }
         let seconds = self.seconds();
         (seconds, self.tokens as f64 / seconds.max(f64::MIN_POSITIVE))
     }

@@ -6,6 +6,8 @@ use anyhow::{Result, bail};
 use halfbyte::files::{quantize_folder, quantize_shards};
 use halfbyte::nf4::BLOCK_SIZE;
 
+use crate::console::out;
+use crate::held::parse_block_size;
 use crate::progress::spinner;
 use crate::source::Source;
 
@@ -17,7 +19,7 @@ pub(crate) struct Arguments {
     /// Folder to write
     output: PathBuf,
     /// Elements that share a scale
-    #[arg(long, default_value_t = BLOCK_SIZE)]
+    #[arg(long, default_value_t = BLOCK_SIZE, value_parser = parse_block_size)]
     block_size: usize,
     /// Leave the scales in f32
     #[arg(long)]
@@ -32,7 +34,9 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let (output, skip) = (&arguments.output, &arguments.skip);
+    let output = &arguments.output;
+    // The head is never quantized, and a tied one has no weights of its own: to leave it as it is asks for nothing.
+    let skip: Vec<String> = arguments.skip.iter().filter(|name| *name != "lm_head").cloned().collect();
     let kind = (arguments.block_size, !arguments.no_double_quant);
     // Before anything is downloaded for it.
     if output.exists() {
@@ -40,14 +44,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     }
     let source = Source::open(&arguments.model)?;
     let streamed = source
-        .shards(arguments.keep, |shards| quantize_shards(source.folder(), shards, output, kind, skip, &mut |_| ()))?;
+        .shards(arguments.keep, |shards| quantize_shards(source.folder(), shards, output, kind, &skip, &mut |_| ()))?;
     if streamed.is_none() {
         let bar = spinner("quantizing");
         let folder = source.folder();
-        let result = quantize_folder(folder, output, kind, skip, &mut |name| bar.set_message(name.to_string()));
+        let result = quantize_folder(folder, output, kind, &skip, &mut |name| bar.set_message(name.to_string()));
         bar.finish_and_clear();
         result?;
     }
-    println!("{}: NF4, loadable by transformers with bitsandbytes and by halfbyte", output.display());
-    Ok(())
+    out!("{}: NF4, loadable by transformers with bitsandbytes and by halfbyte", output.display())
 }

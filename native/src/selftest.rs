@@ -9,6 +9,7 @@ use halfbyte::ops::Ops;
 use pollster::block_on;
 use serde_json::json;
 
+use crate::console::out;
 use crate::device::{self, Choice, Found, Job};
 use crate::progress::spinner;
 
@@ -44,21 +45,24 @@ impl Job for SelfTest {
         }
         let fresh = || std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
         let seed = self.0.seed.unwrap_or_else(fresh);
-        println!("{name}; seed {seed}");
+        out!("{name}; seed {seed}")?;
         let bar = spinner("testing");
         let report = block_on(conformance::<B>(&device, seed, async |case| {
             bar.set_message(format!("{} {}", case.kernel, case.shapes));
         }))?;
         bar.finish_and_clear();
-        println!("{:<36} {:>12} {:>12}", "kernel", "passed", "worst error");
+        out!("{:<36} {:>12} {:>12}", "kernel", "passed", "worst error")?;
         for (kernel, count, passed, worst) in report.by_kernel() {
-            println!("{kernel:<36} {:>12} {worst:>12.1e}", format!("{passed}/{count}"));
+            out!("{kernel:<36} {:>12} {worst:>12.1e}", format!("{passed}/{count}"))?;
         }
         for case in report.failures() {
-            println!(
+            out!(
                 "FAILED {} on {}: error {:.1e}, allowed {:.0e}",
-                case.kernel, case.shapes, case.error, case.tolerance
-            );
+                case.kernel,
+                case.shapes,
+                case.error,
+                case.tolerance
+            )?;
         }
         if let Some(path) = self.0.json {
             let report = json!({"device": name, "seed": seed, "cases": report.cases});
@@ -68,7 +72,7 @@ impl Job for SelfTest {
         if let Some(mark) = mark {
             mark.set(failures == 0)?;
             if failures == 0 {
-                println!("passed: from now on the kernels that decode weights on their way are chosen on {name}");
+                out!("passed: from now on the kernels that decode weights on their way are chosen on {name}")?;
             }
         }
         match failures {

@@ -10,15 +10,23 @@ use halfbyte::ops::Ops;
 use halfbyte::train::{Recipe, Run, SavedCheckpoint, Trainer, checkpoint_folder, save_checkpoint};
 use pollster::block_on;
 
+use crate::console::{note, tell};
 use crate::interrupt::{self, Interrupted};
 use crate::limit;
 use crate::parallel::{Placement, how_to_go_on};
 use crate::watch::Watch;
 
+/// The adapter of a run that was finished.
+pub(crate) const FINISHED: &str = "adapter";
+/// That of a run that an error ended. It is no result, and takes no other's place.
+const STOPPED: &str = "adapter-stopped";
+
 /// A run under way. In a data-parallel one each rank makes the same calls; one watches, and writes.
 pub(crate) struct Session<B: Ops> {
     pub(crate) trainer: Trainer<B>,
     pub(crate) test: Option<Dataset>,
+    /// Where the recipe is written to as it was run.
+    pub(crate) recipe_file: PathBuf,
     /// What the rank that leads shows and records.
     pub(crate) watch: Option<Watch>,
     pub(crate) run: Run,
@@ -30,9 +38,7 @@ impl<B: Ops> Session<B> {
     /// Trains to the end. Whatever else ends the run early, the last good adapter is saved.
     pub(crate) fn train(&mut self) -> Result<()> {
         let Err(ended) = self.steps() else { return Ok(()) };
-        if let Some(watch) = &mut self.watch {
-            watch.fail(&format!("{ended:#}"));
-        }
+        self.fail(&ended);
         if ended.is::<Interrupted>() {
             return Err(ended);
         }
@@ -44,10 +50,24 @@ impl<B: Ops> Session<B> {
             // Nothing was trained that is worth more than what is there; after a resume the checkpoint itself may be the bad one.
             return Err(ended.context("stopped before a step was made; no adapter was written"));
         }
-        Err(match self.save_adapter() {
-            Ok(saved) => ended.context(format!("stopped; the last good adapter is in {}", saved.display())),
+        Err(match self.save_adapter(STOPPED) {
+            Ok(saved) => {
+                let finished = saved.with_file_name(FINISHED);
+                let other = match finished.exists() {
+                    true => format!("; {} is of an earlier run", finished.display()),
+                    false => String::new(),
+                };
+                ended.context(format!("stopped; the last good adapter is in {}{other}", saved.display()))
+            }
             Err(error) => ended.context(format!("stopped, and the adapter could not be saved: {error:#}")),
         })
+    }
+
+    /// Has `run.json` say that the run ended by an error.
+    pub(crate) fn fail(&mut self, error: &anyhow::Error) {
+        if let Some(watch) = &mut self.watch {
+            watch.fail(&format!("{error:#}"));
+        }
     }
 
     /// Another rank is gone, or has failed. The step that it was missed in was not applied, so that the model is that of the last
@@ -60,7 +80,7 @@ impl<B: Ops> Session<B> {
         }
         let output = Path::new(&self.run.recipe.output);
         match block_on(save_checkpoint(&mut self.trainer, &self.run, output)) {
-            Ok(saved) => ended.context(how_to_go_on(step, &saved, output, &place.flag())),
+            Ok(saved) => ended.context(how_to_go_on(step, &saved, &self.recipe_file, &place.flag())),
             Err(error) => ended.context(format!("stopped after step {step}, which could not be saved: {error:#}")),
         }
     }
@@ -129,7 +149,7 @@ impl<B: Ops> Session<B> {
     fn interrupted(&self) -> anyhow::Error {
         let (step, output) = (self.trainer.state.global_step, Path::new(&self.run.recipe.output));
         let flag = self.place.as_ref().map_or(String::new(), Placement::flag);
-        Interrupted(how_to_go_on(step, &checkpoint_folder(output, step), output, &flag)).into()
+        Interrupted(how_to_go_on(step, &checkpoint_folder(output, step), &self.recipe_file, &flag)).into()
     }
 
     /// Puts the best adapter in the model's place, if that was asked for and it is another. The work of a run is not lost over a
@@ -146,19 +166,20 @@ impl<B: Ops> Session<B> {
         });
         match restored {
             Ok(()) => {
-                println!("the best evaluation was after step {best}: its adapter is that of {}", folder.display());
+                tell!("the best evaluation was after step {best}: its adapter is that of {}", folder.display());
                 best
             }
             Err(error) => {
-                eprintln!("the best evaluation was after step {best}, but the last adapter is kept: {error}");
+                note!("the best evaluation was after step {best}, but the last adapter is kept: {error}");
                 last
             }
         }
     }
 
-    pub(crate) fn save_adapter(&mut self) -> Result<PathBuf> {
+    /// Saves the adapter in a folder of this name in the output.
+    pub(crate) fn save_adapter(&mut self, name: &str) -> Result<PathBuf> {
         let recipe = &self.run.recipe;
-        let folder = Path::new(&recipe.output).join("adapter");
+        let folder = Path::new(&recipe.output).join(name);
         block_on(save_adapter(self.trainer.model_mut(), &recipe.lora, &recipe.model, &folder))?;
         Ok(folder)
     }

@@ -1,12 +1,14 @@
 //! What a fine-tuning run begins with: its recipe, with flags in place of its keys, its data and its model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use halfbyte::Error;
 use halfbyte::data::{Dataset, Splits};
 use halfbyte::lora::attach;
+use halfbyte::nf4::check_block_size;
 use halfbyte::ops::Ops;
 use halfbyte::parallel::Group;
 use halfbyte::text::Tokenizer;
@@ -70,7 +72,21 @@ pub(crate) struct RecipeArguments {
 impl RecipeArguments {
     /// The recipe with the flags in it.
     pub(crate) fn recipe(&self) -> halfbyte::Result<Recipe> {
-        load_recipe(&self.recipe, &self.overrides()?)
+        let recipe: Recipe = load_recipe(&self.recipe, &self.overrides()?)?;
+        let wrong = |key: &str, reason: String| Err(Error::key(&self.recipe, key, reason));
+        if recipe.model.is_empty() {
+            return wrong("model", "names no model; set it there or by --model".into());
+        }
+        let quantization = &recipe.quantization;
+        match check_block_size(quantization.block_size) {
+            Err(error) if quantization.load_in_4bit => wrong("quantization.block_size", error.to_string()),
+            _ => Ok(recipe),
+        }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.recipe
     }
 
     /// What the flags put in place of the recipe's keys.
@@ -95,7 +111,7 @@ impl RecipeArguments {
         let integers = integers.into_iter().filter_map(|(key, v)| Some((key, Value::Integer(v?))));
         let rate = self.learning_rate.map(|rate| ("training.learning_rate", Value::Float(rate)));
         let devices = self.devices.as_ref().map(Value::try_from).transpose();
-        let devices = devices.map_err(|e| halfbyte::Error::Invalid(format!("--devices: {e}")))?;
+        let devices = devices.map_err(|e| Error::Invalid(format!("--devices: {e}")))?;
         let devices = devices.map(|devices| ("devices", devices));
         let flags = strings.chain(integers).chain(rate).chain(devices).map(|(key, value)| Ok((key.to_string(), value)));
         self.overrides.iter().map(|o| parse_override(o)).chain(flags).collect()

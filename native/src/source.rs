@@ -7,6 +7,8 @@ use halfbyte::data::{DataConfig, EXTENSIONS};
 use halfbyte::files::hub::{Hub, HubEvent, HubName, ShardStream, Snapshot};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::console::note;
+
 /// How file names end, beside those of data, that are never a data set's: a path that was mistyped is not asked for on the hub.
 const FILES: [&str; 3] = ["txt", "toml", "safetensors"];
 
@@ -131,12 +133,12 @@ fn with_bars<T>(job: impl FnOnce(&mut dyn FnMut(HubEvent<'_>)) -> halfbyte::Resu
             // Otherwise the bytes of an earlier run would count as speed.
             bar.reset_eta();
             if bar.is_hidden() {
-                eprintln!("downloading {file}, {}", halfbyte_memory::bytes(size - present));
+                note!("downloading {file}, {}", halfbyte_memory::bytes(size - present));
             }
         }
         HubEvent::Bytes(count) => bar.inc(count),
         HubEvent::End => bar.finish_and_clear(),
-        HubEvent::Note(note) => bar.suspend(|| eprintln!("note: {note}")),
+        HubEvent::Note(note) => bar.suspend(|| note!("note: {note}")),
     };
     Ok(job(&mut progress)?)
 }

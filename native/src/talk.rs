@@ -7,6 +7,7 @@ use halfbyte::files::load_adapter;
 use halfbyte::model::{Base, DeviceMap, Loading, Transformer, load_mapped};
 use halfbyte::ops::Ops;
 
+use crate::console::note;
 use crate::progress::bytes_bar;
 
 /// Loads a base model under a bar of bytes.
@@ -26,7 +27,7 @@ pub(crate) fn attach_adapter<B: Ops>(model: &mut Transformer<B>, folder: &Path, 
     if let Some(trained_on) =
         config.base_model_name_or_path.filter(|name| name.trim_end_matches('/') != base.trim_end_matches('/'))
     {
-        eprintln!("note: the adapter says that it was trained on `{trained_on}`, not `{base}`");
+        note!("note: the adapter says that it was trained on `{trained_on}`, not `{base}`");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use halfbyte::failure::contain;
 use halfbyte::generate::{Sampling, Talker};
 use halfbyte::lora::trainable_line;
 use halfbyte::model::{Stage, Transformer};
@@ -13,13 +14,17 @@ use halfbyte::text::{Message, Tokenizer};
 use halfbyte::train::{Devices, Recipe, Run, SavedCheckpoint, Trainer, checkpoints, sweep};
 use pollster::block_on;
 
+use crate::claim::Claim;
+use crate::console::{note, tell};
 use crate::device::{self, Choice, Found, Job};
 use crate::interrupt;
 use crate::limit;
 use crate::parallel::{self, Placement, Start as Place};
-use crate::session::Session;
+use crate::recipe_file;
+use crate::session::{FINISHED, Session};
 use crate::setup::{RecipeArguments, Setup};
-use crate::watch::{Sample, Start, Watch};
+use crate::shell::word;
+use crate::watch::{Sample, Start, Watch, dashboard};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -42,6 +47,13 @@ pub(crate) struct Arguments {
     against: crate::plan::Against,
 }
 
+impl Arguments {
+    /// Whether nothing is run.
+    pub(crate) fn plans(&self) -> bool {
+        self.plan
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let mut recipe = arguments.recipe.recipe()?;
@@ -58,6 +70,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         }
         Place::Alone => None,
     };
+    let leads = place.as_ref().is_none_or(Placement::leads);
+    if leads && arguments.dashboard {
+        dashboard::check()?;
+    }
+    let _claim = leads.then(|| Claim::of(&recipe.output)).transpose()?;
+    let recipe_file = recipe_file::of(arguments.recipe.path(), Path::new(&recipe.output));
     if recipe.memory_limit.0.is_some() {
         let shape = crate::memory::shape(&recipe.model)?;
         limit::fit(&mut recipe, &shape)?;
@@ -72,11 +90,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     }
     seat.devices = recipe.devices.clone();
     let (resume, dashboard) = (arguments.resume, arguments.dashboard);
-    device::run_at(choice, seat, Train { recipe, resume, dashboard, place })
+    device::run_at(choice, seat, Train { recipe, recipe_file, resume, dashboard, place })
 }
 
 struct Train {
     recipe: Recipe,
+    /// Where it is written to as it was run.
+    recipe_file: PathBuf,
     resume: Option<Option<PathBuf>>,
     dashboard: bool,
     /// This process's place among those of a data-parallel run.
@@ -102,7 +122,7 @@ impl Job for Train {
 impl Train {
     /// Everything from the data to the report; in a data-parallel run, that part of it which is this rank's.
     fn train<B: Ops>(self, found: &Found<B>, among: Option<(&Placement, &mut Option<Arc<Group>>)>) -> Result<()> {
-        let Train { recipe, resume, dashboard, place } = self;
+        let Train { recipe, recipe_file, resume, dashboard, place } = self;
         let name = found.name.as_str();
         let leads = place.as_ref().is_none_or(Placement::leads);
         let output = Path::new(&recipe.output);
@@ -121,27 +141,27 @@ impl Train {
         let mut trainer = setup.trainer::<B>(train, found, group.transpose()?)?;
         let trainable = trainable_line(trainer.model_mut().parameter_counts());
         if leads {
-            println!("device {name}; model {}; output {}", recipe.model, recipe.output);
+            tell!("device {name}; model {}; output {}", recipe.model, recipe.output);
             if setup.run.world_size > 1 {
-                println!("{}", setup.run.processes());
+                tell!("{}", setup.run.processes());
             }
             if let stages @ [_, _, ..] = trainer.model().stages.as_slice() {
-                println!("{}", shares(stages));
+                tell!("{}", shares(stages));
             }
             if found.mark.as_ref().is_some_and(|mark| !mark.is_set()) {
-                println!("kernels that decode weights on their way wait for `halfbyte selftest --device cuda`, once");
+                tell!("kernels that decode weights on their way wait for `halfbyte selftest --device cuda`, once");
             }
             let quantization = &recipe.quantization;
             let in_f32 = quantization.load_in_4bit && quantization.compute_dtype == ComputeDtype::F32;
             if in_f32 && ComputeDtype::Bf16.check::<B>(&trainer.model().device()).is_ok() {
-                println!("products in f32; quantization.compute_dtype = \"bf16\" would use this GPU's tensor cores");
+                tell!("products in f32; quantization.compute_dtype = \"bf16\" would use this GPU's tensor cores");
             }
-            println!("{trainable}");
-            println!("{examples} examples, {tokens} tokens of which {trained} are trained");
+            tell!("{trainable}");
+            tell!("{examples} examples, {tokens} tokens of which {trained} are trained");
             let (limit, steps) = (recipe.training.max_steps, trainer.total_steps());
             if steps < limit {
                 let epochs = recipe.training.epochs;
-                println!(
+                tell!(
                     "training.max_steps = {limit} is not reached: training.epochs = {epochs} ends after {steps}; 0 for no end"
                 );
             }
@@ -156,49 +176,61 @@ impl Train {
             }
         }
         block_on(trainer.agree())?;
+        interrupt::listen(place.as_ref().is_none_or(Placement::speaks))?;
         let (steps, done) = (trainer.total_steps(), trainer.state.global_step);
         let processes = run.world_size;
         let mut watch = None;
         if leads {
             let device = name;
-            let (recipe, base, trainable) = (&recipe, &base, trainable);
-            let start = Start { recipe, base, data: files, device, processes, trainable, steps, done, dashboard };
+            let (recipe, recipe_file, base, trainable) = (&recipe, &recipe_file, &base, trainable);
+            let start =
+                Start { recipe, recipe_file, base, data: files, device, processes, trainable, steps, done, dashboard };
             watch = Some(Watch::start(start)?);
-            sweep(output)?;
         }
-        interrupt::listen(place.as_ref().is_none_or(Placement::speaks))?;
-        let mut session = Session { trainer, test, watch, run, place };
-        if from.is_none() {
-            session.record_last_evaluation()?;
-        }
-        session.train()?;
-        let Some((seconds, rate)) = session.watch.as_mut().map(Watch::stop_clock) else { return Ok(()) };
-        let kept = session.load_best();
-        let saved = session.save_adapter();
-        let Session { trainer, watch: Some(mut watch), .. } = session else { return Ok(()) };
-        let concluded = saved.and_then(|adapter| Ok((adapter, answers(trainer.model(), &tokenizer, &recipe)?)));
-        let (adapter, answers_after) = concluded.inspect_err(|error| watch.fail(&format!("{error:#}")))?;
-        let state = &trainer.state;
-        let loss_at = |step| state.evaluations().rev().find(|e| e.step == step).map(|e| e.evaluation.loss);
-        let held_out = loss_at(0).zip(loss_at(kept));
-        let answers = recipe.show.questions.iter().zip(answers_before).zip(answers_after);
-        let samples: Vec<Sample> =
-            answers.map(|((question, before), after)| Sample { question: question.clone(), before, after }).collect();
-        watch.finish(held_out, &samples)?;
-        println!("{} steps in {seconds:.1} s, {rate:.0} tokens/s", watch.steps());
-        if let Some(paging) = trainer.paging() {
-            println!("{paging}");
-        }
-        if let Some((before, after)) = held_out {
-            println!("held-out loss: {before:.4} before, {after:.4} after");
-        }
-        for Sample { question, before, after } in &samples {
-            println!("\n{question}\n  before: {before}\n  after:  {after}");
-        }
-        println!("\nadapter: {}; report: {}", adapter.display(), output.join("report.html").display());
-        println!("talk to it: halfbyte generate {} --adapter {}", recipe.model, adapter.display());
-        Ok(())
+        let mut session = Session { trainer, test, recipe_file, watch, run, place };
+        let carried_out = contain(name, || -> Result<()> {
+            if leads {
+                sweep(output)?;
+            }
+            if from.is_none() {
+                session.record_last_evaluation()?;
+            }
+            session.train()?;
+            conclude(&mut session, &tokenizer, answers_before)
+        });
+        carried_out.map_err(anyhow::Error::from).flatten().inspect_err(|error| session.fail(error))
     }
+}
+
+/// After the last step: the adapter that is kept, its answers beside those of before, and the report.
+fn conclude<B: Ops>(session: &mut Session<B>, tokenizer: &Tokenizer, answers_before: Vec<String>) -> Result<()> {
+    let Some((seconds, rate)) = session.watch.as_mut().map(Watch::stop_clock) else { return Ok(()) };
+    let kept = session.load_best();
+    let adapter = session.save_adapter(FINISHED)?;
+    let Session { trainer, run, watch: Some(watch), .. } = session else { return Ok(()) };
+    let recipe = &run.recipe;
+    let answers_after = answers(trainer.model(), tokenizer, recipe)?;
+    let state = &trainer.state;
+    let loss_at = |step| state.evaluations().rev().find(|e| e.step == step).map(|e| e.evaluation.loss);
+    let held_out = loss_at(0).zip(loss_at(kept));
+    let answers = recipe.show.questions.iter().zip(answers_before).zip(answers_after);
+    let samples: Vec<Sample> =
+        answers.map(|((question, before), after)| Sample { question: question.clone(), before, after }).collect();
+    watch.finish(held_out, &samples)?;
+    tell!("{} steps in {seconds:.1} s, {rate:.0} tokens/s", watch.steps());
+    if let Some(paging) = trainer.paging() {
+        tell!("{paging}");
+    }
+    if let Some((before, after)) = held_out {
+        tell!("held-out loss: {before:.4} before, {after:.4} after");
+    }
+    for Sample { question, before, after } in &samples {
+        tell!("\n{question}\n  before: {before}\n  after:  {after}");
+    }
+    let report = Path::new(&recipe.output).join("report.html");
+    tell!("\nadapter: {}; report: {}", adapter.display(), report.display());
+    tell!("talk to it: halfbyte generate {} --adapter {}", word(&recipe.model), word(adapter.display()));
+    Ok(())
 }
 
 /// Which layers each device took, in words.
@@ -238,13 +270,13 @@ fn starting_point(output: &Path, resume: Option<Option<&Path>>, leads: bool) -> 
     for (_, path) in there.iter().rev() {
         match SavedCheckpoint::open(path) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
-            Err(error) if leads => eprintln!("{error}; leaving {} out, for the one before it", path.display()),
+            Err(error) if leads => note!("{error}; leaving {} out, for the one before it", path.display()),
             Err(_) => {}
         }
     }
     match there.is_empty() {
         true if !leads => {}
-        true => eprintln!("{} has no checkpoint yet; starting at the beginning", output.display()),
+        true => note!("{} has no checkpoint yet; starting at the beginning", output.display()),
         false => bail!("none of the checkpoints in {} is whole; remove them to start anew", output.display()),
     }
     Ok(None)
@@ -269,7 +301,7 @@ fn refuse_later(from: &SavedCheckpoint, there: &[(usize, PathBuf)]) -> Result<()
 fn resume_from<B: Ops>(from: &SavedCheckpoint, trainer: &mut Trainer<B>, run: &Run, leads: bool) -> Result<()> {
     let say = |line: String| {
         if leads {
-            println!("{line}");
+            tell!("{line}");
         }
     };
     from.restore(trainer)?;

@@ -8,6 +8,7 @@ use halfbyte::ops::Ops;
 use halfbyte::train::{Recipe, SavedCheckpoint, save_checkpoint};
 use pollster::block_on;
 
+use crate::console::out;
 use crate::device::{self, Choice, Found, Job, Seat};
 use crate::setup::{RecipeArguments, Setup};
 
@@ -50,26 +51,26 @@ impl Job for Verify {
         }
         let (steps, per_epoch) = (first.losses.len(), first.steps_per_epoch);
         let stop = middle(steps, per_epoch);
-        println!(
+        out!(
             "{}: {steps} steps without a stop: loss {:.6} to {:.6}",
             found.name,
             first.losses[0],
             first.losses[steps - 1]
-        );
+        )?;
         let half = leg(&stopped, None, stop)?;
-        println!("stopped after step {stop}: step {} of the {per_epoch} of its epoch", stop % per_epoch);
+        out!("stopped after step {stop}: step {} of the {per_epoch} of its epoch", stop % per_epoch)?;
         let second = leg(&stopped, Some(&half.checkpoint), steps)?;
-        println!("continued to step {steps}: loss {:.6}", second.losses[steps - 1]);
+        out!("continued to step {steps}: loss {:.6}", second.losses[steps - 1])?;
         let mut same = true;
         for file in COMPARED {
             let [a, b] = [&first, &second].map(|leg| std::fs::read(leg.checkpoint.join(file)));
             let (a, b) = (a?, b?);
             let differ = a.iter().zip(&b).filter(|(a, b)| a != b).count() + a.len().abs_diff(b.len());
             same &= differ == 0;
-            println!("{file}: {differ} of {} bytes differ", a.len());
+            out!("{file}: {differ} of {} bytes differ", a.len())?;
         }
         if same {
-            println!("the same: a run that is stopped and continued on this device is exact");
+            out!("the same: a run that is stopped and continued on this device is exact")?;
             return Ok(());
         }
         let apart = first.losses.iter().zip(&second.losses).position(|(a, b)| a.to_bits() != b.to_bits());

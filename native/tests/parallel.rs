@@ -341,3 +341,18 @@ fn a_plan_counts_the_processes() {
     let printed = works(&mut case.train("plan", &["--plan", "--processes", "3"]));
     assert!(printed.contains("3 processes on this machine, with their sums of gradients: "), "{printed}");
 }
+
+#[test]
+fn a_folder_that_another_run_writes_into_is_refused_once_for_all_ranks() {
+    let case = Case::new("");
+    let mut first = case.dealt("run", 2, &["--epochs", "200"]).spawn().expect("the command starts");
+    case.after("run", 2, &mut first);
+    let second = ended(case.dealt("run", 2, &[]).spawn().expect("the command starts"));
+    let said = text(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("error: ").count(), 1, "{said}");
+    assert!(said.contains("`output`: another run writes into run and holds run/run.lock"), "{said}");
+    first.kill().expect("it can be killed");
+    let Output { status, .. } = ended(first);
+    assert!(!status.success());
+}

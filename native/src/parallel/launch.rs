@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::Silent;
 use super::environment::{JOB, MEETING, RANK, WORLD_SIZE};
-use super::{Silent, say};
+use crate::console::note;
 use crate::interrupt;
 
 /// How long the others may take to end once one has failed; then they are killed.
@@ -67,7 +68,7 @@ impl Ranks {
             failed.sort_by_key(|(_, _, status)| status.code().is_some());
             if let (None, Some((number, process, status))) = (&failure, failed.first()) {
                 if status.code().is_none() {
-                    say(format_args!("rank {number} (process {process}) was ended: {status}"));
+                    note!("rank {number} (process {process}) was ended: {status}");
                 }
                 failure = Some((code(*status), Instant::now()));
             }

@@ -4,7 +4,6 @@ mod environment;
 mod launch;
 
 use std::fmt;
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 
@@ -18,8 +17,10 @@ pub(crate) use environment::Placement;
 use environment::{Launcher, Meeting, Variables};
 pub(crate) use launch::launch;
 
+use crate::console::note;
 use crate::device::Seat;
 use crate::interrupt::{self, Interrupted};
+use crate::shell::word;
 
 /// How a run is to be carried out.
 pub(crate) enum Start {
@@ -85,7 +86,7 @@ impl Placement {
         let waiting = &mut |sentence: &str| {
             let srun = self.launcher == Launcher::Slurm && std::env::var_os("SLURM_STEP_ID").is_none();
             let hint = if srun { "; in a batch script tasks are started by srun" } else { "" };
-            say(format_args!("{sentence}{hint}"));
+            note!("{sentence}{hint}");
         };
         if self.leads() {
             let listener = self.listen()?;
@@ -189,12 +190,6 @@ pub(crate) fn tell(group: &Group, error: &anyhow::Error) {
     }
 }
 
-/// Prints a line for the user in one piece: the ranks of a run write to the same place at the same moment.
-pub(crate) fn say(line: impl fmt::Display) {
-    // There is nobody to tell that nobody can be told.
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
-}
-
 /// An end that another process has said all about.
 #[derive(Debug)]
 pub(crate) struct Silent(pub(crate) u8);
@@ -207,8 +202,8 @@ impl fmt::Display for Silent {
 
 impl std::error::Error for Silent {}
 
-/// The checkpoint that a run has just saved, and how to go on from it, in words.
-pub(crate) fn how_to_go_on(step: usize, saved: &Path, output: &Path, flag: &str) -> String {
-    let (saved, recipe) = (saved.display(), output.join("recipe.toml"));
-    format!("stopped after step {step}; {saved} is saved; continue: halfbyte train {} --resume{flag}", recipe.display())
+/// The checkpoint that a run has just saved, and how to go on from it by the recipe as it was run, in words.
+pub(crate) fn how_to_go_on(step: usize, saved: &Path, recipe: &Path, flag: &str) -> String {
+    let (saved, recipe) = (saved.display(), word(recipe.display()));
+    format!("stopped after step {step}; {saved} is saved; continue: halfbyte train {recipe} --resume{flag}")
 }

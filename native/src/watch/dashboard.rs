@@ -2,7 +2,7 @@
 //!
 //! The terminal stays in its ordinary mode, so that Ctrl-C interrupts the run as it does without a dashboard.
 
-use std::io::{IsTerminal, Stdout, stdout};
+use std::io::{IsTerminal, stdout};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -18,6 +18,7 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, Gauge, GraphType, Paragraph}
 use ratatui::{Frame, Terminal};
 
 use super::chart::{Curves, thinned};
+use crate::console::Outlasting;
 
 /// Time between two pictures; a small model makes hundreds of steps in it.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -35,20 +36,27 @@ pub(super) struct Figures<'a> {
     pub(super) lines: &'a [(&'static str, String)],
 }
 
+/// # Errors
+/// When there is no terminal to draw on.
+pub(crate) fn check() -> Result<()> {
+    if !stdout().is_terminal() {
+        bail!("--dashboard: the output is no terminal; leave it out to have a line for each evaluation");
+    }
+    Ok(())
+}
+
 /// The terminal while it is taken.
 pub(super) struct Dashboard {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
+    terminal: Terminal<CrosstermBackend<Outlasting>>,
     drawn: Option<Instant>,
 }
 
 impl Dashboard {
-    /// Takes the terminal.
+    /// Takes the terminal. Should it go away later, the run goes on without it.
     pub(super) fn open() -> Result<Self> {
-        if !stdout().is_terminal() {
-            bail!("--dashboard: the output is no terminal; leave it out to have a line for each evaluation");
-        }
-        execute!(stdout(), EnterAlternateScreen, Hide)?;
-        Ok(Self { terminal: Terminal::new(CrosstermBackend::new(stdout()))?, drawn: None })
+        let terminal = Terminal::new(CrosstermBackend::new(Outlasting))?;
+        execute!(Outlasting, EnterAlternateScreen, Hide)?;
+        Ok(Self { terminal, drawn: None })
     }
 
     /// Draws, where it is time to.
@@ -63,8 +71,7 @@ impl Dashboard {
 
 impl Drop for Dashboard {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing back.
-        let _ = execute!(stdout(), LeaveAlternateScreen, Show);
+        let _ = execute!(Outlasting, LeaveAlternateScreen, Show);
     }
 }
 

@@ -107,7 +107,7 @@ impl Manifest {
     /// Records an early end, without waiting for hashes.
     pub(super) fn fail(&mut self, reason: &str) {
         self.written.status = "failed";
-        self.written.reason = Some(reason.into());
+        self.written.reason.get_or_insert_with(|| reason.into());
         self.written.ended = Some(now());
     }
 

@@ -2,7 +2,7 @@
 //! and `run.json`, which says what the run was made of.
 
 mod chart;
-mod dashboard;
+pub(crate) mod dashboard;
 mod hashes;
 mod manifest;
 mod report;
@@ -26,6 +26,8 @@ use tensorboard::EventFile;
 pub(crate) struct Start<'a> {
     /// The recipe as it is run; everything is written into its output folder.
     pub(crate) recipe: &'a Recipe,
+    /// The file to write it to.
+    pub(crate) recipe_file: &'a Path,
     /// The base model.
     pub(crate) base: &'a Source,
     /// Data files: the recipe's name and the file.
@@ -66,17 +68,23 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Creates the output folder, writes the recipe and `run.json` there, and starts the clock.
+    /// Takes the terminal, writes `run.json` and the recipe to the output folder, and starts the clock. What an earlier run left there is
+    /// replaced from here on.
     pub(crate) fn start(start: Start<'_>) -> Result<Self> {
         let output = Path::new(&start.recipe.output);
-        let (mut progress, lines) = Progress::resume(start.steps, output, start.done)?;
         let recipe = toml::to_string(start.recipe)?;
-        write_atomic(output.join("recipe.toml"), recipe.as_bytes())?;
-        let manifest = Manifest::start(&start, &recipe)?;
-        manifest.write(output)?;
-        // Last of what can fail: an error message belongs on the ordinary screen.
-        let events = EventFile::create(output, start.done)?;
+        let mut manifest = Manifest::start(&start, &recipe)?;
         let dashboard = start.dashboard.then(Dashboard::open).transpose()?;
+        manifest.write(output)?;
+        let begin = || -> Result<_> {
+            write_atomic(start.recipe_file, recipe.as_bytes())?;
+            let (progress, lines) = Progress::resume(start.steps, output, start.done)?;
+            Ok((progress, lines, EventFile::create(output, start.done)?))
+        };
+        let (mut progress, lines, events) = begin().inspect_err(|error| {
+            manifest.fail(&format!("{error:#}"));
+            let _ = manifest.write(output);
+        })?;
         if dashboard.is_some() {
             progress.hide();
         }
@@ -106,12 +114,13 @@ impl Watch {
             ("train/tokens_per_second", rate),
         ];
         self.events.scalars(metrics.step, &values)?;
-        self.draw(metrics, rate)
+        self.draw(metrics, rate);
+        Ok(())
     }
 
     /// Draws the dashboard, where there is one.
-    fn draw(&mut self, metrics: &Metrics, tokens_per_second: f64) -> Result<()> {
-        let Some(dashboard) = &mut self.dashboard else { return Ok(()) };
+    fn draw(&mut self, metrics: &Metrics, tokens_per_second: f64) {
+        let Some(dashboard) = &mut self.dashboard else { return };
         let mut lines = vec![
             ("loss", format!("{:.4}", metrics.loss)),
             ("gradient norm", format!("{:.3}", metrics.grad_norm)),
@@ -124,7 +133,10 @@ impl Watch {
         let (steps, elapsed, left) = self.progress.clock();
         let figures =
             Figures { title: &self.title, step: metrics.step, steps, tokens_per_second, elapsed, left, lines: &lines };
-        dashboard.show(&self.curves, &figures)
+        if dashboard.show(&self.curves, &figures).is_err() {
+            // The terminal is gone.
+            self.dashboard = None;
+        }
     }
 
     /// Records an evaluation.
@@ -152,15 +164,18 @@ impl Watch {
 
     /// Stops the clock after the last step; seconds and tokens per second of the steps.
     pub(crate) fn stop_clock(&mut self) -> (f64, f64) {
-        let (seconds, rate) = self.progress.finish();
         self.dashboard = None;
+        let (seconds, rate) = self.progress.finish();
         self.manifest.trained(seconds, rate);
         (seconds, rate)
     }
 
-    /// Records that the run ended early, and why; what cannot be written then is left: the reason itself matters more.
+    /// Records that the run ended by an error, and the first such reason; what cannot be written then is left: the reason itself
+    /// matters more.
     pub(crate) fn fail(&mut self, reason: &str) {
-        self.stop_clock();
+        if self.manifest.written.seconds.is_none() {
+            self.stop_clock();
+        }
         self.manifest.fail(reason);
         let _ = self.manifest.write(&self.output);
     }
@@ -169,7 +184,6 @@ impl Watch {
     /// the adapter that was kept.
     pub(crate) fn finish(&mut self, held_out: Option<(f64, f64)>, samples: &[Sample]) -> Result<()> {
         self.manifest.finish(&self.curves);
-        self.manifest.write(&self.output)?;
         chart::write(&self.output.join("loss.svg"), &self.curves)?;
         let page = report::page(&report::Report {
             manifest: &self.manifest,
@@ -180,6 +194,7 @@ impl Watch {
             held_out,
             samples,
         })?;
-        Ok(write_atomic(self.output.join("report.html"), page.as_bytes())?)
+        write_atomic(self.output.join("report.html"), page.as_bytes())?;
+        self.manifest.write(&self.output)
     }
 }

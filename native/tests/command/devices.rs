@@ -47,6 +47,9 @@ fn plans_and_devices_are_listed() {
     assert_eq!(json["plans"][2]["fits"], true);
     assert_eq!(json["plans"][0]["fits"], false);
     assert!(refuses(&["memory", "llama-2-7b", "--memory", "much"]).contains("24GiB"));
+    for (flag, value) in [("--memory", "0"), ("--rank", "0"), ("--length", "0"), ("--batch", "0")] {
+        assert!(refuses(&["memory", "llama-2-7b", flag, value]).contains(flag), "{flag}");
+    }
     assert!(works(&["devices"]).lines().any(|line| line.starts_with("cpu")));
 }
 
@@ -106,4 +109,12 @@ fn a_recipe_is_planned_without_its_weights() {
     refused.extend(["--gpus", name(&table)]);
     assert!(refuses(&refused).contains("gibs"));
     assert!(refuses(&["train", "recipes/kinds.toml", "--memory", "1GiB"]).contains("--plan"));
+    for (flag, value, key) in [
+        ("--rank", "0", "lora.r"),
+        ("--batch-size", "0", "training.batch_size"),
+        ("--set", "data.max_length=0", "data.max_length"),
+        ("--memory", "0", "--memory"),
+    ] {
+        assert!(refuses(&["train", "recipes/kinds.toml", "--plan", flag, value]).contains(key), "{flag} {value}");
+    }
 }

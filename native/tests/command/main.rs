@@ -1,6 +1,9 @@
 //! The command as a user runs it, on the CPU.
 
+mod console;
 mod devices;
+mod output;
+mod pretrain;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -139,7 +142,11 @@ fn a_killed_run_leaves_a_whole_adapter_or_none() {
     works(&training(name(&output), &["--max-steps", "1"]));
     assert!(adapter.join("adapter_config.json").exists(), "after {whole} whole adapters");
     let left: Vec<_> = fs::read_dir(&output).expect("the output").map(|e| e.expect("an entry").file_name()).collect();
-    assert_eq!(left.len(), 7, "adapter, metrics, recipe, run.json, report, curve, events and no scraps: {left:?}");
+    assert_eq!(
+        left.len(),
+        8,
+        "adapter, metrics, recipe, run.json, report, curve, events, lock and no scraps: {left:?}"
+    );
 }
 
 #[test]
@@ -150,7 +157,8 @@ fn a_step_that_is_not_finite_stops_with_the_last_good_adapter() {
     let message = refuses(&training(name(&output), &much));
     assert!(message.contains("the last good adapter is in") && message.contains("learning_rate"), "{message}");
     // The first step made the weights huge; the loss after it showed that, so the weights of before are saved.
-    let file = fs::read(output.join("adapter/adapter_model.safetensors")).expect("an adapter");
+    assert!(!output.join("adapter").exists(), "the name of a finished run's");
+    let file = fs::read(output.join("adapter-stopped/adapter_model.safetensors")).expect("an adapter");
     let header = u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize;
     let values: Vec<f32> =
         file[8 + header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
@@ -174,7 +182,10 @@ fn what_belongs_to_others_stays() {
     for beside in ["nf4.partial", "nf4.previous", ".nf4"] {
         fs::create_dir(folder.path().join(beside)).expect("a folder");
     }
-    works(&["quantize", MODEL, name(&folder.path().join("nf4"))]);
+    // The head, which this model has none of its own of, is never quantized.
+    works(&["quantize", MODEL, name(&folder.path().join("nf4")), "--skip", "lm_head"]);
+    let config = fs::read_to_string(folder.path().join("nf4/config.json")).expect("a configuration");
+    assert_eq!(config.matches("\"lm_head\"").count(), 1, "{config}");
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 4);
 }
 
@@ -188,6 +199,12 @@ fn mistakes_are_answered_with_their_place_and_their_cure() {
     let message = refuses(&["train", "recipes/kinds.toml", "--device", "cpu", "--model", "no/model"]);
     assert!(message.contains("no such folder here") && message.contains("HF_HUB_OFFLINE"), "{message}");
     assert!(refuses(&["train", "recipes/kinds.toml", "--set", "device=tpu"]).contains("known are auto, cuda, wgpu"));
+
+    let message = refuses(&["train", "recipes/kinds.toml", "--set", "model="]);
+    assert!(message.contains("recipes/kinds.toml: `model`: names no model"), "{message}");
+    let message = refuses(&["train", "recipes/kinds.toml", "--set", "quantization.block_size=63"]);
+    assert!(message.contains("recipes/kinds.toml: `quantization.block_size`: block size 63"), "{message}");
+    assert!(refuses(&["quantize", MODEL, "nowhere", "--block-size", "63"]).contains("--block-size"));
 
     let folder = folder();
     let data = folder.path().join("data.jsonl");
@@ -308,4 +325,12 @@ fn a_chat_is_read_line_by_line() {
     let output = command.stdin(fs::File::open(&lines).expect("a file")).output().expect("the command starts");
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).lines().count() >= 2);
+
+    // A line in another encoding is no end.
+    fs::write(&lines, b"Was ist ein K\xe4fer?\nWhat is a cat?\r\n").expect("a file");
+    let mut command = halfbyte(&["generate", MODEL, "--device", "cpu", "--max-new-tokens", "8"]);
+    let odd = command.stdin(fs::File::open(&lines).expect("a file")).output().expect("the command starts");
+    assert!(odd.status.success() && text(&odd.stderr).contains("not UTF-8"), "{}", text(&odd.stderr));
+    let first = |output: &Output| text(&output.stdout).lines().next().map(str::to_string);
+    assert_eq!(first(&odd), first(&output), "the answer to the line after it");
 }
