@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use halfbyte::data::{Batches, DataConfig, Dataset, Example, Grouping, Splits};
+use halfbyte::model::ModelConfig;
 use halfbyte::text::{StreamDecoder, Tokenizer};
 use halfbyte::train::{Recipe, load_recipe, parse_override, parse_recipe};
 use halfbyte_memory::grouped;
@@ -60,7 +61,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if recipe.model.is_empty() {
         bail!("whose tokenizer? name a recipe, or a model folder by --model");
     }
-    let mut tokenizer = Tokenizer::from_folder(Source::open(&recipe.model)?.folder())?;
+    let model = Source::open(&recipe.model)?;
+    let mut tokenizer = Tokenizer::from_folder(model.folder())?;
     tokenizer.settle_date(recipe.data.date);
     let (data, _) = source::data_files(&recipe.data)?;
     let splits = data.load(&tokenizer, recipe.seed)?;
@@ -72,7 +74,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         out!("{}", shown(example, &tokenizer, color)?)?;
     }
     summary(&splits, &recipe, &tokenizer)?;
-    let warnings = splits.check(&tokenizer)?;
+    let warnings = warnings(&splits, &tokenizer, model.folder())?;
     for warning in &warnings {
         out!("warning: {warning}")?;
     }
@@ -80,10 +82,19 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     out!("checked: {verdict}")
 }
 
-/// The data of a run, after the checks that stop it.
-pub(crate) fn load(config: &DataConfig, tokenizer: &Tokenizer, seed: u64) -> Result<Splits> {
+/// What a run should not begin with is an error. A folder may hold a tokenizer alone, or a model that is not trained here.
+fn warnings(splits: &Splits, tokenizer: &Tokenizer, model: &Path) -> Result<Vec<String>> {
+    let mut warnings = splits.check(tokenizer)?;
+    if let Ok(model) = ModelConfig::from_folder(model) {
+        warnings.extend(splits.check_model(&model, tokenizer)?);
+    }
+    Ok(warnings)
+}
+
+/// The data of a run of the model in the folder `model`, after the checks that stop it.
+pub(crate) fn load(config: &DataConfig, tokenizer: &Tokenizer, model: &Path, seed: u64) -> Result<Splits> {
     let splits = config.load(tokenizer, seed)?;
-    for warning in splits.check(tokenizer)? {
+    for warning in warnings(&splits, tokenizer, model)? {
         note!("warning: {warning}");
     }
     match splits.counts().skipped {

@@ -85,9 +85,7 @@ impl Job for Pretrain {
         let Found { device, name, .. } = found;
         let recipe = self.0;
         let folder = Path::new(&recipe.model);
-        let config_path = folder.join("config.json");
-        let json = std::fs::read(&config_path).map_err(|e| halfbyte::Error::file(&config_path, e))?;
-        let config = ModelConfig::parse(&config_path, &json)?;
+        let config = ModelConfig::from_folder(folder)?;
         let tokenizer = Tokenizer::from_folder(folder)?;
         let train = windows(Path::new(&recipe.train), &tokenizer, recipe.length)?;
         let test = windows(Path::new(&recipe.test), &tokenizer, recipe.length)?;

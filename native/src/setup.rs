@@ -142,7 +142,7 @@ impl Setup {
         let began = from.and_then(|from| from.run.recipe.data.date);
         recipe.data.date = tokenizer.settle_date(recipe.data.date.or(began));
         let (config, files) = source::data_files(&recipe.data)?;
-        let Splits { train, test } = crate::data::load(&config, &tokenizer, recipe.seed)?;
+        let Splits { train, test } = crate::data::load(&config, &tokenizer, base.folder(), recipe.seed)?;
         recipe.evaluation.check(test.is_some())?;
         let run = Run::new(&recipe, base.weights()?, &train, test.as_ref())?;
         Ok(Self { base, tokenizer, files, train, test, run })

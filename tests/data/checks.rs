@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use halfbyte::data::{DataConfig, Dataset, Example, Grouping, TrainOn};
+use halfbyte::model::ModelConfig;
 use halfbyte::text::Tokenizer;
 use halfbyte::train::{Recipe, parse_override, parse_recipe};
+use halfbyte_tests::root;
 use serde_json::json;
 
 use super::{shipped, tokenizer, write};
@@ -41,6 +43,24 @@ fn a_part_is_held_out_by_seed_and_nothing_is_lost() {
     assert_eq!((splits.train.examples.len(), splits.test.map(|t| t.examples.len())), (50, Some(3)));
     let both = DataConfig { test_size: 0.5, ..config }.load(&shipped(), 1).expect_err("two answers to one question");
     assert!(both.to_string().contains("data.test_size"), "{both}");
+}
+
+#[test]
+fn data_and_model_fit_each_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = write(folder.path(), "d.jsonl", &tasks(3));
+    let data = Dataset::load(&path, &shipped(), 99, TrainOn::Completion).expect("data");
+    let model = ModelConfig::from_folder(&root().join("models/wordnet-4m")).expect("the shipped model");
+    assert!(data.check_model(&model, &shipped()).expect("they fit").is_empty());
+    let short = ModelConfig { max_positions: 3, ..model.clone() };
+    let warnings = data.check_model(&short, &shipped()).expect("a warning only");
+    assert!(
+        warnings.len() == 1 && warnings[0].starts_with("3 examples are longer than the 3 positions"),
+        "{warnings:?}"
+    );
+    let error =
+        data.check_model(&ModelConfig { vocab_size: 9, ..model }, &shipped()).expect_err("no embedding").to_string();
+    assert!(error.contains("example 1 has token") && error.contains("tokenizer.json"), "{error}");
 }
 
 #[test]

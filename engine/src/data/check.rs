@@ -1,6 +1,7 @@
 //! Mistakes in data that would train a model wrongly without a word, found before a run begins.
 
 use super::{Dataset, Example};
+use crate::model::ModelConfig;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -54,6 +55,34 @@ impl Dataset {
             ));
         }
         Ok(warnings)
+    }
+
+    /// What of the model does not fit the data, in sentences.
+    ///
+    /// # Errors
+    /// When the model has no embedding for a token.
+    pub fn check_model(&self, model: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<String>> {
+        let unknown = |(i, example): (usize, &Example)| {
+            let token = example.tokens.iter().find(|token| **token as usize >= model.vocab_size)?;
+            Some((i + 1, *token))
+        };
+        if let Some((example, token)) = self.examples.iter().enumerate().find_map(unknown) {
+            let (text, rows) = (tokenizer.decode(&[token], false)?, model.vocab_size);
+            return Err(Error::Invalid(format!(
+                "example {example} has token {token}, `{text}`, and the model's embedding ends at {rows}: either the token was added to \
+                 tokenizer.json alone, or the tokenizer belongs to another model"
+            )));
+        }
+        let [longest] = self.length_percentiles([1.0]);
+        let beyond = self.examples.iter().filter(|example| example.tokens.len() > model.max_positions).count();
+        let warning = || {
+            let positions = model.max_positions;
+            format!(
+                "{beyond} examples are longer than the {positions} positions that the model was made for (max_position_embeddings), the \
+                 longest {longest} tokens; lower data.max_length"
+            )
+        };
+        Ok((beyond > 0).then(warning).into_iter().collect())
     }
 
     /// Examples of which a trained token ends a turn.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dataset::{Counts, Dataset, Reading, Row};
 use super::{Files, Grouping, TrainOn};
+use crate::model::ModelConfig;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -179,6 +180,19 @@ impl Splits {
         let mut warnings = self.train.check(tokenizer).map_err(named("data.train"))?;
         if let Some(test) = &self.test {
             let found = test.check(tokenizer).map_err(named("data.test"))?;
+            warnings.extend(found.into_iter().map(|warning| format!("held out: {warning}")));
+        }
+        Ok(warnings)
+    }
+
+    /// What of the model does not fit the data.
+    ///
+    /// # Errors
+    /// As [`Dataset::check_model`].
+    pub fn check_model(&self, model: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<String>> {
+        let mut warnings = self.train.check_model(model, tokenizer)?;
+        if let Some(test) = &self.test {
+            let found = test.check_model(model, tokenizer)?;
             warnings.extend(found.into_iter().map(|warning| format!("held out: {warning}")));
         }
         Ok(warnings)

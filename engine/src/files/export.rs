@@ -79,9 +79,8 @@ pub fn export_adapter(folder: &Path, output: &Path, consumer: Consumer, base: Op
             None => return Err(Error::file(file.path(), format!("`{path}` has a magnitude and no matrices"))),
         }
     }
-    let of_base = Path::new(&base).join("config.json");
-    if of_base.exists() {
-        fits(&layers, &ModelConfig::parse(&of_base, &read_json(&of_base)?)?, &file, &base)?;
+    if Path::new(&base).join("config.json").exists() {
+        fits(&layers, &ModelConfig::from_folder(Path::new(&base))?, &file, &base)?;
     }
     // Where all layers have one scale it is the adapter's; else each layer's is worked into its B.
     let scalings = layers.iter().map(|(_, matrices)| matrices.scaling);

@@ -122,11 +122,7 @@ pub fn load_mapped<B: Ops>(
     map: &DeviceMap<B>,
     progress: &mut dyn FnMut(Loading),
 ) -> Result<Transformer<B>> {
-    let path = folder.join("config.json");
-    let json = std::fs::read(&path)
-        .map_err(|e| Error::file(&path, format!("{e}; a model folder holds config.json and model.safetensors")))?;
-    let config = ModelConfig::parse(&path, &json)?;
-    load_from(config, &Checkpoint::open(folder)?, base, map, progress)
+    load_from(ModelConfig::from_folder(folder)?, &Checkpoint::open(folder)?, base, map, progress)
 }
 
 /// [`load_mapped`] of a model whose files are open.

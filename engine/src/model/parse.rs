@@ -89,6 +89,17 @@ fn family<'a>(path: &Path, json: &'a Value) -> Result<(&'static Family, &'a Valu
 }
 
 impl ModelConfig {
+    /// The configuration of a model's folder.
+    ///
+    /// # Errors
+    /// When there is none, and as [`parse`](Self::parse).
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let json = std::fs::read(&path)
+            .map_err(|e| Error::file(&path, format!("{e}; a model folder holds config.json and model.safetensors")))?;
+        Self::parse(&path, &json)
+    }
+
     /// Parses `config.json`; `path` is for messages.
     ///
     /// # Errors

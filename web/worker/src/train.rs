@@ -95,7 +95,8 @@ impl<B: Ops> Session<B> {
         recipe.data.date = loaded.tokenizer.settle_date(recipe.data.date);
         let splits = recipe.data.parse(&loaded.tokenizer, recipe.seed, &data.train, &data.test)?;
         recipe.evaluation.check(splits.test.is_some())?;
-        let warnings = splits.check(&loaded.tokenizer)?;
+        let mut warnings = splits.check(&loaded.tokenizer)?;
+        warnings.extend(splits.check_model(&loaded.base.config, &loaded.tokenizer)?);
         let Splits { train: examples, test } = splits;
         let run = Run::of(&recipe, &loaded.config, loaded.digest.clone(), &examples, test.as_ref());
         let mut model = loaded.base.clone();
