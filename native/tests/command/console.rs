@@ -53,10 +53,9 @@ fn a_command_that_cannot_print_says_so() {
         assert!(said.contains("error: cannot write to the standard output: No space left"), "{arguments:?}: {said}");
         assert!(!said.contains("panicked"), "{arguments:?}: {said}");
         // A reader that left ends it without a word.
-        let mut child =
-            halfbyte(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the command starts");
-        drop(child.stdout.take());
-        let Output { status, stderr, .. } = child.wait_with_output().expect("it ends");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let Output { status, stderr, .. } = halfbyte(arguments).stdout(writer).output().expect("the command starts");
         assert!(!text(&stderr).contains("error"), "{arguments:?}: {}", text(&stderr));
         let sigpipe = 13;
         assert!(status.signal() == Some(sigpipe), "{arguments:?}: {status}");
