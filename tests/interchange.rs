@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use halfbyte::backends::Cpu;
 use halfbyte::files::{
-    AdapterConfig, AdapterFile, Checkpoint, Consumer, MergeBase, MergeDtype, MergeOptions, adapter_base,
-    adapter_config, export_adapter, load_adapter, merge_folder, quantize_folder, save_adapter, stored_weight,
-    write_atomic,
+    AdapterFile, Checkpoint, Consumer, MergeBase, MergeDtype, MergeOptions, adapter_base, adapter_config,
+    export_adapter, load_adapter, merge_folder, quantize_folder, save_adapter, stored_weight, write_atomic,
 };
 use halfbyte::lora::{LoraConfig, Targets, attach};
 use halfbyte::model::{BaseWeights, Transformer, load};
@@ -136,31 +135,6 @@ fn what_cannot_be_trained_is_refused_by_name() {
     assert!(refused(&|c| c.layers_to_transform = vec![9]).contains("layers_to_transform = [9]"));
     assert!(refused(&|c| c.layers_pattern = vec!["layers".into()]).contains("layers_pattern"));
     assert!(refused(&|c| c.alpha_pattern = [("q_proj".into(), f64::NAN)].into()).contains("alpha_pattern.q_proj"));
-}
-
-#[test]
-fn adapters_that_mean_more_than_their_matrices_are_refused() {
-    let json = std::fs::read(folder("dora").join("adapter_config.json")).expect("an adapter");
-    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
-    let parse = |key: &str, value: serde_json::Value| {
-        let mut json = json.clone();
-        json[key] = value;
-        AdapterConfig::parse("adapter_config.json", json.to_string().as_bytes())
-    };
-    for value in [json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!(null)] {
-        parse("init_lora_weights", value.clone()).unwrap_or_else(|e| panic!("{value}: {e}"));
-    }
-    let refused = [
-        ("init_lora_weights", json!("pissa_niter_16")),
-        ("init_lora_weights", json!("olora")),
-        ("alora_invocation_tokens", json!([1, 2])),
-        ("use_qalora", json!(true)),
-        ("arrow_config", json!({"top_k": 3})),
-    ];
-    for (key, value) in refused {
-        let error = parse(key, value).expect_err(key).to_string();
-        assert!(error.contains(key) && error.contains("not supported"), "{error}");
-    }
 }
 
 #[test]

@@ -183,3 +183,27 @@ fn sizes_that_are_lies_are_refused_before_anything_is_allocated() {
     broken[place..place + name.len()].copy_from_slice(b"\"shape\":[3,99999]");
     read_stored(broken);
 }
+
+#[test]
+fn adapters_that_mean_more_than_their_matrices_are_refused() {
+    let json: Value = serde_json::from_slice(&fixture("dora/adapter_config.json")).expect("JSON");
+    let parse = |key: &str, value: Value| {
+        let mut json = json.clone();
+        json[key] = value;
+        AdapterConfig::parse("adapter_config.json", json.to_string().as_bytes())
+    };
+    for value in [json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!(null)] {
+        parse("init_lora_weights", value.clone()).unwrap_or_else(|e| panic!("{value}: {e}"));
+    }
+    let refused = [
+        ("init_lora_weights", json!("pissa_niter_16")),
+        ("init_lora_weights", json!("olora")),
+        ("alora_invocation_tokens", json!([1, 2])),
+        ("use_qalora", json!(true)),
+        ("arrow_config", json!({"top_k": 3})),
+    ];
+    for (key, value) in refused {
+        let error = parse(key, value).expect_err(key).to_string();
+        assert!(error.contains(key) && error.contains("not supported"), "{error}");
+    }
+}
