@@ -6,7 +6,6 @@ use std::sync::{Mutex, PoisonError};
 use burn::tensor::{Bytes, TensorData};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::MemoryAllocationMode;
-use cubecl::client::ComputeClient;
 use cubecl::device::{Device, DeviceId};
 use cubecl::future::block_on;
 use cubecl::server::{CopyDescriptor, IoError, LaunchError, ServerError};
@@ -93,28 +92,19 @@ impl<R: SourceRuntime> Drop for Arriving<R> {
 /// What comes to the host in the end.
 type Arrival<'a> = Pin<Box<dyn Future<Output = Result<Bytes, ServerError>> + Send + 'a>>;
 
-/// Values on their way to the host. The device writes them to pinned memory that is given to others once this is dropped.
+/// Values on their way to the host. The device writes them to pinned memory that is given to others once this is dropped. The copy is one of the
+/// stream that made them: another stream of CubeCL 0.10's waits for a tensor's memory, not for who wrote there in place since.
 pub(super) struct Leaving<'a> {
     key: Key,
     /// None once somebody waits for it.
     reading: Option<Arrival<'a>>,
 }
 
-/// What values leave a device by: on CUDA a stream of their own, so that kernels go on meanwhile. It waits for what made them.
-pub(super) fn way_out<R: SourceRuntime>(x: &CubeTensor<R>) -> ComputeClient<R> {
-    let mut client = x.client.clone();
-    if R::LANGUAGE == Language::Cuda {
-        // SAFETY: CubeCL lets a stream wait for the others whose tensors it is given.
-        unsafe { client.set_stream(StreamId { value: !StreamId::current().value }) };
-    }
-    client
-}
-
 impl<'a> Leaving<'a> {
-    pub(super) fn start<R: SourceRuntime>(x: &CubeTensor<R>, by: &'a ComputeClient<R>) -> Self {
+    pub(super) fn start<R: SourceRuntime>(x: &'a CubeTensor<R>) -> Self {
         let (shape, strides) = (x.meta.shape().clone(), x.meta.strides().clone());
         let place = CopyDescriptor::new(x.handle.clone().binding(), shape, strides, x.dtype.size());
-        Self { key: key::<R>(&x.device), reading: Some(Box::pin(by.read_one_tensor_async(place))) }
+        Self { key: key::<R>(&x.device), reading: Some(Box::pin(x.client.read_one_tensor_async(place))) }
     }
 
     pub(super) async fn arrive(mut self) -> Result<Bytes, String> {

@@ -322,8 +322,7 @@ impl<R: SourceRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Ops for 
         let x = into_contiguous_aligned(x);
         let mut reading: Reading = Box::pin(async move {
             // The copy is in the device's queue from here on; what is awaited is that it was made, which may hold the thread up.
-            let by = device::way_out(&x);
-            let leaving = device::Leaving::start(&x, &by);
+            let leaving = device::Leaving::start(&x);
             once_more().await;
             let bytes = leaving.arrive().await.map_err(|reason| ExecutionError::WithContext { reason })?;
             Ok(TensorData::from_bytes(bytes, x.meta.shape().clone(), x.dtype))
