@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
-use halfbyte::files::{Consumer, adapter_config, export_adapter};
+use halfbyte::files::{Consumer, adapter_config, export_adapter, must_be_new};
 
 use crate::console::out;
 use crate::shell::word;
@@ -43,9 +43,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         For::Ollama => Consumer::Ollama,
     };
     // Before anything is downloaded for it.
-    if output.exists() {
-        bail!("{}: is there already; name a folder that is not, or remove it", output.display());
-    }
+    must_be_new(&output)?;
     let source = Source::open(&adapter)?;
     let adapter = source.weights()?;
     let named = base.or(adapter_config(adapter)?.base_model_name_or_path);

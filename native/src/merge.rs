@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use halfbyte::files::{MergeBase, MergeDtype, MergeOptions, WeightDrift, load_adapter, merge_folder, write_atomic};
+use halfbyte::files::{
+    MergeBase, MergeDtype, MergeOptions, WeightDrift, load_adapter, merge_folder, must_be_new, write_atomic,
+};
 use halfbyte::lab::{relative_error, trace};
 use halfbyte::model::{BaseWeights, DeviceMap};
 use halfbyte::ops::Ops;
@@ -71,9 +73,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let output = &arguments.output;
     // Before anything is downloaded for it.
-    if output.exists() {
-        bail!("{}: is there already; name a folder that is not, or remove it", output.display());
-    }
+    must_be_new(output)?;
     let (base, adapter) = (Source::open(&arguments.model)?, Source::open(&arguments.adapter)?);
     // What the comparison needs is looked at before an hour of merging, not after.
     let ids = match arguments.no_logits {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use halfbyte::files::{quantize_folder, quantize_shards};
+use anyhow::Result;
+use halfbyte::files::{must_be_new, quantize_folder, quantize_shards};
 use halfbyte::nf4::BLOCK_SIZE;
 
 use crate::console::out;
@@ -34,21 +34,17 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    let output = &arguments.output;
-    // The head is never quantized, and a tied one has no weights of its own: to leave it as it is asks for nothing.
-    let skip: Vec<String> = arguments.skip.iter().filter(|name| *name != "lm_head").cloned().collect();
+    let (output, skip) = (&arguments.output, &arguments.skip);
     let kind = (arguments.block_size, !arguments.no_double_quant);
     // Before anything is downloaded for it.
-    if output.exists() {
-        bail!("{}: is there already; name a folder that is not, or remove it", output.display());
-    }
+    must_be_new(output)?;
     let source = Source::open(&arguments.model)?;
     let streamed = source
-        .shards(arguments.keep, |shards| quantize_shards(source.folder(), shards, output, kind, &skip, &mut |_| ()))?;
+        .shards(arguments.keep, |shards| quantize_shards(source.folder(), shards, output, kind, skip, &mut |_| ()))?;
     if streamed.is_none() {
         let bar = spinner("quantizing");
         let folder = source.folder();
-        let result = quantize_folder(folder, output, kind, &skip, &mut |name| bar.set_message(name.to_string()));
+        let result = quantize_folder(folder, output, kind, skip, &mut |name| bar.set_message(name.to_string()));
         bar.finish_and_clear();
         result?;
     }

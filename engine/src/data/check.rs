@@ -73,16 +73,16 @@ impl Dataset {
                  tokenizer.json alone, or the tokenizer belongs to another model"
             )));
         }
-        let [longest] = self.length_percentiles([1.0]);
-        let beyond = self.examples.iter().filter(|example| example.tokens.len() > model.max_positions).count();
-        let warning = || {
-            let positions = model.max_positions;
-            format!(
-                "{beyond} examples are longer than the {positions} positions that the model was made for (max_position_embeddings), the \
-                 longest {longest} tokens; lower data.max_length"
-            )
-        };
-        Ok((beyond > 0).then(warning).into_iter().collect())
+        let lengths = || self.examples.iter().map(|example| example.tokens.len());
+        let (positions, longest) = (model.max_positions, lengths().max().unwrap_or(0));
+        if longest <= positions {
+            return Ok(vec![]);
+        }
+        let beyond = lengths().filter(|length| *length > positions).count();
+        Ok(vec![format!(
+            "{beyond} examples are longer than the {positions} positions that the model was made for (max_position_embeddings), the \
+             longest {longest} tokens; lower data.max_length"
+        )])
     }
 
     /// Examples of which a trained token ends a turn.

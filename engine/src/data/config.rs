@@ -176,13 +176,7 @@ impl Splits {
     /// # Errors
     /// As [`Dataset::check`].
     pub fn check(&self, tokenizer: &Tokenizer) -> Result<Vec<String>> {
-        let named = |key: &'static str| move |error: Error| Error::Invalid(format!("{key}: {error}"));
-        let mut warnings = self.train.check(tokenizer).map_err(named("data.train"))?;
-        if let Some(test) = &self.test {
-            let found = test.check(tokenizer).map_err(named("data.test"))?;
-            warnings.extend(found.into_iter().map(|warning| format!("held out: {warning}")));
-        }
-        Ok(warnings)
+        self.of_both(|data| data.check(tokenizer))
     }
 
     /// What of the model does not fit the data.
@@ -190,9 +184,15 @@ impl Splits {
     /// # Errors
     /// As [`Dataset::check_model`].
     pub fn check_model(&self, model: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<String>> {
-        let mut warnings = self.train.check_model(model, tokenizer)?;
+        self.of_both(|data| data.check_model(model, tokenizer))
+    }
+
+    /// The warnings that a check has of both splits.
+    fn of_both(&self, check: impl Fn(&Dataset) -> Result<Vec<String>>) -> Result<Vec<String>> {
+        let named = |key: &'static str| move |error: Error| Error::Invalid(format!("{key}: {error}"));
+        let mut warnings = check(&self.train).map_err(named("data.train"))?;
         if let Some(test) = &self.test {
-            let found = test.check_model(model, tokenizer)?;
+            let found = check(test).map_err(named("data.test"))?;
             warnings.extend(found.into_iter().map(|warning| format!("held out: {warning}")));
         }
         Ok(warnings)

@@ -19,6 +19,9 @@ const STATE: &str = "quant_state.bitsandbytes__nf4";
 /// The same for bitsandbytes' other 4-bit type.
 const FP4_STATE: &str = "quant_state.bitsandbytes__fp4";
 
+/// The module that transformers leaves as it is.
+const HEAD: &str = "lm_head";
+
 /// The JSON inside the quantization state.
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -144,9 +147,9 @@ fn encode(name: &str, data: &Nf4Data, dtype: &str) -> Result<Vec<Named>> {
 
 /// Whether transformers leaves the module at `path` alone for one of these names: its own last name, its whole path, or a
 /// name followed by `.` somewhere in the path (`_replace_with_bnb_linear`).
-fn is_skipped(path: &str, skip: &[String]) -> bool {
+fn is_skipped(path: &str, skip: &[&str]) -> bool {
     let last = path.rsplit('.').next().unwrap_or_default();
-    skip.iter().any(|name| name == last || name == path || path.contains(&format!("{name}.")))
+    skip.iter().any(|name| *name == last || *name == path || path.contains(&format!("{name}.")))
 }
 
 /// Quantizes a model folder into another one that transformers loads as a 4-bit model: the linear layers of the decoder
@@ -195,12 +198,13 @@ pub fn quantize_shards(
             shapes.insert(format!("model.layers.{layer}.{name}"), shape);
         }
     }
-    if let Some(name) = skip.iter().find(|name| !shapes.keys().any(|path| is_skipped(path, std::slice::from_ref(name))))
-    {
+    // The head is never quantized, and a tied one has no weights of its own: to leave it as it is asks for nothing.
+    let skip: Vec<&str> = skip.iter().map(String::as_str).filter(|name| *name != HEAD).collect();
+    if let Some(name) = skip.iter().find(|name| !shapes.keys().any(|path| is_skipped(path, &[name]))) {
         return Err(Error::Invalid(format!("skip: `{name}` is no linear layer of {}", input.display())));
     }
-    shapes.retain(|path, _| !is_skipped(path, skip));
-    let skipped: Vec<&str> = ["lm_head"].into_iter().chain(skip.iter().map(String::as_str)).collect();
+    shapes.retain(|path, _| !is_skipped(path, &skip));
+    let skipped = [&[HEAD], skip.as_slice()].concat();
     let quantization = json!({
         "quant_method": "bitsandbytes",
         "load_in_4bit": true,

@@ -38,3 +38,4 @@ pub use merge::{MergeBase, MergeDtype, MergeOptions, WeightDrift, merge_folder};
 pub use peft::{AdapterFiles, adapter_files, attach_file, load_adapter, save_adapter};
 pub(crate) use read::{check_device, read_all};
 pub use read::{read, read_words};
+pub use shards::must_be_new;

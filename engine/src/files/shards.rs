@@ -86,7 +86,10 @@ impl<'a> Shards<'a> {
 }
 
 /// Refuses a folder or file that is there already: whatever is in it may be somebody's.
-pub(super) fn must_be_new(output: &Path) -> Result<()> {
+///
+/// # Errors
+/// When it is there.
+pub fn must_be_new(output: &Path) -> Result<()> {
     match output.exists() {
         true => Err(Error::file(output, "is there already; name a folder that is not, or remove it")),
         false => Ok(()),

@@ -214,8 +214,7 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
 
 /// Writes the optimizer's state tensor by tensor, so that it is not held twice.
 fn write_optimizer(state: &BTreeMap<String, StateTensor>, path: &Path) -> Result<Digest> {
-    let failed = |e: &dyn std::fmt::Display| Error::file(path, format!("cannot write it: {e}"));
-    let views = views(state).map_err(|e| failed(&e))?;
+    let views = views(state).map_err(|e| Error::file(path, format!("cannot write it: {e}")))?;
     write_tensors(views, None, path)?;
     Digest::of_file(path)
 }

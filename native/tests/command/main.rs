@@ -53,6 +53,15 @@ fn name(path: &Path) -> &str {
     path.to_str().expect("a temporary folder's name is UTF-8")
 }
 
+/// The shipped model but for its weights, in a folder that is made for it.
+fn without_weights(model: &Path) {
+    fs::create_dir(model).expect("a folder");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(MODEL);
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        fs::copy(root.join(file), model.join(file)).expect(file);
+    }
+}
+
 /// `train` on a few examples for a few steps.
 fn training<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let short = ["train", "recipes/kinds.toml", "--device", "cpu", "--output", output, "--set", "data.test=", "--set"];
@@ -224,14 +233,11 @@ fn mistakes_are_answered_with_their_place_and_their_cure() {
 fn broken_models_and_adapters_are_refused() {
     let folder = folder();
     let copy = folder.path().join("model");
-    fs::create_dir(&copy).expect("a folder");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(MODEL);
-    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
-        fs::copy(root.join(file), copy.join(file)).expect(file);
-    }
+    without_weights(&copy);
     let ask = ["generate", name(&copy), "--device", "cpu", "--prompt", "a"];
     assert!(refuses(&ask).contains("safetensors"));
-    let mut weights = fs::read(root.join("model.safetensors")).expect("the shipped model");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(MODEL).join("model.safetensors");
+    let mut weights = fs::read(shipped).expect("the shipped model");
     weights.truncate(weights.len() / 2);
     fs::write(copy.join("model.safetensors"), &weights).expect("a file");
     assert!(refuses(&ask).contains("model.safetensors"));

@@ -1,19 +1,14 @@
 //! A small model from scratch: what is refused, and what is written.
 
 use std::fs;
-use std::path::Path;
 
-use super::{MODEL, folder, name, refuses, works};
+use super::{folder, name, refuses, without_weights, works};
 
 #[test]
 fn a_model_is_pretrained_where_there_is_none() {
     let folder = folder();
     let model = folder.path().join("model");
-    fs::create_dir(&model).expect("a folder");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(MODEL);
-    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(root.join(file), model.join(file)).expect(file);
-    }
+    without_weights(&model);
     let data = folder.path().join("data.jsonl");
     fs::write(
         &data,
